@@ -1,0 +1,1 @@
+"""emq-compat's own tests."""

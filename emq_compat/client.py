@@ -1,0 +1,1 @@
+"""A producer's connection to the broker: publish with confirm, wait for results, ask."""

@@ -1,0 +1,85 @@
+"""Every exception that emq-compat raises itself.
+
+The class docstring is the default message. Mistakes of a peer, mistakes of the caller and
+conditions of the world are told apart by their base class.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AddressError",
+    "BrokerRefused",
+    "ConfigurationError",
+    "EmqError",
+    "JournalError",
+    "LocalProtocolError",
+    "MessageError",
+    "NotAllowed",
+    "NotPublished",
+    "OperationalError",
+    "ProtocolError",
+    "QueueFull",
+    "RemoteProtocolError",
+]
+
+
+class EmqError(Exception):
+    """An error of emq-compat."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else (type(self).__doc__ or "").splitlines()[0])
+
+
+class ConfigurationError(EmqError):
+    """A setting, option or address is wrong."""
+
+
+class AddressError(ConfigurationError):
+    """A broker address can't be used."""
+
+
+class ProtocolError(EmqError):
+    """A message breaks eMQP/1.0."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent a message that breaks eMQP/1.0."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried to send a message that breaks eMQP/1.0."""
+
+
+class MessageError(EmqError):
+    """A job's payload or headers can't be understood."""
+
+
+class NotAllowed(EmqError):
+    """The path is neither a registered task nor allowed."""
+
+
+class OperationalError(EmqError):
+    """The broker can't be reached, or does not answer in time."""
+
+
+class BrokerRefused(OperationalError):
+    """The broker refused the request."""
+
+
+class QueueFull(BrokerRefused):
+    """The queue holds as many messages as its limit allows."""
+
+
+class NotPublished(OperationalError):
+    """Some messages of a bulk publish were not confirmed.
+
+    ``msgids`` lists those that were not; every other one of the call is on the broker's disk.
+    """
+
+    def __init__(self, message: str | None = None, *, msgids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.msgids = msgids
+
+
+class JournalError(EmqError):
+    """The broker's journal can't be opened or written."""

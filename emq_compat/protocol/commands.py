@@ -1,0 +1,235 @@
+"""eMQP/1.0's commands as typed values.
+
+Stock commands are those of eventmq 0.3.13; the others are ours and are only ever sent to a peer that
+has shown that it is ours (HELLO, INFORM's capabilities). docs/protocol.md tells each frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from emq_compat.message import Headers, Publish, ReplyHeaders
+
+__all__ = [
+    "VERSION",
+    "Ack",
+    "Answer",
+    "Ask",
+    "Capabilities",
+    "Command",
+    "Disconnect",
+    "Heartbeat",
+    "Hello",
+    "Inform",
+    "Kbye",
+    "Nack",
+    "PublishTopic",
+    "Ready",
+    "Reply",
+    "Request",
+    "Schedule",
+    "Unschedule",
+    "Update",
+]
+
+#: The protocol's name, the frame after the empty delimiter.
+VERSION = b"eMQP/1.0"
+
+WORKER = "worker"
+SCHEDULER = "scheduler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What one of our workers says of itself in INFORM's further frame (a JSON object).
+
+    Attributes:
+        slots: how many jobs it runs at once.
+        held: (msgid, attempt, begun) of every hand-out it still holds or whose REPLY isn't acknowledged;
+            a broker hands out again whatever it had given to this worker and is not in here.
+        tasks: registered task name → flags, a string of letters: ``l`` acks late, ``r`` rejects on worker
+            lost. None: it runs any allowed path (a plain job manager).
+        pid, hostname: of its parent process; for people.
+    """
+
+    slots: int
+    held: tuple[tuple[str, int, bool], ...] = ()
+    tasks: Mapping[str, str] | None = None
+    pid: int = 0
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inform:
+    """A worker or scheduler announces itself; ``queues`` are (weight, name); empty: the default queue."""
+
+    msgid: str
+    queues: tuple[tuple[int, str], ...] = ()
+    role: str = WORKER
+    capabilities: Capabilities | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """Acknowledges messages by their msgid. Stock peers only ever get one at a time."""
+
+    msgid: str
+    acked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A worker can take ``count`` more messages (stock: always one)."""
+
+    msgid: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A job. From a client its msgid names the publish; to a worker the headers carry the attempt."""
+
+    msgid: str
+    queue: str
+    headers: Headers
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer to the request ``request_msgid``.
+
+    ``headers`` is None from and to stock peers. ``request_msgid`` stands in the frame of the reply's JSON
+    when a stock router tells a client that it dispatched (one frame only): then ``body`` is empty.
+    """
+
+    msgid: str
+    body: bytes
+    request_msgid: str
+    headers: ReplyHeaders | None = None
+    follow_ups: tuple[Publish, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Ours, worker → broker: a state that isn't final (STARTED, PROGRESS …) of a hand-out."""
+
+    msgid: str
+    body: bytes
+    request_msgid: str
+    headers: ReplyHeaders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nack:
+    """Ours, worker → broker: these hand-outs (msgid, attempt) never began; give them to another worker."""
+
+    msgid: str
+    returned: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """A sign of life. Ours add the msgids that they hold and have not begun."""
+
+    msgid: str
+    timestamp: float
+    not_begun: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A client asks that a job be published every ``interval_s`` seconds, or at the times of ``cron``."""
+
+    msgid: str
+    queue: str
+    headers: str
+    interval_s: int
+    payload: bytes
+    cron: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unschedule:
+    """A client ends a schedule; the same frames as Schedule."""
+
+    msgid: str
+    queue: str
+    headers: str
+    interval_s: int
+    payload: bytes
+    cron: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishTopic:
+    """PUBLISH: a message for the subscribers of a topic."""
+
+    msgid: str
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnect:
+    """The peer is asked to leave."""
+
+    msgid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kbye:
+    """The peer leaves. Written KBAI in the protocol's text, KBYE in running code: read both, send KBYE."""
+
+    msgid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Ours, client ↔ broker: who are you? ``about`` is a JSON object (version, broker …)."""
+
+    msgid: str
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Ours, client → broker and broker → worker: do or tell something; answered by one Answer."""
+
+    msgid: str
+    verb: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Ours: the answer to the Ask ``asked``: a JSON document, ``{"ok": …}`` or ``{"error": {"type", "message"}}``.
+
+    ``body`` may hold further JSON documents: it is passed on undecoded.
+    """
+
+    msgid: str
+    body: bytes
+    asked: str
+
+
+Command: TypeAlias = (
+    Inform
+    | Ack
+    | Ready
+    | Request
+    | Reply
+    | Update
+    | Nack
+    | Heartbeat
+    | Schedule
+    | Unschedule
+    | PublishTopic
+    | Disconnect
+    | Kbye
+    | Hello
+    | Ask
+    | Answer
+)

@@ -1,0 +1,1 @@
+"""Upstreams: where a job manager's deliveries come from."""

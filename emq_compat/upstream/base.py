@@ -1,0 +1,114 @@
+"""The contract of an upstream: where a job manager's deliveries come from and its replies go to.
+
+One upstream is one connection to a broker. It is driven by the job manager's loop, in one thread: ``fds`` and
+``deadline`` say when, ``step`` does what is due and returns what happened. No call blocks; a lost
+connection is the upstream's own affair (back-off, failover, telling the broker again what is held).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from emq_compat.message import Delivery, Reply
+
+__all__ = ["Asked", "Connected", "Delivered", "Disconnected", "Key", "Told", "Upstream", "UpstreamEvent"]
+
+#: (msgid, attempt): the name of one hand-out.
+Key: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The broker has acknowledged this worker; the job manager now gives its credit with ``ready``."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """The broker is silent or gone; the upstream tries again by itself. All credit is void."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """A message to be run; its (msgid, attempt) must be answered by ``reply`` or ``nack``, once."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The broker asks this worker to leave (DISCONNECT): a warm shutdown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Remote control: answer with ``answer(asked, …)``. verb and arguments as in docs/protocol.md."""
+
+    asked: str
+    verb: str
+    arguments: Mapping[str, Any]
+
+
+UpstreamEvent: TypeAlias = Connected | Disconnected | Delivered | Told | Asked
+
+
+class Upstream(ABC):
+    """Where deliveries come from. Every method is called from the job manager's loop only."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Open the connection. Called after the pool has forked. Returns at once; Connected follows."""
+
+    @abstractmethod
+    def fds(self) -> Sequence[int]:
+        """Return the file descriptors whose readability calls for ``step``."""
+
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """Return the monotonic time at which ``step`` must be called though nothing is readable."""
+
+    @abstractmethod
+    def step(self, now: float) -> list[UpstreamEvent]:
+        """Receive what is there (a bounded batch), send heartbeats that are due, reconnect; ``now`` is monotonic."""
+
+    @abstractmethod
+    def ready(self, count: int) -> None:
+        """Give the broker credit for ``count`` further deliveries."""
+
+    @abstractmethod
+    def reply(self, key: Key, reply: Reply) -> None:
+        """Answer a delivery. Kept, and sent again after a reconnect, until the broker has acknowledged it."""
+
+    @abstractmethod
+    def update(self, key: Key, state: str, body: bytes) -> None:
+        """Tell a state that isn't final."""
+
+    @abstractmethod
+    def nack(self, keys: Sequence[Key]) -> None:
+        """Give back deliveries that never began."""
+
+    @abstractmethod
+    def began(self, keys: Sequence[Key]) -> None:
+        """Note that these have begun: they are no longer listed as not begun."""
+
+    @abstractmethod
+    def answer(self, asked: str, body: bytes) -> None:
+        """Answer an Asked with a JSON document."""
+
+    @abstractmethod
+    def unacknowledged(self) -> int:
+        """Return how many replies the broker has not acknowledged yet."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Say that no more work is wanted: credit is withdrawn, what runs goes on."""
+
+    @abstractmethod
+    def stop(self, timeout_s: float) -> None:
+        """Flush replies (until acknowledged, at most ``timeout_s``), say goodbye, close."""

@@ -1,0 +1,57 @@
+# Everything runs in .venv, which is made on first use and again when setup.cfg changes. `make PYTHON=python3.12 …`
+# chooses another interpreter for it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench cases faults services services-stop clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their results
+	@$(BIN)/python examples/quickstart/demo.py
+
+test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
+	$(PYTEST) -q -m "not long"
+
+check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
+	$(BIN)/ruff check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
+	@set -e; for program in benchmarks/bench_*.py; do [ -e "$$program" ] || continue; \
+	  echo "== $$program"; $(BIN)/python "$$program"; done
+
+cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over
+	@set -e; for round in 1 2 3; do echo "== round $$round"; $(PYTEST) -q -m cases; done
+
+faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
+	$(PYTEST) -q -m faults --timeout 3600
+
+services: $(VENV)/.test-stamp ## install (as root, with apt-get) and start Redis and RabbitMQ for the tests
+	@$(BIN)/python -m tests.services start
+
+services-stop: $(VENV)/.test-stamp ## end what `make services` started
+	@$(BIN)/python -m tests.services stop
+
+clean: ## remove what was made here: environments, caches, running services
+	@if [ -e .services/state.json ] && [ -x $(BIN)/python ]; then $(BIN)/python -m tests.services stop; fi
+	rm -rf $(VENV) .stock-venv .stock-venv.lock .services build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.test-stamp: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.test-stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
+	@touch $@

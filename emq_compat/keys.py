@@ -1,0 +1,194 @@
+"""CURVE keys in a folder: who the broker is, and which clients and workers it lets in.
+
+    DIR/broker.pub           the broker's public key
+    DIR/broker.key           the broker's pair, on the broker's machine only
+    DIR/client.key           the pair that a client, worker or administrator uses
+    DIR/clients/NAME.pub     public keys that the broker lets in; read at each new connection
+    DIR/handout/NAME/        what ``keys add-client`` made for another machine: its whole ``?keys=`` folder
+
+A key is 40 characters of Z85. Folders have mode 0700 and files 0600.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from emq_compat.errors import ConfigurationError
+
+__all__ = ["Keys", "add_client", "authorized_clients", "new_keys"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The keys that one side of a connection uses, Z85 text as ZeroMQ takes it.
+
+    Attributes:
+        folder: where they were read from.
+        broker_public: the broker's public key.
+        public, secret: this side's own pair (on the broker ``public`` is ``broker_public``).
+    """
+
+    folder: Path
+    broker_public: bytes
+    public: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def for_client(cls, folder: Path) -> Keys:
+        """Read the keys of a client, worker or administrator.
+
+        Raises:
+            ConfigurationError: the folder or a file is missing, readable by others, or no key.
+        """
+        broker_public = _read_public(folder / "broker.pub")
+        public, secret = _read_pair(folder / "client.key")
+        return cls(folder=folder, broker_public=broker_public, public=public, secret=secret)
+
+    @classmethod
+    def for_broker(cls, folder: Path) -> Keys:
+        """Read the broker's keys; raises ConfigurationError as ``for_client`` does."""
+        public, secret = _read_pair(folder / "broker.key")
+        return cls(folder=folder, broker_public=public, public=public, secret=secret)
+
+
+def authorized_clients(folder: Path) -> dict[bytes, str]:
+    """Return public key → name of every client that the folder lets in.
+
+    Raises:
+        ConfigurationError: the folder can't be read, or a file in it holds no key.
+    """
+    clients = folder / "clients"
+    try:
+        files = sorted(clients.glob("*.pub"))
+        if not files and not clients.is_dir():
+            raise ConfigurationError(_missing(clients))
+    except OSError as exc:
+        raise ConfigurationError(f"the clients' keys in {clients} can't be read: {exc.strerror}") from exc
+    return {_read_public(file): file.stem for file in files}
+
+
+def new_keys(folder: Path) -> Keys:
+    """Make a key folder with a broker's pair and one client, named ``client``; returns the broker's keys.
+
+    Raises:
+        ConfigurationError: the folder already holds keys, or can't be written.
+    """
+    if (folder / "broker.key").exists() or (folder / "client.key").exists():
+        raise ConfigurationError(f"{folder} already holds keys: choose another folder or move them away")
+    broker_public, broker_secret = zmq.curve_keypair()
+    client_public, client_secret = zmq.curve_keypair()
+    with _writing(folder):
+        _make_folder(folder)
+        _make_folder(folder / "clients")
+        _write_pair(folder / "broker.key", broker_public, broker_secret)
+        _write_public(folder / "broker.pub", broker_public)
+        _write_pair(folder / "client.key", client_public, client_secret)
+        _write_public(folder / "clients" / "client.pub", client_public)
+    return Keys.for_broker(folder)
+
+
+def add_client(folder: Path, name: str) -> Path:
+    """Let one more client in; returns the folder to be moved, as a secret, to that client's machine.
+
+    Raises:
+        ConfigurationError: no broker's keys are there, the name is taken, or it is no plain file name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} can't name a client: use at most 64 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit"
+        )
+    broker_public = Keys.for_broker(folder).public
+    listed = folder / "clients" / f"{name}.pub"
+    if listed.exists():
+        raise ConfigurationError(f"the client {name!r} exists already: {listed}")
+    public, secret = zmq.curve_keypair()
+    handout = folder / "handout" / name
+    with _writing(handout):
+        for made in (folder / "clients", folder / "handout", handout):
+            _make_folder(made)
+        _write_public(handout / "broker.pub", broker_public)
+        _write_pair(handout / "client.key", public, secret)
+        _write_public(listed, public)
+    return handout
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(f"keys can't be written to {folder}: {exc.strerror or exc}") from exc
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _write(file: Path, text: str) -> None:
+    # O_EXCL: never through a link that someone laid there, never over a key that is in use.
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as out:
+        out.write(text)
+
+
+def _write_public(file: Path, public: bytes) -> None:
+    _write(file, f"public: {public.decode()}\n")
+
+
+def _write_pair(file: Path, public: bytes, secret: bytes) -> None:
+    _write(file, f"public: {public.decode()}\nsecret: {secret.decode()}\n")
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        text = file.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise ConfigurationError(_missing(file)) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"the key file {file} can't be read: {exc}") from exc
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _missing(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the key folder {path.parent} doesn't exist: `emq-compat keys new {path.parent}` makes one"
+    if path.name == "broker.key":
+        return f"{path} is missing: on the broker's machine, `emq-compat keys new {path.parent}` makes it"
+    return f"{path} is missing: on the broker's machine, `emq-compat keys add-client DIR NAME` makes it"
+
+
+def _key(file: Path, members: dict[str, str], name: str) -> bytes:
+    value = members.get(name, "")
+    try:
+        whole = len(value) == 40 and len(z85.decode(value.encode())) == 32
+    except (ValueError, KeyError):
+        whole = False
+    if not whole:
+        raise ConfigurationError(f"{file} has no line `{name}: KEY` with a key of 40 characters (Z85)")
+    return value.encode()
+
+
+def _read_public(file: Path) -> bytes:
+    return _key(file, _read(file), "public")
+
+
+def _read_pair(file: Path) -> tuple[bytes, bytes]:
+    members = _read(file)
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        raise ConfigurationError(f"{file} is open to other users (mode {mode:04o}): `chmod 600 {file}`")
+    return _key(file, members, "public"), _key(file, members, "secret")

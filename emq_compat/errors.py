@@ -43,7 +43,15 @@ class ProtocolError(EmqError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent a message that breaks eMQP/1.0."""
+    """The peer sent a message that breaks eMQP/1.0.
+
+    ``command`` and ``msgid`` name the message as far as they could be read, so that its sender can be told.
+    """
+
+    def __init__(self, message: str | None = None, *, command: str = "", msgid: str = "") -> None:
+        super().__init__(message)
+        self.command = command
+        self.msgid = msgid
 
 
 class LocalProtocolError(ProtocolError):

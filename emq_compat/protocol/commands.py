@@ -7,7 +7,7 @@ has shown that it is ours (HELLO, INFORM's capabilities). docs/protocol.md tells
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from emq_compat.message import Headers, Publish, ReplyHeaders
@@ -30,6 +30,8 @@ __all__ = [
     "Reply",
     "Request",
     "Schedule",
+    "Show",
+    "Shown",
     "Unschedule",
     "Update",
 ]
@@ -39,6 +41,9 @@ VERSION = b"eMQP/1.0"
 
 WORKER = "worker"
 SCHEDULER = "scheduler"
+
+#: What emq-cli asks the administration address to show.
+SHOWN = ("STATUS", "ROUTER_SHOW_WORKERS", "ROUTER_SHOW_SCHEDULERS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +94,17 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A job. From a client its msgid names the publish; to a worker the headers carry the attempt."""
+    """A job. From a client its msgid names the publish; to a worker the headers carry the attempt.
+
+    ``header_text`` is the headers' frame as it was received (empty when the command was made here): UTF-8 and
+    within the limits, but with whatever the peer wrote in it. It is not part of the command's value.
+    """
 
     msgid: str
     queue: str
     headers: Headers
     payload: bytes
+    header_text: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +215,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Ours: the answer to the Ask ``asked``: a JSON document, ``{"ok": …}`` or ``{"error": {"type", "message"}}``.
+    """Ours: the answer to the Ask ``asked``: JSON, ``{"ok": …}`` or ``{"error": {"type", "message"}}``.
 
     ``body`` may hold further JSON documents: it is passed on undecoded.
     """
@@ -213,6 +223,22 @@ class Answer:
     msgid: str
     body: bytes
     asked: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """Stock, ``emq-cli`` → administration: tell something. ``what`` is the command's word (one of SHOWN)."""
+
+    msgid: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Stock, administration → ``emq-cli``: the answer to Show, a JSON object: a REPLY of that one frame."""
+
+    msgid: str
+    body: bytes
 
 
 Command: TypeAlias = (
@@ -232,4 +258,6 @@ Command: TypeAlias = (
     | Hello
     | Ask
     | Answer
+    | Show
+    | Shown
 )

@@ -105,18 +105,20 @@ class Stock:
         Its ZeroMQ identity is a random uuid: its option -n names it in its own log only. It says READY after
         the broker's first HEARTBEAT.
 
+        :param queues: (weight, name); empty: its INFORM names none, as with its option -Q.
         :param wait: wait for the router's ACK.
         :param path: further folders of importable modules, beside the sample tasks.
         """
         addresses = dict.fromkeys(("WORKER_ADDR", "WORKER_ADDR_DEFAULT", "WORKER_ADDR_FAILOVER"), broker)
+        argv = ["-B", broker, "-J", str(jobs)]
+        if queues:
+            addresses["QUEUES"] = json.dumps(queues)
+        else:
+            argv += ["-Q", "default"]  # whatever -Q names, the INFORM then holds no queue
         return self.procs.start(
             self.environment.script("emq-jobmanager"),
-            "-B",
-            broker,
-            "-J",
-            str(jobs),
-            # Its option -Q is of no use: it INFORMs with an empty list of queues.
-            env=self._env({**addresses, "QUEUES": json.dumps(queues), **settings}, path),
+            *argv,
+            env=self._env({**addresses, **settings}, path),
             ready="Starting event loop" if wait else None,
             may_orphan=True,
         )

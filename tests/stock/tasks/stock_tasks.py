@@ -5,7 +5,7 @@ import signal
 import time
 
 
-def add(x, y):
+def add(x, y=3):
     return x + y
 
 

@@ -1,12 +1,44 @@
-"""Where a broker is: ``emq://host:47291``, ``emq+ipc://FOLDER``, or a stock router's ``tcp://host:port``."""
+"""Where a broker is.
+
+    emq://host:47291        our broker: the clients' port; the workers' is one lower, administration two higher
+    emq://host              the same with the default ports 47291, 47290, 47293
+    emq+ipc:///run/emq      our broker on this machine: client.sock, worker.sock, admin.sock in that folder
+    tcp://host:47291        a stock eventmq 0.3.13 router; also emq://host?stock=1
+    emq://one;emq://two     failover, in this order
+
+Behind ``?``, joined by ``&``: ``worker_port=N``; ``keys=DIR`` (CURVE; else the variable EMQ_KEYS);
+``stock=1``, or ``tcp://…?stock=0`` where our broker listens; ``ipv6=1`` for a name with IPv6 addresses only.
+
+Where no address is given, EMQ_BROKER_ADDR holds it. There, as everywhere, ``tcp://`` means a stock router: that
+is what eventmq's clients mean by it. Write ``emq://`` once our broker has taken the router's place.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = ["Address"]
+from emq_compat.errors import AddressError, ConfigurationError
+
+__all__ = ["DEFAULT_URL", "Address", "endpoint_is_loopback"]
+
+DEFAULT_URL = "emq://127.0.0.1:47291"
+CLIENT_PORT = 47291
+
+#: A unix socket's path: 108 bytes with its final NUL (unix(7)).
+_SOCKET_PATH_BYTES = 107
+_EXAMPLES = "write emq://HOST:47291, emq+ipc://FOLDER, or tcp://HOST:47291 for a stock router"
+# fmt: off
+_KOMBU_SCHEMES = frozenset({
+    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
+    "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
+    "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,22 +46,175 @@ class Address:
     """One broker's address.
 
     Attributes:
+        url: the address as people should read it, without its options.
         host: its name or IP address (IPv6 without brackets); the folder for ``emq+ipc://``.
         client_endpoint, worker_endpoint, admin_endpoint: ZeroMQ endpoints to connect to.
         stock: it is a stock eventmq 0.3.13 router: no confirm, no results, only stock headers.
-        keys_dir: folder of CURVE keys; None: no encryption.
+        keys_dir: folder of CURVE keys; None: no encryption (always for ipc: the folder's mode protects it).
+        ipv6: ZeroMQ's IPV6 option is needed.
         is_loopback: reachable from this machine only (127.0.0.0/8, ::1, localhost, ipc).
     """
 
+    url: str
     host: str
     client_endpoint: str
     worker_endpoint: str
     admin_endpoint: str
     stock: bool = False
     keys_dir: Path | None = None
+    ipv6: bool = False
     is_loopback: bool = False
 
+    def __str__(self) -> str:
+        return self.url
+
     @classmethod
-    def parse(cls, text: str, environ: Mapping[str, str] | None = None) -> tuple[Address, ...]:
-        """Read a URL, or several separated by ``;`` (failover, in this order); ``environ``: os.environ."""
-        raise NotImplementedError
+    def parse(cls, text: str | None = None, environ: Mapping[str, str] | None = None) -> tuple[Address, ...]:
+        """Read a URL, or several separated by ``;`` (failover, in this order).
+
+        None or an empty text: EMQ_BROKER_ADDR, else DEFAULT_URL. ``environ`` is os.environ unless given.
+
+        Raises:
+            AddressError: it can't be used; the message says what is wrong and what to write.
+            ConfigurationError: it names a broker that only kombu reaches.
+        """
+        environ = os.environ if environ is None else environ
+        text = text or environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
+        parts = [part.strip() for part in text.split(";") if part.strip()]
+        if not parts:
+            raise AddressError(f"the address {text!r} is empty: {_EXAMPLES}")
+        addresses = tuple(_parse_one(part, environ) for part in parts)
+        if len({address.stock for address in addresses}) > 1:
+            raise AddressError(f"{text!r} mixes stock routers and emq-compat brokers: use one kind")
+        return addresses
+
+
+def endpoint_is_loopback(endpoint: str) -> bool:
+    """Tell whether a ZeroMQ endpoint, to bind or to connect to, is reachable from this machine only."""
+    if not endpoint.startswith("tcp://"):
+        return True
+    return _is_loopback(endpoint[len("tcp://") :].rpartition(":")[0].strip("[]"))
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() in ("localhost", "localhost.localdomain"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse_one(text: str, environ: Mapping[str, str]) -> Address:
+    scheme, separator, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        raise AddressError(f"the address {text!r} has no scheme: {_EXAMPLES}")
+    if scheme in _KOMBU_SCHEMES or scheme.partition("+")[0] in _KOMBU_SCHEMES:
+        raise ConfigurationError(
+            f"{scheme}:// comes with kombu upstreams, which this release doesn't have yet: {_EXAMPLES}"
+        )
+    if "@" in rest.partition("/")[0].partition("?")[0]:
+        raise AddressError(f"an {scheme}:// address has no user and password: name a key folder, {scheme}://HOST?keys=DIR")
+    rest, _, query = rest.partition("?")
+    options = _options(text, query)
+    if scheme in ("emq+ipc", "ipc"):
+        return _parse_ipc(text, scheme, rest, options)
+    if scheme in ("emq", "tcp"):
+        return _parse_tcp(text, scheme, options, environ)
+    raise AddressError(f"the scheme of {text!r} is unknown: {_EXAMPLES}")
+
+
+def _options(text: str, query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - {"worker_port", "keys", "stock", "ipv6"})
+    if unknown:
+        raise AddressError(
+            f"{text!r} has the unknown option {unknown[0]!r}: known are worker_port, keys, stock and ipv6"
+        )
+    return options
+
+
+def _flag(text: str, options: Mapping[str, str], name: str, default: bool) -> bool:
+    value = options.get(name)
+    if value is None:
+        return default
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise AddressError(f"{text!r}: {name}={value} is neither on nor off: write {name}=1 or {name}=0")
+
+
+def _parse_ipc(text: str, scheme: str, rest: str, options: Mapping[str, str]) -> Address:
+    for name in options:
+        if name != "stock":
+            raise AddressError(f"{text!r}: {name} has no meaning for sockets in a folder: leave it out")
+    if not rest:
+        raise AddressError(f"{text!r} names no folder: write emq+ipc:///run/emq, with the folder's own slash")
+    if scheme == "ipc" or _flag(text, options, "stock", False):
+        raise AddressError(f"{text!r}: a stock router is reached by tcp://HOST:PORT; for ours write emq+ipc://FOLDER")
+    folder = os.path.abspath(os.path.expanduser(unquote(rest)))
+    longest = os.path.join(folder, "client.sock")
+    size = len(os.fsencode(longest))
+    if size > _SOCKET_PATH_BYTES:
+        raise AddressError(
+            f"the socket's path {longest!r} has {size} bytes, and the system allows {_SOCKET_PATH_BYTES}: "
+            "choose a folder with a shorter path"
+        )
+    return Address(
+        url=f"emq+ipc://{folder}",
+        host=folder,
+        client_endpoint=f"ipc://{folder}/client.sock",
+        worker_endpoint=f"ipc://{folder}/worker.sock",
+        admin_endpoint=f"ipc://{folder}/admin.sock",
+        is_loopback=True,
+    )
+
+
+def _parse_tcp(text: str, scheme: str, options: Mapping[str, str], environ: Mapping[str, str]) -> Address:
+    try:
+        split = urlsplit(text)
+        host, port = split.hostname or "127.0.0.1", split.port
+    except ValueError as exc:
+        raise AddressError(f"the address {text!r} can't be read ({exc}): {_EXAMPLES}") from None
+    if split.path.strip("/") or split.fragment:
+        raise AddressError(f"{text!r} goes on after its port: write {scheme}://{host}:{port or CLIENT_PORT}")
+    if host == "*" or any(c.isspace() or not c.isprintable() for c in host):
+        raise AddressError(f"the host {host!r} can't be connected to: {_EXAMPLES}")
+    port = CLIENT_PORT if port is None else port
+    worker_port = _worker_port(text, port, options)
+    stock = _flag(text, options, "stock", scheme == "tcp")
+    if stock and "keys" in options:
+        raise AddressError(f"{text!r}: a stock router has no keys: leave them out, or write emq:// for ours")
+    keys = options.get("keys") or ("" if stock else environ.get("EMQ_KEYS", ""))
+    quoted = f"[{host}]" if ":" in host else host
+    return Address(
+        url=f"{'tcp' if stock else 'emq'}://{quoted}:{port}",
+        host=host,
+        client_endpoint=f"tcp://{quoted}:{port}",
+        worker_endpoint=f"tcp://{quoted}:{worker_port}",
+        admin_endpoint=f"tcp://{quoted}:{port + 2}",
+        stock=stock,
+        keys_dir=Path(keys).expanduser().absolute() if keys else None,
+        ipv6=_flag(text, options, "ipv6", ":" in host),
+        is_loopback=_is_loopback(host),
+    )
+
+
+def _worker_port(text: str, port: int, options: Mapping[str, str]) -> int:
+    given = options.get("worker_port")
+    if given is None:
+        worker_port = port - 1
+    elif given.isascii() and given.isdigit():
+        worker_port = int(given)
+    else:
+        raise AddressError(f"{text!r}: worker_port={given} is no port: write worker_port={port - 1}")
+    if not 1 <= port <= 65533:
+        raise AddressError(f"{text!r}: the port is not between 1 and 65533 (administration is two above it)")
+    if not 1 <= worker_port <= 65535 or worker_port == port:
+        raise AddressError(
+            f"{text!r}: the workers' port {worker_port} can't be used: write ?worker_port=N, "
+            f"N from 1 to 65535 and not {port}"
+        )
+    return worker_port

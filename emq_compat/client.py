@@ -41,7 +41,7 @@ class Client:
     limit. ``identity`` begins the names under which the broker sees this client's connections.
     ``pool_limit`` is the number of idle connections kept (Celery's broker_pool_limit).
 
-    A stock router (``tcp://``, ``?stock=1``) confirms nothing and keeps no results: publish returns once sent,
+    A stock router (``tcp://``, ``?stock=1``) confirms nothing, keeps no results: publish returns once sent,
     and ask, results and wait raise OperationalError at once.
     """
 

@@ -16,6 +16,7 @@ __all__ = [
     "MessageError",
     "NotAllowed",
     "NotPublished",
+    "NotResolved",
     "OperationalError",
     "ProtocolError",
     "QueueFull",
@@ -64,6 +65,10 @@ class MessageError(EmqError):
 
 class NotAllowed(EmqError):
     """The path is neither a registered task nor allowed."""
+
+
+class NotResolved(EmqError):
+    """The path names nothing that can be called."""
 
 
 class OperationalError(EmqError):

@@ -1,0 +1,159 @@
+-- Named queries of store.py: each stands under a line "-- name: NAME".
+
+-- name: schema
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+-- counts are written with every commit that changes them, so that a start needs no scan
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    waiting INTEGER NOT NULL DEFAULT 0, delayed INTEGER NOT NULL DEFAULT 0
+);
+-- key: queue, priority and age in one integer (records.home_key), so that the table is in the order of hand-out;
+-- a delayed message has its sequence as key (queue 0), its home, and when it is due
+CREATE TABLE messages (
+    key INTEGER PRIMARY KEY, msgid TEXT NOT NULL UNIQUE, headers TEXT NOT NULL, payload BLOB NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0, losses INTEGER NOT NULL DEFAULT 0,
+    due_ms INTEGER, home INTEGER
+);
+CREATE INDEX messages_due ON messages (due_ms) WHERE due_ms IS NOT NULL;
+CREATE TABLE in_flight (
+    key INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, worker BLOB NOT NULL, late INTEGER NOT NULL
+);
+-- msgids finished in this minute and in the one before: the older of the two is emptied in turn
+CREATE TABLE finished_0 (msgid TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE finished_1 (msgid TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE results (
+    task_id TEXT PRIMARY KEY, state TEXT NOT NULL, body BLOB NOT NULL, expires_at REAL
+) WITHOUT ROWID;
+CREATE INDEX results_expiry ON results (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE revoked (task_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE dead (
+    key INTEGER PRIMARY KEY, msgid TEXT NOT NULL, queue TEXT NOT NULL, headers TEXT NOT NULL, payload BLOB NOT NULL,
+    attempt INTEGER NOT NULL, losses INTEGER NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE schedules (
+    key TEXT PRIMARY KEY, queue TEXT NOT NULL, headers TEXT NOT NULL, payload BLOB NOT NULL,
+    interval_s INTEGER NOT NULL, cron TEXT NOT NULL, next_at REAL NOT NULL, runs_left INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- name: known
+SELECT j.value FROM json_each(?) AS j WHERE EXISTS (SELECT 1 FROM messages WHERE msgid = j.value)
+    OR EXISTS (SELECT 1 FROM finished_0 WHERE msgid = j.value) OR EXISTS (SELECT 1 FROM finished_1 WHERE msgid = j.value)
+
+-- name: add_queue
+INSERT INTO queues (name) VALUES (?)
+
+-- name: queues
+SELECT id, name, waiting, delayed FROM queues ORDER BY id
+
+-- name: set_counts
+UPDATE queues SET waiting = ?, delayed = ? WHERE id = ?
+
+-- name: add_message
+INSERT INTO messages (key, msgid, headers, payload) VALUES (?, ?, ?, ?)
+
+-- name: add_delayed
+INSERT INTO messages (key, home, due_ms, msgid, headers, payload) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: next_due_ms
+SELECT min(due_ms) FROM messages WHERE due_ms IS NOT NULL
+
+-- name: due
+SELECT key, home FROM messages WHERE due_ms <= ? ORDER BY due_ms, key LIMIT ?
+
+-- name: make_ready
+UPDATE messages SET key = ?2, due_ms = NULL, home = NULL WHERE key = ?1
+
+-- name: read_messages
+SELECT key, msgid, headers, payload, attempt, losses FROM messages WHERE key > ? AND key <= ? ORDER BY key LIMIT ?
+
+-- name: read_message
+SELECT key, msgid, headers, payload, attempt, losses FROM messages WHERE key = ?
+
+-- name: hand_out
+INSERT INTO in_flight (key, attempt, worker, late) VALUES (?, ?, ?, ?)
+
+-- name: give_back
+UPDATE messages SET attempt = ?2, losses = ?3 WHERE key = ?1
+
+-- name: end_hand_out
+DELETE FROM in_flight WHERE key = ?
+
+-- name: in_flight
+SELECT m.key, m.msgid, m.headers, x'', m.attempt, m.losses, f.attempt, f.worker, f.late
+    FROM in_flight f JOIN messages m ON m.key = f.key ORDER BY f.key
+
+-- name: drop_message
+DELETE FROM messages WHERE key = ?
+
+-- name: remember_finished
+INSERT OR IGNORE INTO finished_{current} (msgid) VALUES (?)
+
+-- name: forget_finished
+DELETE FROM finished_{current}
+
+-- name: bury
+INSERT INTO dead (msgid, queue, headers, payload, attempt, losses, reason, at)
+    SELECT msgid, ?2, headers, payload, attempt, ?5, ?3, ?4 FROM messages WHERE key = ?1
+
+-- name: purge_waiting
+DELETE FROM messages WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FROM in_flight)
+
+-- name: purge_delayed
+DELETE FROM messages WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2
+
+-- name: put_result
+INSERT INTO results (task_id, state, body, expires_at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, body = excluded.body, expires_at = excluded.expires_at
+
+-- name: results
+SELECT task_id, state, body FROM results WHERE task_id IN (SELECT value FROM json_each(?))
+
+-- name: forget
+DELETE FROM results WHERE task_id IN (SELECT value FROM json_each(?))
+
+-- name: expire_results
+DELETE FROM results WHERE task_id IN (SELECT task_id FROM results WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+
+-- name: revoke
+INSERT INTO revoked (task_id, expires_at) VALUES (?, ?)
+    ON CONFLICT (task_id) DO UPDATE SET expires_at = excluded.expires_at
+
+-- name: drop_old_revokes
+DELETE FROM revoked WHERE expires_at <= ?
+
+-- name: revoked
+SELECT task_id FROM revoked
+
+-- name: put_schedule
+INSERT INTO schedules (key, queue, headers, payload, interval_s, cron, next_at, runs_left)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET queue = excluded.queue, headers = excluded.headers, payload = excluded.payload,
+        interval_s = excluded.interval_s, cron = excluded.cron, next_at = excluded.next_at,
+        runs_left = excluded.runs_left
+
+-- name: drop_schedule
+DELETE FROM schedules WHERE key = ?
+
+-- name: schedules
+SELECT key, queue, headers, payload, interval_s, cron, next_at, runs_left FROM schedules
+
+-- name: dead_letters
+SELECT key, msgid, queue, headers, x'', attempt, losses, reason, at FROM dead WHERE key > ? ORDER BY key LIMIT ?
+
+-- name: dead_letter
+SELECT key, msgid, queue, headers, payload, attempt, losses, reason, at FROM dead WHERE key = ?
+
+-- name: drop_dead
+DELETE FROM dead WHERE key = ?
+
+-- name: count_dead
+SELECT count(*) FROM dead
+
+-- name: count_results
+SELECT count(*) FROM results
+
+-- name: get_meta
+SELECT value FROM meta WHERE name = ?
+
+-- name: set_meta
+INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value

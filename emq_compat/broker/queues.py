@@ -1,0 +1,231 @@
+"""Queues: in memory a window on each, on disk the rest.
+
+A queue hands out by priority (9 first), then by age. Of each priority the oldest messages are in memory, in a
+deque; where there are more than the window holds, ``more`` is set and they are read on when the deque runs
+empty. So memory is bounded by the windows, whatever the backlog.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key
+from emq_compat.message import Headers
+
+__all__ = ["MessageQueue", "WindowBudget"]
+
+#: Messages read from disk at once, and the most that a window takes in of new ones.
+WINDOW_MESSAGES = 1000
+
+
+class WindowBudget:
+    """Bytes of payload that all windows together may hold in memory."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit_bytes: int = 64 << 20) -> None:
+        self.limit = limit_bytes
+        self.used = 0
+
+
+class _Rank:
+    """The messages of one priority of one queue."""
+
+    __slots__ = ("first", "home", "last", "more", "window")
+
+    def __init__(self, home: int) -> None:
+        self.home = home
+        self.last = home | SEQUENCE_MASK
+        #: everything up to this key is in the window, handed out, or gone.
+        self.first = home
+        #: there may be messages after ``first`` on disk.
+        self.more = False
+        self.window: deque[Waiting] = deque()
+
+
+class MessageQueue:
+    """One queue's waiting messages.
+
+    Args:
+        skip: tells whether a key that is read from disk is handed out at the moment.
+        on_disk: there may be messages on disk already (after a start).
+    """
+
+    __slots__ = (
+        "_budget",
+        "_journal",
+        "_nonempty",
+        "_ranks",
+        "_skip",
+        "blocked",
+        "changed",
+        "delayed",
+        "id",
+        "name",
+        "oldest_since",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        queue_id: int,
+        name: str,
+        journal: Journal,
+        budget: WindowBudget,
+        skip: Callable[[int], bool],
+        *,
+        waiting: int = 0,
+        delayed: int = 0,
+        on_disk: bool = False,
+    ) -> None:
+        self.id = queue_id
+        self.name = name
+        self._journal = journal
+        self._budget = budget
+        self._skip = skip
+        #: how many wait (not handed out, not delayed), and how many wait for their time.
+        self.waiting = waiting
+        self.delayed = delayed
+        #: counts differ from those on disk.
+        self.changed = False
+        #: messages whose task no worker that asked for this queue has: task name → messages, set aside.
+        self.blocked: dict[str, deque[Waiting]] = {}
+        self._ranks = [_Rank(home_key(queue_id, RANKS - 1 - r)) for r in range(RANKS)]
+        #: indexes of ranks that may have messages, ascending (highest priority first).
+        self._nonempty: list[int] = []
+        if on_disk:
+            for rank in self._ranks:
+                rank.more = True
+            self._nonempty = list(range(RANKS))
+
+    def append(self, sequence: int, msgid: str, headers: Headers, header_text: str, payload: bytes) -> None:
+        """Add a new message, on disk and, if the window has room, in memory."""
+        index = RANKS - 1 - headers.priority
+        rank = self._ranks[index]
+        key = rank.home | sequence
+        self._journal.add_message(key, msgid, header_text, payload)
+        self.waiting += 1
+        self.changed = True
+        budget = self._budget
+        if not rank.more and (
+            not rank.window or (len(rank.window) < WINDOW_MESSAGES and budget.used + len(payload) <= budget.limit)
+        ):
+            rank.window.append(Waiting(key, msgid, headers, header_text, payload))
+            rank.first = key
+            budget.used += len(payload)
+        else:
+            rank.more = True
+        self._note(index)
+
+    def arrived(self, priority: int) -> None:
+        """Note that a message of this priority has been put on disk behind all others (it has become due)."""
+        index = RANKS - 1 - priority
+        self._ranks[index].more = True
+        self.waiting += 1
+        self.delayed -= 1
+        self.changed = True
+        self._note(index)
+
+    def put_back(self, messages: Iterable[Waiting]) -> None:
+        """Put messages that had been handed out, or taken, back in their old places (before younger ones)."""
+        touched: dict[int, list[Waiting]] = {}
+        for message in messages:
+            touched.setdefault(RANKS - 1 - message.headers.priority, []).append(message)
+            self.waiting += 1
+            self._budget.used += len(message.payload)
+        for index, returned in touched.items():
+            window = self._ranks[index].window
+            returned.sort(key=lambda m: m.key)
+            if window and window[0].key < returned[-1].key:
+                merged = sorted([*window, *returned], key=lambda m: m.key)
+                window.clear()
+                window.extend(merged)
+            else:
+                window.extendleft(reversed(returned))
+            self._note(index)
+        self.changed = True
+
+    def pop(self) -> Waiting | None:
+        """Take the next message (it stays on disk); None: nothing waits."""
+        while self._nonempty:
+            rank = self._ranks[self._nonempty[0]]
+            if not rank.window and rank.more:
+                self._read_on(rank)
+            if rank.window:
+                message = rank.window.popleft()
+                self._budget.used -= len(message.payload)
+                self.waiting -= 1
+                self.changed = True
+                return message
+            self._nonempty.pop(0)
+        return None
+
+    def set_aside(self, message: Waiting) -> None:
+        """Keep a popped message until a worker that has its task asks."""
+        self.blocked.setdefault(message.headers.task, deque()).append(message)
+        self._budget.used += len(message.payload)
+        self.waiting += 1
+
+    def pop_set_aside(self, task: str) -> Waiting:
+        """Take the oldest message that was set aside for ``task``."""
+        messages = self.blocked[task]
+        message = messages.popleft()
+        if not messages:
+            del self.blocked[task]
+        self._budget.used -= len(message.payload)
+        self.waiting -= 1
+        self.changed = True
+        return message
+
+    def release(self) -> None:
+        """Put everything that was set aside back in its place."""
+        blocked, self.blocked = self.blocked, {}
+        for messages in blocked.values():
+            for message in messages:
+                self._budget.used -= len(message.payload)
+                self.waiting -= 1
+            self.put_back(messages)
+
+    def clear(self) -> None:
+        """Forget what is in memory (the journal has purged the queue)."""
+        for rank in self._ranks:
+            self._budget.used -= sum(len(m.payload) for m in rank.window)
+            rank.window.clear()
+            rank.more = False
+        for messages in self.blocked.values():
+            self._budget.used -= sum(len(m.payload) for m in messages)
+        self.blocked.clear()
+        self._nonempty.clear()
+        self.waiting = self.delayed = 0
+        self.changed = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing can be popped, as far as known without reading."""
+        return not self._nonempty
+
+    def _note(self, index: int) -> None:
+        nonempty = self._nonempty
+        if index not in nonempty:
+            nonempty.append(index)
+            nonempty.sort()
+
+    def _read_on(self, rank: _Rank) -> None:
+        """Fill the rank's window from disk; at least one message, if there is one."""
+        budget = self._budget
+        while rank.more and not rank.window:
+            n = 0
+            for row in self._journal.read_messages(rank.first, rank.last, WINDOW_MESSAGES):
+                n += 1
+                rank.first = row.key
+                if self._skip(row.key):
+                    continue
+                headers = Headers.decode(row.header_text)
+                rank.window.append(
+                    Waiting(row.key, row.msgid, headers, row.header_text, row.payload, row.attempt, row.losses)
+                )
+                budget.used += len(row.payload)
+                if budget.used >= budget.limit:
+                    return
+            rank.more = n == WINDOW_MESSAGES

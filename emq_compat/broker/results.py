@@ -1,0 +1,91 @@
+"""Results: stored as the worker wrote them, pushed to whoever waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from emq_compat.broker.records import Journal, Moment, Send, StoredResult
+from emq_compat.message import FINAL_STATES, Failure, Outcome, ReplyHeaders, new_id
+from emq_compat.protocol.commands import Reply
+
+__all__ = ["Results", "failure_body"]
+
+#: A wait that isn't renewed is forgotten after so long; clients renew well before.
+WAIT_S = 150.0
+
+
+def failure_body(kind: str, message: str, state: str = "FAILURE") -> bytes:
+    """Return the reply JSON of a failure that the broker itself finds; ``kind`` is a class of Celery's exceptions."""
+    failure = Failure(type=kind, module="celery.exceptions", args=(message,), message=message)
+    return Outcome(state=state, failure=failure).encode().body
+
+
+class Results:
+    """The results of tasks, and the clients that wait for them.
+
+    Args:
+        expires_s: seconds a result is kept; 0: for good (Celery's result_expires).
+    """
+
+    def __init__(self, journal: Journal, outbox: list[object], expires_s: float) -> None:
+        self._journal = journal
+        self._outbox = outbox
+        self._expires_s = expires_s
+        #: task id → client → monotonic time at which the wait is forgotten.
+        self._waits: dict[str, dict[bytes, float]] = {}
+        self.next_expiry = 0.0
+
+    def put(self, task_id: str, state: str, body: bytes, now: Moment, *, keep: bool = True) -> None:
+        """Store a state (unless ``keep`` is False) and, if it is final, tell those who wait."""
+        if keep:
+            expires_at = now.wall + self._expires_s if self._expires_s else None
+            self._journal.put_result(task_id, state, body, expires_at)
+        if state in FINAL_STATES and (waiting := self._waits.pop(task_id, None)):
+            for client in waiting:
+                self._push(client, task_id, state, body)
+
+    def wait(self, client: bytes, task_ids: Iterable[str], now: Moment) -> None:
+        """Push each of these results to the client, now or when it is final."""
+        ids = list(task_ids)
+        stored = self._journal.results(ids)
+        for task_id in ids:
+            result = stored.get(task_id)
+            if result is not None and result.state in FINAL_STATES:
+                self._push(client, task_id, result.state, result.body)
+            else:
+                self._waits.setdefault(task_id, {})[client] = now.mono + WAIT_S
+
+    def unwait(self, client: bytes, task_ids: Iterable[str]) -> None:
+        """Forget a client's waits."""
+        for task_id in task_ids:
+            if (waiting := self._waits.get(task_id)) is not None:
+                waiting.pop(client, None)
+                if not waiting:
+                    del self._waits[task_id]
+
+    def get(self, task_ids: Sequence[str]) -> dict[str, StoredResult]:
+        """Return those that are stored."""
+        return self._journal.results(task_ids)
+
+    def forget(self, task_ids: Sequence[str]) -> int:
+        """Delete results."""
+        return self._journal.forget(task_ids)
+
+    def expire(self, now: Moment) -> bool:
+        """Delete a bounded number of expired results and waits; returns whether there may be more."""
+        for task_id in [t for t, clients in self._waits.items() if min(clients.values()) <= now.mono]:
+            clients = {c: until for c, until in self._waits[task_id].items() if until > now.mono}
+            if clients:
+                self._waits[task_id] = clients
+            else:
+                del self._waits[task_id]
+        return self._journal.expire_results(now.wall, 1000) == 1000
+
+    @property
+    def waiting(self) -> int:
+        """How many results are waited for."""
+        return len(self._waits)
+
+    def _push(self, client: bytes, task_id: str, state: str, body: bytes) -> None:
+        reply = Reply(msgid=new_id(), body=body, request_msgid=task_id, headers=ReplyHeaders(state=state))
+        self._outbox.append(Send(client, reply))

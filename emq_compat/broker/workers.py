@@ -1,0 +1,100 @@
+"""What the broker knows of a worker: its queues, its credit, what it holds, when it was last heard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.records import InFlight
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """One worker, present (it has said INFORM to this broker process) or only known by what it held before.
+
+    Attributes:
+        stock: it runs stock eventmq: one READY a message, no capabilities, no NACK.
+        slots: how many it runs at once; 0 for stock workers (unknown).
+        credit: how many more it has asked for.
+        tiers: its queues by weight, heaviest first; queues of one weight take turns.
+        tasks: registered task names and their flags, None: it runs any path.
+        heard, gone: monotonic seconds of its last message, and of the loss of its connection (None: it stands).
+        not_begun: msgids that its last HEARTBEAT listed as held and not begun.
+        leaving: it has said KBYE (stock workers go on answering after that).
+    """
+
+    __slots__ = (
+        "credit",
+        "gone",
+        "heard",
+        "hostname",
+        "identity",
+        "in_flight",
+        "leaving",
+        "not_begun",
+        "pid",
+        "present",
+        "slots",
+        "stock",
+        "tasks",
+        "tiers",
+        "weight",
+    )
+
+    def __init__(self, identity: bytes, now_mono: float, *, present: bool, stock: bool = False) -> None:
+        self.identity = identity
+        self.present = present
+        self.stock = stock
+        self.slots = 0
+        self.credit = 0
+        self.tiers: list[list[MessageQueue]] = []
+        self.weight = 0
+        self.tasks: Mapping[str, str] | None = None
+        self.in_flight: dict[str, InFlight] = {}
+        self.heard = now_mono
+        self.gone: float | None = None
+        self.not_begun: frozenset[str] = frozenset()
+        self.leaving = False
+        self.pid = 0
+        self.hostname = ""
+
+    @property
+    def name(self) -> str:
+        """Its identity as text, for people."""
+        return self.identity.decode("utf-8", "replace")
+
+    def listen(self, queues: Sequence[tuple[int, MessageQueue]]) -> None:
+        """Set its queues, as (weight, queue)."""
+        tiers: dict[int, list[MessageQueue]] = {}
+        for weight, queue in queues:
+            tier = tiers.setdefault(weight, [])
+            if queue not in tier:
+                tier.append(queue)
+        self.tiers = [tiers[weight] for weight in sorted(tiers, reverse=True)]
+        self.weight = max(tiers, default=0)
+
+    @property
+    def queues(self) -> list[MessageQueue]:
+        """All its queues."""
+        return [queue for tier in self.tiers for queue in tier]
+
+    def has(self, task: str) -> bool:
+        """Whether it can run a task of this name ('' is a plain eventmq job, which any worker may be given)."""
+        return self.tasks is None or not task or task in self.tasks
+
+    def late(self, task: str) -> bool:
+        """Whether it acknowledges this task late, so that the task may be handed out again if it is lost."""
+        return self.stock or (self.tasks is not None and "l" in self.tasks.get(task, ""))
+
+    @property
+    def idle_slots(self) -> int:
+        """How many messages would be begun at once, as far as the broker can tell."""
+        return min(self.credit, self.slots - len(self.in_flight)) if not self.stock else self.credit
+
+    def lost_at(self, dead_after_s: float, gone_after_s: float) -> float:
+        """Return the monotonic time at which it counts as lost unless it is heard before."""
+        deadline = self.heard + dead_after_s
+        if self.gone is not None:
+            deadline = min(deadline, max(self.gone, self.heard) + gone_after_s)
+        return deadline

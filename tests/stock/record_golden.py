@@ -34,10 +34,26 @@ ABOUT = (
 
 
 class Recording:
-    """The messages recorded so far."""
+    """The messages recorded so far, and the bare sockets that hear them."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._peers: list[Peer] = []
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in self._peers:
+            peer.socket.close(linger=0)
+        self._context.term()
+
+    def peer(self, kind: int, identity: bytes | None = None) -> Peer:
+        """A bare socket in a stock program's place."""
+        peer = Peer(self._context, kind, identity)
+        self._peers.append(peer)
+        return peer
 
     def add(
         self, sender: str, receiver: str, case: str, frames: list[bytes], identity: bytes | None = None
@@ -60,7 +76,6 @@ class Peer:
         self, context: zmq.Context[zmq.Socket[bytes]], kind: int, identity: bytes | None = None
     ) -> None:
         self.socket = context.socket(kind)
-        self.socket.linger = 0
         self.is_router = kind == zmq.ROUTER
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
@@ -97,14 +112,10 @@ class Peer:
 
 def record(stock: Stock) -> list[dict[str, Any]]:
     """Run every stock program and return the recorded messages, in a fixed order of cases."""
-    recording = Recording()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
+    with Recording() as recording:
         for part in (_client, _worker, _worker_goes, _scheduler, _router, _admin, _publisher):
-            part(stock, context, recording)
-    finally:
-        context.destroy(linger=0)
-    return recording.messages
+            part(stock, recording)
+        return recording.messages
 
 
 def _job(function: str = "add", *args: object, path: str = "stock_tasks", **more: object) -> bytes:
@@ -151,8 +162,8 @@ CLIENT_CALLS = {
 }
 
 
-def _client(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
-    router = Peer(context, zmq.ROUTER)
+def _client(stock: Stock, recording: Recording) -> None:
+    router = recording.peer(zmq.ROUTER)
     calls = "".join(f"assert messages.{call}\n" for call in CLIENT_CALLS.values())
     stock.client(calls + "time.sleep(0.2)  # until the socket has sent\n", broker=router.bind())
     for case in CLIENT_CALLS:
@@ -160,8 +171,8 @@ def _client(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Re
         recording.add("client", "broker", case, frames, identity)
 
 
-def _worker(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
-    router = Peer(context, zmq.ROUTER)
+def _worker(stock: Stock, recording: Recording) -> None:
+    router = recording.peer(zmq.ROUTER)
     stock.jobmanager(broker=router.bind(), jobs=1, wait=False)
     identity, informed = router.hear(b"INFORM")
     assert identity is not None
@@ -193,8 +204,8 @@ def _worker(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Re
     heard(b"KBYE", "KBYE at DISCONNECT")
 
 
-def _worker_goes(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
-    router = Peer(context, zmq.ROUTER)
+def _worker_goes(stock: Stock, recording: Recording) -> None:
+    router = recording.peer(zmq.ROUTER)
     queues = ((10, "default"), (15, "mail"))
     manager = stock.jobmanager(broker=router.bind(), jobs=1, queues=queues, wait=False)
     identity, informed = router.hear(b"INFORM")
@@ -205,14 +216,14 @@ def _worker_goes(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recordin
     manager.send_signal(15)
     recording.add("worker", "broker", "KBYE at TERM", router.hear(b"KBYE")[1], identity)
 
-    router = Peer(context, zmq.ROUTER)
+    router = recording.peer(zmq.ROUTER)
     stock.jobmanager(broker=router.bind(), jobs=1, queues=(), wait=False)
     identity, informed = router.hear(b"INFORM")
     recording.add("worker", "broker", "INFORM worker, no queue", informed, identity)
 
 
-def _scheduler(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
-    router = Peer(context, zmq.ROUTER)
+def _scheduler(stock: Stock, recording: Recording) -> None:
+    router = recording.peer(zmq.ROUTER)
     stock.scheduler(frontend=router.bind(), wait=False)
     identity, informed = router.hear(b"INFORM")
     assert identity is not None
@@ -232,11 +243,11 @@ def _started_router(stock: Stock) -> tuple[str, str, str]:
     return frontend, backend, admin
 
 
-def _router(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
+def _router(stock: Stock, recording: Recording) -> None:
     frontend, backend, admin = _started_router(stock)
-    worker = Peer(context, zmq.DEALER, b"golden-worker").connect(backend)
-    scheduler = Peer(context, zmq.DEALER, b"golden-scheduler").connect(frontend)
-    client = Peer(context, zmq.DEALER, b"golden-client").connect(frontend)
+    worker = recording.peer(zmq.DEALER, b"golden-worker").connect(backend)
+    scheduler = recording.peer(zmq.DEALER, b"golden-scheduler").connect(frontend)
+    client = recording.peer(zmq.DEALER, b"golden-client").connect(frontend)
 
     def heard(peer: Peer, receiver: str, command: bytes, case: str) -> None:
         recording.add("broker", receiver, case, peer.hear(command)[1])
@@ -258,7 +269,7 @@ def _router(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Re
     heard(scheduler, "scheduler", b"SCHEDULE", "SCHEDULE passed on")
     client.say(b"UNSCHEDULE", b"default", b"guarantee", b"-1", _job("add", 2, 3), b"")
     heard(scheduler, "scheduler", b"UNSCHEDULE", "UNSCHEDULE passed on")
-    operator = Peer(context, zmq.DEALER, b"golden-operator").connect(admin)
+    operator = recording.peer(zmq.DEALER, b"golden-operator").connect(admin)
     for command in (b"STATUS", b"ROUTER_SHOW_WORKERS", b"ROUTER_SHOW_SCHEDULERS"):
         operator.say(command)
         heard(operator, "admin", b"REPLY", f"REPLY to {command.decode()}")
@@ -268,8 +279,8 @@ def _router(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Re
     heard(worker, "worker", b"KBYE", "KBYE to a worker")
 
 
-def _admin(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
-    router = Peer(context, zmq.ROUTER)
+def _admin(stock: Stock, recording: Recording) -> None:
+    router = recording.peer(zmq.ROUTER)
     # Without answers the shell fails at its first question, so each question gets a shell of its own.
     commands = {
         "status": "STATUS",
@@ -290,13 +301,13 @@ def _admin(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Rec
         shell.wait()
 
 
-def _publisher(stock: Stock, context: zmq.Context[zmq.Socket[bytes]], recording: Recording) -> None:
+def _publisher(stock: Stock, recording: Recording) -> None:
     incoming, outgoing = (f"tcp://127.0.0.1:{unused_port()}" for _ in range(2))
     stock.pubsub(incoming=incoming, outgoing=outgoing)
-    subscriber = Peer(context, zmq.SUB)
+    subscriber = recording.peer(zmq.SUB)
     subscriber.socket.setsockopt(zmq.SUBSCRIBE, b"topic")
     subscriber.connect(outgoing)
-    client = Peer(context, zmq.DEALER, b"golden-client").connect(incoming)
+    client = recording.peer(zmq.DEALER, b"golden-client").connect(incoming)
     deadline = time.monotonic() + TIMEOUT_S
     while True:  # a PUB socket drops what it gets before the subscription has arrived
         client.say(b"PUBLISH", b"topic", b'["update", "1"]')

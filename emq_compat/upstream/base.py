@@ -75,7 +75,7 @@ class Upstream(ABC):
 
     @abstractmethod
     def step(self, now: float) -> list[UpstreamEvent]:
-        """Receive what is there (a bounded batch), send heartbeats that are due, reconnect; ``now`` is monotonic."""
+        """Receive what is there (a bounded batch), beat, reconnect; ``now`` is monotonic."""
 
     @abstractmethod
     def ready(self, count: int) -> None:
@@ -104,6 +104,13 @@ class Upstream(ABC):
     @abstractmethod
     def unacknowledged(self) -> int:
         """Return how many replies the broker has not acknowledged yet."""
+
+    def listen(self, queues: Sequence[tuple[int, str]]) -> bool:
+        """Listen on these (weight, name) instead; False: this upstream can't change while it runs.
+
+        True is followed by Disconnected and Connected where credit was void meanwhile.
+        """
+        return False
 
     @abstractmethod
     def leave(self) -> None:

@@ -1,0 +1,393 @@
+"""The eMQP upstream against a ROUTER that follows docs/protocol.md."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from emq_compat.errors import ConfigurationError
+from emq_compat.message import SUCCESS, Headers, Reply
+from emq_compat.protocol import commands
+from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Told
+from emq_compat.upstream.emq import EmqUpstream, Timings
+from tests.upstream.fake_broker import FakeBroker, only
+
+pytestmark = pytest.mark.integration
+
+QUICK = Timings(
+    answer_s=0.3,
+    stock_interval_s=0.05,
+    stock_dead_after_s=0.2,
+    backoff_min_s=0.01,
+    backoff_max_s=0.05,
+    complaint_s=60.0,
+)
+OK = Reply(state=SUCCESS, body=b'{"value":1,"state":"SUCCESS"}')
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    broker = FakeBroker()
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def upstream(broker: FakeBroker) -> Iterator[EmqUpstream]:
+    upstream = EmqUpstream(
+        name="w1@höst",
+        addresses=[broker.address],
+        queues=[(10, "celery")],
+        slots=2,
+        tasks={"t": "l"},
+        timings=QUICK,
+    )
+    upstream.start()
+    yield upstream
+    upstream.stop(0.0)
+
+
+def test_it_informs_with_its_queues_and_capabilities(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """The first word is INFORM with queues, slots, tasks, pid and host, from an ASCII identity with the name."""
+    inform = broker.wait_for(upstream, commands.Inform)
+    assert inform.queues == ((10, "celery"),)
+    assert inform.capabilities is not None
+    assert inform.capabilities.slots == 2
+    assert inform.capabilities.tasks == {"t": "l"}
+    assert inform.capabilities.pid
+    assert inform.capabilities.hostname
+    assert broker.identity.decode("ascii").startswith("w1@h_st.")
+
+
+def test_our_broker_is_known_by_its_hello(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """ACK and HELLO make a connection with our broker, whose dead_after holds from then on."""
+    events = broker.welcome(upstream, dead_after_s=4.0)
+    assert len(only(events, Connected)) == 1
+    assert upstream.ours
+    assert upstream.dead_after_s == 4.0
+
+
+def test_a_stock_router_is_known_by_a_heartbeat_alone(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """After the ACK of a stock router nothing is ready before its first HEARTBEAT; then one READY for each slot."""
+    inform = broker.wait_for(upstream, commands.Inform)
+    broker.say(commands.Ack(msgid="a", acked=(inform.msgid,)), stock=True)
+    with pytest.raises(AssertionError):
+        broker.drive(upstream, lambda: upstream.connected, timeout_s=0.1)
+    broker.say(commands.Heartbeat(msgid="b", timestamp=time.time()), stock=True)
+    broker.drive(upstream, lambda: upstream.connected)
+    assert not upstream.ours
+    upstream.ready(2)
+    broker.wait_for(upstream, commands.Ready, 2)
+    assert [command.count for command in broker.heard if isinstance(command, commands.Ready)] == [1, 1]
+
+
+def test_credit_for_our_broker_is_one_message(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """READY carries a count to our broker."""
+    broker.welcome(upstream)
+    upstream.ready(32)
+    assert broker.wait_for(upstream, commands.Ready).count == 32
+
+
+def test_a_delivery_is_answered_and_kept_until_acknowledged(
+    broker: FakeBroker, upstream: EmqUpstream
+) -> None:
+    """A REPLY names msgid, attempt and state, and is held until the broker's ACK names the request."""
+    broker.welcome(upstream)
+    upstream.ready(1)
+    broker.deliver("m1", attempt=3)
+    events = broker.drive(upstream, lambda: upstream.held())
+    (delivered,) = only(events, Delivered)
+    assert (delivered.delivery.msgid, delivered.delivery.attempt) == ("m1", 3)
+    upstream.reply(("m1", 3), OK)
+    reply = broker.wait_for(upstream, commands.Reply)
+    assert reply.request_msgid == "m1"
+    assert reply.headers is not None
+    assert (reply.headers.attempt, reply.headers.state) == (3, SUCCESS)
+    assert upstream.unacknowledged() == 1
+    broker.say(commands.Ack(msgid="a", acked=("m1", "unknown")))
+    broker.drive(upstream, lambda: not upstream.unacknowledged())
+
+
+def test_a_reply_to_a_stock_router_has_two_frames_and_is_not_kept(
+    broker: FakeBroker, upstream: EmqUpstream
+) -> None:
+    """A stock router gets the reply and the msgid, and never acknowledges."""
+    broker.welcome_as_stock(upstream)
+    upstream.ready(1)
+    broker.say(
+        commands.Request(msgid="m", queue="q", headers=Headers(reply_requested=True), payload=b"[]"),
+        stock=True,
+    )
+    broker.drive(upstream, lambda: upstream.held())
+    upstream.reply(("m", 0), OK)
+    reply = broker.wait_for(upstream, commands.Reply)
+    assert reply.headers is None
+    assert upstream.unacknowledged() == 0
+
+
+def test_a_duplicate_delivery_is_dropped_and_its_credit_given_again(
+    broker: FakeBroker, upstream: EmqUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A (msgid, attempt) that is held already doesn't become a second delivery."""
+    caplog.set_level(logging.DEBUG)
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.deliver("m1")
+    broker.deliver("m1", attempt=2)
+    events = broker.drive(upstream, lambda: upstream.duplicates and len(upstream.held()) == 2)
+    assert [event.delivery.attempt for event in only(events, Delivered)] == [1, 2]
+    assert broker.wait_for(upstream, commands.Ready).count == 1
+    assert "is here already" in caplog.text
+
+
+def test_a_broker_that_forgot_the_worker_is_told_what_it_holds(
+    broker: FakeBroker, upstream: EmqUpstream
+) -> None:
+    """HELLO with inform: true is answered by INFORM with all that is held; then unacknowledged replies go again."""
+    broker.welcome(upstream)
+    for msgid in ("begun", "waiting", "done"):
+        broker.deliver(msgid)
+    broker.drive(upstream, lambda: len(upstream.held()) == 3)
+    upstream.began([("begun", 1)])
+    upstream.reply(("done", 1), OK)
+    broker.wait_for(upstream, commands.Reply)
+    broker.heard.clear()
+    broker.say(commands.Hello(msgid="h", about={"inform": True}))
+    events = broker.drive(upstream, lambda: broker.count(commands.Inform))
+    assert len(only(events, Disconnected)) == 1
+    inform = broker.last(commands.Inform)
+    assert inform.capabilities is not None
+    assert {("begun", 1, True), ("waiting", 1, False), ("done", 1, True)} == set(inform.capabilities.held)
+    again = broker.welcome(upstream)
+    assert len(only(again, Connected)) == 1
+    assert broker.wait_for(upstream, commands.Reply).request_msgid == "done"
+
+
+def test_a_restarted_broker_finds_the_same_identity(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """When the connection is cut, it comes back at once under the same name, with its replies."""
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.drive(upstream, lambda: upstream.held())
+    before = broker.identity
+    port = broker.port
+    broker.close()
+    upstream.reply(("m1", 1), OK)
+    again = FakeBroker(port)
+    try:
+        events = again.drive(upstream, lambda: again.count(commands.Inform))
+        assert [event.reason for event in only(events, Disconnected)] == ["the connection was cut"]
+        again.welcome(upstream)
+        assert before == again.identity
+        assert again.wait_for(upstream, commands.Reply).request_msgid == "m1"
+    finally:
+        again.close()
+
+
+def test_a_stock_router_sees_a_new_identity_after_a_cut(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A stock router would ignore a name that it still takes for connected."""
+    broker.welcome_as_stock(upstream)
+    before = broker.identity
+    broker.say(commands.Kbye(msgid="k"), stock=True)
+    broker.heard.clear()
+    broker.drive(upstream, lambda: broker.count(commands.Inform))
+    assert before != broker.identity
+
+
+def test_a_silent_broker_is_lost_and_tried_again(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """Nothing for dead_after means Disconnected, then a new INFORM."""
+    broker.welcome(upstream, dead_after_s=0.2)
+    broker.heard.clear()
+    events = broker.drive(upstream, lambda: broker.count(commands.Inform))
+    assert [Disconnected(reason="it has been silent for 0.2 s")] == only(events, Disconnected)
+
+
+def test_it_beats_with_what_has_not_begun(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A HEARTBEAT goes out each quarter of dead_after and lists the msgids that have not begun."""
+    broker.welcome(upstream, dead_after_s=1.0)
+    broker.deliver("m1")
+    broker.deliver("m2")
+    broker.drive(upstream, lambda: len(upstream.held()) == 2)
+    upstream.began([("m1", 1)])
+    assert broker.wait_for(upstream, commands.Heartbeat).not_begun == ("m2",)
+
+
+def test_any_message_keeps_the_broker_alive(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """Every message of the broker counts as a sign of life."""
+    broker.welcome(upstream, dead_after_s=0.4)
+    end = time.monotonic() + 0.8
+    while time.monotonic() < end:
+        broker.say(commands.Ack(msgid="a", acked=("x",)))
+        events = broker.drive(upstream, lambda: True)
+        assert only(events, Disconnected) == []
+
+
+def test_it_fails_over_to_the_next_address(broker: FakeBroker) -> None:
+    """When nobody listens at the first address the second one gets the INFORM."""
+    nobody = FakeBroker()
+    address = nobody.address
+    nobody.close()
+    upstream = EmqUpstream(name="w", addresses=[address, broker.address], timings=QUICK)
+    upstream.start()
+    try:
+        broker.wait_for(upstream, commands.Inform)
+    finally:
+        upstream.stop(0.0)
+
+
+def test_no_broker_is_told_in_one_line_and_tried_for_ever(
+    broker: FakeBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With nobody at the only address, one line says so; when a broker comes up there, it is found."""
+    port = broker.port
+    broker.close()
+    upstream = EmqUpstream(name="w", addresses=[broker.address], timings=QUICK)
+    upstream.start()
+    again = None
+    try:
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            upstream.step(time.monotonic())
+            time.sleep(0.01)
+        lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(lines) == 1
+        assert "no broker at" in lines[0]
+        again = FakeBroker(port)
+        again.wait_for(upstream, commands.Inform)
+    finally:
+        upstream.stop(0.0)
+        (again or FakeBroker()).close()
+        broker.__init__()  # type: ignore[misc] # the fixture closes it again
+
+
+def test_what_was_not_begun_goes_back(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """NACK names (msgid, attempt), and the delivery is not listed any more."""
+    broker.welcome(upstream)
+    broker.deliver("m1", attempt=2)
+    broker.drive(upstream, lambda: upstream.held())
+    upstream.nack([("m1", 2), ("never", 1)])
+    assert broker.wait_for(upstream, commands.Nack).returned == (("m1", 2),)
+    assert upstream.held() == {}
+
+
+def test_what_a_stock_router_gave_goes_back_as_a_publish(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A stock router knows no NACK: the request is published once more, with its msgid."""
+    broker.welcome_as_stock(upstream)
+    broker.say(commands.Request(msgid="m", queue="q", headers=Headers(timeout=3), payload=b"[]"), stock=True)
+    broker.drive(upstream, lambda: upstream.held())
+    upstream.nack([("m", 0)])
+    request = broker.wait_for(upstream, commands.Request)
+    assert (request.msgid, request.queue, request.headers.timeout, request.payload) == ("m", "q", 3, b"[]")
+
+
+def test_leaving_withdraws_the_credit(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """leave() sends INFORM, which voids the credit; what crosses it is dropped, and no READY follows."""
+    broker.welcome(upstream)
+    upstream.ready(2)
+    broker.wait_for(upstream, commands.Ready)
+    broker.heard.clear()
+    upstream.leave()
+    broker.wait_for(upstream, commands.Inform)
+    broker.deliver("crossed")
+    upstream.ready(2)
+    broker.say(commands.Ack(msgid="a", acked=(broker.last(commands.Inform).msgid,)))
+    broker.say(commands.Ask(msgid="q", verb="ping", arguments={}))
+    events = broker.drive(
+        upstream, lambda: False if not upstream.connected else broker.count(commands.Inform)
+    )
+    while not only(events, Asked):
+        events += broker.drive(upstream, lambda: True)
+    assert only(events, Delivered) == []
+    assert broker.count(commands.Ready) == 0
+
+
+def test_leaving_a_stock_router_is_a_goodbye(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A stock router gets KBYE at once, and no heartbeat after it."""
+    broker.welcome_as_stock(upstream)
+    upstream.leave()
+    broker.wait_for(upstream, commands.Kbye)
+
+
+def test_stopping_waits_for_acknowledgements(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """stop() returns when the time is over, and says how many replies nobody acknowledged."""
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.drive(upstream, lambda: upstream.held())
+    upstream.reply(("m1", 1), OK)
+    begun = time.monotonic()
+    upstream.stop(0.2)
+    assert time.monotonic() - begun >= 0.2
+    broker.listen()
+    broker.last(commands.Kbye)
+
+
+def test_remote_control_and_goodbye_become_events(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """ASK is Asked and is answered under its msgid; DISCONNECT is Told."""
+    broker.welcome(upstream)
+    broker.say(commands.Ask(msgid="q1", verb="ping", arguments={"a": 1}))
+    broker.say(commands.Disconnect(msgid="d"))
+    events = broker.drive(upstream, lambda: True)
+    while not only(events, Told):
+        events += broker.drive(upstream, lambda: True)
+    assert [Asked(asked="q1", verb="ping", arguments={"a": 1})] == only(events, Asked)
+    upstream.answer("q1", b'{"ok":"pong"}')
+    answer = broker.wait_for(upstream, commands.Answer)
+    assert (answer.asked, answer.body) == ("q1", b'{"ok":"pong"}')
+
+
+def test_states_that_are_not_final_are_told(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """UPDATE names the hand-out and the state."""
+    broker.welcome(upstream)
+    upstream.update(("m1", 2), "STARTED", b"{}")
+    update = broker.wait_for(upstream, commands.Update)
+    assert (update.request_msgid, update.headers.attempt, update.headers.state) == ("m1", 2, "STARTED")
+
+
+def test_malformed_messages_are_survived_and_a_malformed_job_is_answered(
+    broker: FakeBroker, upstream: EmqUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Garbage is counted and logged by frame; a REQUEST whose headers are wrong gets a FAILURE."""
+    broker.welcome(upstream)
+    broker.say_raw(b"\xff")
+    broker.say_raw(b"", b"eMQP/1.0", b"NONSENSE", b"x")
+    broker.say_raw(b"", b"eMQP/1.0", b"REQUEST", b"bad", b"q", b"attempt:4,timeout:soon", b"[]")
+    reply = broker.wait_for(upstream, commands.Reply)
+    assert upstream.malformed == 3
+    assert reply.request_msgid == "bad"
+    assert reply.headers is not None
+    assert (reply.headers.attempt, reply.headers.state) == (4, "FAILURE")
+    assert b"timeout" in reply.body
+    assert "frame" in caplog.text
+
+
+def test_heartbeats_of_the_broker_are_passed_on(broker: FakeBroker) -> None:
+    """on_heartbeat is called for each HEARTBEAT."""
+    heard: list[str] = []
+    upstream = EmqUpstream(
+        name="w", addresses=[broker.address], timings=QUICK, on_heartbeat=lambda msgid, _: heard.append(msgid)
+    )
+    upstream.start()
+    try:
+        broker.welcome(upstream)
+        broker.drive(upstream, lambda: heard)
+        assert heard == ["b"]
+    finally:
+        upstream.stop(0.0)
+
+
+def test_new_queues_are_informed_in_mid_session(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """listen() voids the credit, INFORMs and connects again."""
+    broker.welcome(upstream)
+    assert upstream.listen([(1, "other")])
+    events = broker.welcome(upstream)
+    assert upstream.queues == ((1, "other"),)
+    assert len(only(events, Connected)) == 1
+
+
+@pytest.mark.unit
+def test_an_upstream_needs_an_address() -> None:
+    """No address is a mistake of the caller."""
+    with pytest.raises(ConfigurationError):
+        EmqUpstream(name="w", addresses=[])

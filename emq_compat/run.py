@@ -249,7 +249,7 @@ class AllowedPaths:
         self._found: dict[tuple[str, str], Any] = {}
 
     def resolve(self, job: Job) -> Callable[..., Any]:
-        """Return the callable; for ``module:Class`` this makes the instance, with class_args and class_kwargs.
+        """Return the callable; for ``module:Class`` this makes the instance (class_args, class_kwargs).
 
         Raises:
             NotAllowed: no pattern allows it.
@@ -379,7 +379,7 @@ class PathProgram:
         """Nothing: the site's modules are imported in the children, as in eventmq."""
 
     def child_init(self) -> None:
-        """Find the entry and exit functions and run the setup; raises ConfigurationError if one is missing."""
+        """Find entry and exit functions, run the setup; raises ConfigurationError if one is missing."""
         entry, leave = self._names
         self._entry = callable_from_name(entry) if entry else None
         self._exit = callable_from_name(leave) if leave else None

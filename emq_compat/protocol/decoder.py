@@ -216,13 +216,7 @@ def _read_request(msgid: str, frames: Frames, limits: Limits) -> Command:
     header_text, payload = frames[5], frames[6]
     if len(payload) > limits.payload_bytes:
         _payload(payload, 6, "payload", limits)
-    return Request(
-        msgid=msgid,
-        queue=_queue(frames[4]),
-        headers=_headers(header_text, 5, limits),
-        payload=payload,
-        header_text=header_text,
-    )
+    return Request.make(msgid, _queue(frames[4]), _headers(header_text, 5, limits), payload, header_text)
 
 
 def _read_reply(msgid: str, frames: Frames, limits: Limits) -> Command:
@@ -233,26 +227,21 @@ def _read_reply(msgid: str, frames: Frames, limits: Limits) -> Command:
     if count == 5:
         if body.startswith(b"{"):
             return Shown(msgid=msgid, body=body)
-        return Reply(msgid=msgid, body=b"", request_msgid=_msgid(body, 4, "reply"))
+        return Reply.make(msgid, b"", _msgid(body, 4, "reply"))
     if not body:
         raise BadFrame(4, "reply", "is empty")
     request_msgid = _msgid(frames[5], 5, "msgid of the request")
     if count == 6:
-        return Reply(msgid=msgid, body=body, request_msgid=request_msgid)
+        return Reply.make(msgid, body, request_msgid)
     headers = _reply_headers(frames[6])
     if count == 7:
-        return Reply(msgid=msgid, body=body, request_msgid=request_msgid, headers=headers)
+        return Reply.make(msgid, body, request_msgid, headers)
     if (count - 7) % 4:
         raise BadFrame(count, "follow-up", "is missing: each follow-up has 4 frames")
     if count > 7 + 4 * limits.follow_ups:
         raise BadFrame(7 + 4 * limits.follow_ups, "follow-up", f"more than {limits.follow_ups} follow-ups")
-    return Reply(
-        msgid=msgid,
-        body=body,
-        request_msgid=request_msgid,
-        headers=headers,
-        follow_ups=tuple(_follow_up(frames, i, limits) for i in range(7, count, 4)),
-    )
+    follow_ups = tuple(_follow_up(frames, i, limits) for i in range(7, count, 4))
+    return Reply.make(msgid, body, request_msgid, headers, follow_ups)
 
 
 def _follow_up(frames: Frames, i: int, limits: Limits) -> Publish:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from emq_compat.address import Address
-from emq_compat.message import Publish
+from emq_compat.bulk import Bulk, publish_frames, refusal, refused_as
+from emq_compat.channel import Channel, Channels, Cut, Silent
+from emq_compat.errors import BrokerRefused, OperationalError
+from emq_compat.message import SUCCESS, Publish, new_id
+from emq_compat.protocol.commands import Ack, Answer, Ask, Reply
+from emq_compat.protocol.frames import encode
 
 __all__ = ["Client", "StoredResult", "client_for"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Ids in one ASK: answers stay small beside the codec's limits.
+_RESULTS_A_TIME = 1_000
+_WAITS_A_TIME = 10_000
+#: The broker forgets a wait after 150 s (docs/protocol.md).
+_WAIT_AGAIN_S = 60.0
 
 
 class StoredResult:
@@ -56,10 +76,22 @@ class Client:
         parsed = Address.parse(addresses) if isinstance(addresses, str) else tuple(addresses)
         self.addresses: tuple[Address, ...] = parsed
         self.timeout_s = timeout_s
+        self._identity = identity or "client"
+        self._pool_limit = pool_limit
+        self._by_pid: dict[int, Channels] = {}
+
+    def __repr__(self) -> str:
+        return f"Client({';'.join(map(str, self.addresses))!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: object, exc: object, trace: object) -> None:
+        self.close()
 
     @property
     def stock(self) -> bool:
-        """True when the first address is a stock router's: nothing is confirmed, no results exist."""
+        """True when the addresses are stock routers': nothing is confirmed, no results exist."""
         return self.addresses[0].stock
 
     def publish(self, message: Publish) -> None:
@@ -69,32 +101,107 @@ class Client:
 
         Raises:
             QueueFull, BrokerRefused: the broker refused it.
-            OperationalError: not confirmed within ``timeout_s``; it names the address and the limit.
+            LocalProtocolError: it is too large, or its queue is no name; nothing was sent.
+            OperationalError: not confirmed within ``timeout_s``; it names the address and the limit. Whether
+                the message is on the broker's disk is then unknown; it won't leave this process any more.
         """
-        raise NotImplementedError
+        stock = self.stock
+        frames = publish_frames(message, stock=stock)
+        msgid = message.msgid
+
+        def confirm(channel: Channel, deadline: float) -> None:
+            channel.send(frames, deadline)
+            while not stock:
+                command = channel.receive(deadline)
+                if isinstance(command, Ack):
+                    if msgid in command.acked:
+                        return
+                elif isinstance(command, Reply) and command.request_msgid == msgid:
+                    refused = refusal(command)
+                    if refused is not None:
+                        raise refused
+
+        self._perform(self.timeout_s, "did not confirm a message", confirm)
 
     def publish_all(self, messages: Iterable[Publish]) -> None:
         """Publish many, pipelined; returns once all are on the broker's disk.
 
-        ``timeout_s`` bounds the time without any progress, not the whole.
+        ``timeout_s`` bounds the time without any progress, not the whole. A message that is refused, or that
+        can't be encoded, stops none of the others.
 
         Raises:
             NotPublished: ``msgids`` are those that were refused (the message says why) or not confirmed.
         """
-        raise NotImplementedError
+        bulk = Bulk(messages, stock=self.stock, timeout_s=self.timeout_s)
+        channels = self._own()
+        cuts = 0
+        while True:
+            try:
+                channel = channels.borrow(bulk.deadline, self.timeout_s)
+            except OperationalError as exc:
+                raise bulk.not_published(str(exc)) from exc
+            try:
+                bulk.run(channel)
+            except Cut as exc:
+                cuts += 1
+                if not channels.after_cut(channel, cuts, bulk.deadline):
+                    raise bulk.not_published(_cut_off(channel, cuts, self.timeout_s)) from exc
+            except Silent as exc:
+                channels.drop(channel)
+                channels.distrust()
+                why = f"the broker at {channel.address} did not answer within {self.timeout_s:g} s"
+                raise bulk.not_published(why) from exc
+            except OperationalError as exc:
+                channels.drop(channel)
+                raise bulk.not_published(str(exc)) from exc
+            except BaseException:
+                channels.drop(channel)
+                raise
+            else:
+                channels.give_back(channel)
+                bulk.raise_refused()
+                return
 
-    def ask(self, verb: str, timeout_s: float | None = None, **arguments: Any) -> Any:
-        """Ask the broker (docs/protocol.md, verbs) and return the answer's ``ok``.
+    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
+        """Ask the broker (docs/protocol.md, verbs) and return the answer's ``ok``; for ``inspect`` see there.
+
+        After a cut it is asked again: counts (of ``purge``, ``dead_drop`` …) are those of the last time.
 
         Raises:
             BrokerRefused: the answer is an error; the message holds its type and message.
             OperationalError: no answer in time.
         """
-        raise NotImplementedError
+        return self._ask(verb, arguments, self.timeout_s if timeout_s is None else timeout_s)
+
+    def inspect(
+        self,
+        verb: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
+        timeout_s: float = 1.0,
+    ) -> dict[str, Any]:
+        """Ask workers through the broker; returns worker's name → its answer, of those that gave one in time.
+
+        ``destination`` names the workers (None: all). Raises as ``ask``.
+        """
+        asked = {"verb": verb, "arguments": dict(arguments or {}), "timeout_s": timeout_s}
+        asked["destination"] = None if destination is None else list(destination)
+        answers: dict[str, Any] = self._ask("inspect", asked, timeout_s + self.timeout_s)
+        return answers
 
     def results(self, ids: Sequence[str]) -> dict[str, StoredResult | None]:
-        """Return what is stored of each task id now; None: nothing (pending, unknown or expired)."""
-        raise NotImplementedError
+        """Return what is stored of each task id now; None: nothing (pending, unknown or expired).
+
+        Raises as ``ask``.
+        """
+        found: dict[str, StoredResult | None] = {}
+        for i in range(0, len(ids), _RESULTS_A_TIME):
+            some = list(ids[i : i + _RESULTS_A_TIME])
+            stored = self._ask("results", {"ids": some}, self.timeout_s)
+            for task_id in some:
+                one = stored.get(task_id)
+                found[task_id] = None if one is None else StoredResult(one["state"], reply=one["reply"])
+        return found
 
     def wait(
         self,
@@ -105,19 +212,200 @@ class Client:
         """Yield (task id, result) of each id as soon as its result is final, in the order they become so.
 
         The broker pushes; nothing is polled. Lasts over restarts of the broker. ``timeout_s`` is for all of
-        them (None: for ever). ``on_result`` is called with each before it is yielded.
+        them, from the first ``next`` (None: for ever). ``on_result`` is called with each before its yield.
 
         Raises:
             TimeoutError: some are not final within ``timeout_s``; those that were have been yielded.
-            OperationalError: the address is a stock router's.
+            OperationalError: the address is a stock router's; raised at once.
         """
-        raise NotImplementedError
+        self._need_ours("wait")
+        return self._waited(dict.fromkeys(ids), timeout_s, on_result)
 
     def close(self) -> None:
         """Close idle connections; those in use close when their call ends. A later call opens new ones."""
-        raise NotImplementedError
+        channels = self._by_pid.pop(os.getpid(), None)
+        if channels is not None:
+            atexit.unregister(channels.close)
+            channels.close()
+
+    def _own(self) -> Channels:
+        """Return this process's connections; those of the process it was forked from are left alone."""
+        pid = os.getpid()
+        channels = self._by_pid.get(pid)
+        if channels is None:
+            made = Channels(self.addresses, name=self._identity, idle_limit=self._pool_limit)
+            # setdefault is atomic: threads that come here at once all get the same one.
+            channels = self._by_pid.setdefault(pid, made)
+            if channels is not made:
+                made.close()
+            elif self.stock:
+                atexit.register(made.close)  # so that what was sent last leaves before the process ends
+        return channels
+
+    def _perform(self, limit_s: float, failure: str, operation: Callable[[Channel, float], T]) -> T:
+        """Do ``operation(channel, deadline)``; again, on another connection, whenever one is cut."""
+        deadline = time.monotonic() + limit_s
+        channels = self._own()
+        cuts = 0
+        while True:
+            channel = channels.borrow(deadline, limit_s)
+            try:
+                result = operation(channel, deadline)
+            except Cut:
+                cuts += 1
+                if not channels.after_cut(channel, cuts, deadline):
+                    raise OperationalError(_cut_off(channel, cuts, limit_s)) from None
+                continue
+            except Silent:
+                channels.drop(channel)
+                channels.distrust()
+                where = f"the broker at {channel.address}"
+                raise OperationalError(f"{where} {failure} within {limit_s:g} s") from None
+            except BrokerRefused:
+                channels.give_back(channel)
+                raise
+            except BaseException:
+                channels.drop(channel)
+                raise
+            channels.give_back(channel)
+            return result
+
+    def _ask(self, verb: str, arguments: Mapping[str, Any], limit_s: float) -> Any:
+        self._need_ours(verb)
+        msgid = new_id()
+        frames = encode(Ask(msgid=msgid, verb=verb, arguments=arguments))
+
+        def answer(channel: Channel, deadline: float) -> bytes:
+            channel.send(frames, deadline)
+            while True:
+                command = channel.receive(deadline)
+                if isinstance(command, Answer) and command.asked == msgid:
+                    return command.body
+
+        document = json.loads(self._perform(limit_s, f"did not answer {verb!r}", answer))
+        if "error" in document:
+            raise refused_as(document["error"])
+        return document["ok"]
+
+    def _need_ours(self, verb: str) -> None:
+        if self.stock:
+            raise OperationalError(
+                f"{self.addresses[0]} is a stock eventmq router, which can't do {verb!r}: it keeps no "
+                "results and answers no questions; set a result_backend, or use an emq-compat broker (emq://)"
+            )
+
+    def _waited(
+        self,
+        pending: dict[str, None],
+        timeout_s: float | None,
+        on_result: Callable[[str, StoredResult], object] | None,
+    ) -> Iterator[tuple[str, StoredResult]]:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        channels = self._own()
+        channel: Channel | None = None
+        again = 0.0
+        try:
+            while pending:
+                if channel is None:
+                    channel = self._asking_to_wait(channels, pending, deadline)
+                    again = time.monotonic() + _WAIT_AGAIN_S
+                try:
+                    command = channel.receive(min(again, deadline))
+                except (Cut, Silent) as exc:
+                    if isinstance(exc, Silent) and time.monotonic() >= deadline:
+                        raise _not_final(pending) from None
+                    channels.drop(channel)
+                    channel = None
+                    continue
+                if not isinstance(command, Reply) or command.request_msgid not in pending:
+                    continue
+                task_id, result = command.request_msgid, _pushed(command)
+                del pending[task_id]
+                if not pending:
+                    channels.give_back(channel)
+                    channel = None
+                if on_result is not None:
+                    on_result(task_id, result)
+                yield task_id, result
+        except (TimeoutError, GeneratorExit):
+            if channel is not None:
+                _stop_waiting(channels, channel, pending)
+            raise
+        except BaseException:
+            if channel is not None:
+                channels.drop(channel)
+            raise
+
+    def _asking_to_wait(self, channels: Channels, pending: Iterable[str], deadline: float) -> Channel:
+        """Return a connection on which the results of ``pending`` will come; raises TimeoutError."""
+        told = False
+        ids = list(pending)
+        while True:
+            now = time.monotonic()
+            if now >= deadline:
+                raise _not_final(ids)
+            until = min(now + self.timeout_s, deadline)
+            try:
+                channel = channels.borrow(until, until - now)
+            except OperationalError as exc:
+                if not told:
+                    logger.warning("still waiting for %d results: %s", len(ids), exc)
+                told = True
+                continue
+            try:
+                _ask_about("wait", channel, ids, until)
+            except (Cut, Silent):
+                channels.drop(channel)
+            except BaseException:
+                channels.drop(channel)
+                raise
+            else:
+                return channel
+
+
+def _cut_off(channel: Channel, cuts: int, limit_s: float) -> str:
+    return (
+        f"the broker at {channel.address} cut the connection {cuts} times within {limit_s:g} s; "
+        "is a message larger than it allows?"
+    )
+
+
+def _ask_about(verb: str, channel: Channel, ids: Sequence[str], deadline: float) -> None:
+    for i in range(0, len(ids), _WAITS_A_TIME):
+        some = ids[i : i + _WAITS_A_TIME]
+        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})), deadline)
+
+
+def _stop_waiting(channels: Channels, channel: Channel, pending: Iterable[str]) -> None:
+    """Give back a connection on which results may still come: the next user skips them."""
+    try:
+        _ask_about("unwait", channel, list(pending), time.monotonic())
+    except (Cut, Silent):
+        channels.drop(channel)
+    else:
+        channels.give_back(channel)
+
+
+def _pushed(reply: Reply) -> StoredResult:
+    if reply.headers is not None:
+        return StoredResult(reply.headers.state, body=reply.body)
+    document = json.loads(reply.body)
+    return StoredResult(document.get("state", SUCCESS), reply=document)
+
+
+def _not_final(pending: Iterable[str]) -> TimeoutError:
+    ids = list(pending)
+    more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    return TimeoutError(f"the result of {ids[0]}{more} is not there yet")
+
+
+_clients: dict[str, Client] = {}
 
 
 def client_for(url: str) -> Client:
     """Return this process's client for ``url``: the same one for the same text, made on first use."""
-    raise NotImplementedError
+    client = _clients.get(url)
+    if client is None:
+        # setdefault is atomic: threads that come here at once all get the same one.
+        client = _clients.setdefault(url, Client(url))
+    return client

@@ -18,9 +18,9 @@ test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
 	$(PYTEST) -q -m "not long"
 
 check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
-	$(BIN)/ruff check
-	$(BIN)/mypy --strict
-	$(BIN)/lint-imports
+	@failed=; for tool in "ruff check --output-format concise" "mypy --strict" "lint-imports"; do \
+	  echo "== $$tool"; $(BIN)/$$tool || failed="$$failed $${tool%% *}"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
 	@set -e; for program in benchmarks/bench_*.py; do [ -e "$$program" ] || continue; \

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 POLICY = Path("/usr/sbin/policy-rc.d")  # invoke-rc.d asks it before it starts anything; 101 means "forbidden"
 INSTALL_TIMEOUT_S = 900
+SYSTEM_USERS = frozenset({"rabbitmq", "redis"})
 
 
 def can_install() -> bool:
@@ -22,7 +25,7 @@ def install(names: Sequence[str]) -> None:
 
     :raises subprocess.CalledProcessError: when apt-get could not; its output is on standard error.
     """
-    with _no_autostart():
+    with _no_autostart(), _no_stray_daemons():
         _apt_get("update", check=False)  # lists that are only stale may still do
         _apt_get("install", "--yes", "--no-install-recommends", *names, check=True)
 
@@ -49,3 +52,25 @@ def _no_autostart() -> Iterator[None]:
         yield
     finally:
         POLICY.unlink()
+
+
+@contextmanager
+def _no_stray_daemons() -> Iterator[None]:
+    # The packages' scripts may start Erlang's epmd by running RabbitMQ's tools, policy or not.
+    before = set(_system_processes())
+    try:
+        yield
+    finally:
+        strays = [process for process in _system_processes() if process not in before]
+        for process in strays:
+            process.terminate()
+        psutil.wait_procs(strays, timeout=10)
+
+
+def _system_processes() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if process.username() in SYSTEM_USERS:
+                yield process
+        except psutil.NoSuchProcess:
+            continue

@@ -193,6 +193,10 @@ class Engine:
                 self.asker(identity, command, now)
         elif isinstance(command, Schedule | Unschedule):
             self._on_schedule(identity, command, now)
+        elif isinstance(command, Inform):
+            self._on_scheduler(identity, command, now)
+        elif identity in self.schedulers:
+            self.schedulers[identity] = now.mono
 
     def refuse(self, identity: bytes, msgid: str, kind: str, message: str) -> None:
         """Tell a publisher that its message was not taken; ``kind`` names one of our exception classes."""
@@ -270,9 +274,6 @@ class Engine:
             worker.heard = now.mono
             worker.gone = None
         elif not isinstance(command, Inform):
-            if isinstance(command, Heartbeat) and identity in self.schedulers:
-                self.schedulers[identity] = now.mono
-                return
             if isinstance(command, Reply):
                 self._on_reply(identity, command, now)
             if worker is not None and worker.stock:
@@ -303,11 +304,6 @@ class Engine:
     def _on_inform(self, identity: bytes, command: Inform, now: Moment) -> None:
         about = command.capabilities
         self._strangers.pop(identity, None)
-        if command.role == SCHEDULER:
-            self.schedulers[identity] = now.mono
-            self.outbox.append(Send(identity, Ack(msgid=new_id(), acked=(command.msgid,)), to_worker=True, stock=True))
-            self.outbox.append(self._heartbeat(identity, now, stock=True))
-            return
         worker = self.workers.get(identity)
         if worker is None:
             worker = self.workers[identity] = Worker(identity, now.mono, present=True)
@@ -344,8 +340,17 @@ class Engine:
         self._next_check = min(self._next_check, now.mono + self.options.dead_after_s)
         self.notes.append(("info", f"worker {worker.name}: {', '.join(q.name for q in worker.queues)}"))
 
-    def _heartbeat(self, identity: bytes, now: Moment, *, stock: bool) -> Send:
-        return Send(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), to_worker=True, stock=stock)
+    def _heartbeat(self, identity: bytes, now: Moment, *, stock: bool, to_worker: bool = True) -> Send:
+        return Send(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), to_worker=to_worker, stock=stock)
+
+    def _on_scheduler(self, identity: bytes, command: Inform, now: Moment) -> None:
+        """A stock scheduler is acknowledged and kept alive by heartbeats; the broker runs the schedules itself."""
+        if command.role != SCHEDULER:
+            self.refuse(identity, command.msgid, "ProtocolError", "this is the clients' address: a worker connects to the other one")
+            return
+        self.schedulers[identity] = now.mono
+        self.outbox.append(Send(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=True))
+        self.outbox.append(self._heartbeat(identity, now, stock=True, to_worker=False))
 
     def _on_ready(self, identity: bytes, command: Ready, now: Moment) -> None:
         worker = self.workers[identity]
@@ -379,6 +384,8 @@ class Engine:
         else:
             journal.finish(flight.key, msgid)
         self.counters["finished"] += 1
+        if (worker := self.workers.get(flight.worker)) is not None:
+            worker.finished += 1
         if command.follow_ups:
             known = journal.known([p.msgid for p in command.follow_ups])
             for message in command.follow_ups:
@@ -490,6 +497,7 @@ class Engine:
         self._track(flight, worker)
         self.journal.hand_out(message.key, attempt, worker.identity, flight.late)
         self.counters["handed_out"] += 1
+        queue.handed_out += 1
         if worker.stock:
             text = _stock_headers(headers)
         else:
@@ -671,7 +679,7 @@ class Engine:
             if worker.present:
                 self.outbox.append(self._heartbeat(worker.identity, now, stock=worker.stock))
         for identity in self.schedulers:
-            self.outbox.append(self._heartbeat(identity, now, stock=True))
+            self.outbox.append(self._heartbeat(identity, now, stock=True, to_worker=False))
 
     def next_deadline(self, now: Moment) -> float:
         """Return the monotonic time at which ``tick`` must be called though nothing has arrived."""

@@ -61,9 +61,9 @@ class MessageQueue:
         "blocked",
         "changed",
         "delayed",
+        "handed_out",
         "id",
         "name",
-        "oldest_since",
         "waiting",
     )
 
@@ -87,6 +87,8 @@ class MessageQueue:
         #: how many wait (not handed out, not delayed), and how many wait for their time.
         self.waiting = waiting
         self.delayed = delayed
+        #: hand-outs since the start.
+        self.handed_out = 0
         #: counts differ from those on disk.
         self.changed = False
         #: messages whose task no worker that asked for this queue has: task name → messages, set aside.

@@ -6,7 +6,7 @@ in as a Moment, disk is behind the Journal protocol, and what is to be sent is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -232,8 +232,8 @@ class Journal(Protocol):
         """Move a message to the dead letters."""
         ...
 
-    def purge(self, queue_id: int, keep: Iterable[int]) -> int:
-        """Delete a queue's waiting and delayed messages but those handed out (``keep``: keys); return how many."""
+    def purge(self, queue_id: int) -> int:
+        """Delete a queue's waiting and delayed messages, not those handed out; return how many."""
         ...
 
     def put_result(self, task_id: str, state: str, body: bytes, expires_at: float | None) -> None: ...

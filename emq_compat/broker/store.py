@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -313,8 +313,8 @@ class Store:
         self._write("bury", (key, queue, reason, at, losses))
         self.finish(key, msgid)
 
-    def purge(self, queue_id: int, keep: Iterable[int] = ()) -> int:
-        """See Journal; what is handed out is kept."""
+    def purge(self, queue_id: int) -> int:
+        """See Journal."""
         first, last = home_key(queue_id, 9), home_key(queue_id, 0) | SEQUENCE_MASK
         n = self._execute("purge_waiting", (first, last), writes=True).rowcount
         return n + self._execute("purge_delayed", (first, last), writes=True).rowcount

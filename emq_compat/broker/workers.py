@@ -26,6 +26,7 @@ class Worker:
 
     __slots__ = (
         "credit",
+        "finished",
         "gone",
         "heard",
         "hostname",
@@ -40,6 +41,7 @@ class Worker:
         "tasks",
         "tiers",
         "weight",
+        "weighted",
     )
 
     def __init__(self, identity: bytes, now_mono: float, *, present: bool, stock: bool = False) -> None:
@@ -50,6 +52,10 @@ class Worker:
         self.credit = 0
         self.tiers: list[list[MessageQueue]] = []
         self.weight = 0
+        #: its queues as it named them, (weight, queue).
+        self.weighted: list[tuple[int, MessageQueue]] = []
+        #: hand-outs that it ended.
+        self.finished = 0
         self.tasks: Mapping[str, str] | None = None
         self.in_flight: dict[str, InFlight] = {}
         self.heard = now_mono
@@ -66,6 +72,7 @@ class Worker:
 
     def listen(self, queues: Sequence[tuple[int, MessageQueue]]) -> None:
         """Set its queues, as (weight, queue)."""
+        self.weighted = list(queues)
         tiers: dict[int, list[MessageQueue]] = {}
         for weight, queue in queues:
             tier = tiers.setdefault(weight, [])

@@ -1,0 +1,323 @@
+"""What clients may ask of the broker, beside publishing: a table of verbs (docs/protocol.md lists them).
+
+Every verb takes (client, arguments, now) and returns what is answered as ``ok``, or None when the answer comes
+later or never. A wrong argument raises MessageError, which is answered by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from emq_compat.broker.engine import Engine
+from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, Send, as_publish
+from emq_compat.errors import EmqError, MessageError
+from emq_compat.message import Headers, Job, new_id
+from emq_compat.protocol.commands import Answer, Ask
+
+__all__ = ["Asks"]
+
+Arguments = dict[str, Any]
+
+
+class _Inspection:
+    """An ``inspect`` under way: which workers were asked, and what they have answered."""
+
+    __slots__ = ("answers", "asked", "client", "deadline", "missing")
+
+    def __init__(self, client: bytes, asked: str, deadline: float) -> None:
+        self.client = client
+        self.asked = asked
+        self.deadline = deadline
+        self.missing: set[bytes] = set()
+        self.answers: dict[bytes, bytes] = {}
+
+
+class Asks:
+    """Answers clients' ASKs out of the engine."""
+
+    def __init__(self, engine: Engine, backup: Callable[[Path], None], now: Moment) -> None:
+        self._engine = engine
+        self._backup = backup
+        self._started = now
+        #: msgid of the ASK to a worker → the inspection it belongs to.
+        self._asked: dict[str, _Inspection] = {}
+        self._inspections: list[_Inspection] = []
+        engine.asker = self.ask
+        engine.answered = self._worker_answered
+
+    def ask(self, client: bytes, command: Ask, now: Moment) -> None:
+        """Answer one ASK."""
+        verb = _VERBS.get(command.verb)
+        try:
+            if verb is None:
+                raise MessageError(f"the verb {command.verb!r} is unknown; known: {', '.join(sorted(_VERBS))}")
+            ok = verb(self, client, command, dict(command.arguments), now)
+        except EmqError as exc:
+            error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
+            self._answer(client, command.msgid, json.dumps(error).encode())
+            return
+        if ok is not None:
+            body = ok if isinstance(ok, bytes) else json.dumps({"ok": ok}).encode()
+            self._answer(client, command.msgid, body)
+
+    def _answer(self, client: bytes, asked: str, body: bytes) -> None:
+        self._engine.outbox.append(Send(client, Answer(msgid=new_id(), body=body, asked=asked)))
+
+    # Results
+
+    def _wait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> None:
+        self._engine.results.wait(client, _ids(arguments), now)
+
+    def _unwait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
+        self._engine.results.unwait(client, _ids(arguments))
+        return True
+
+    def _results(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bytes:
+        ids = _ids(arguments)
+        stored = self._engine.results.get(ids)
+        members = []
+        for task_id in ids:
+            result = stored.get(task_id)
+            name = json.dumps(task_id).encode()
+            if result is None:
+                members.append(name + b":null")
+            else:
+                state = json.dumps(result.state).encode()
+                members.append(b'%s:{"state":%s,"reply":%s}' % (name, state, result.body))
+        return b'{"ok":{' + b",".join(members) + b"}}"
+
+    def _forget(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
+        return self._engine.results.forget(_ids(arguments))
+
+    def _revoke(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, str]:
+        terminate = _flag(arguments, "terminate")
+        signal = arguments.get("signal", "SIGTERM")
+        if not isinstance(signal, str):
+            raise MessageError("'signal' is the name of a signal")
+        return {
+            task_id: self._engine.revoke(task_id, now, terminate=terminate, signal=signal)
+            for task_id in _ids(arguments)
+        }
+
+    # Queues and workers
+
+    def _purge(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
+        name = arguments.get("queue")
+        if not isinstance(name, str):
+            raise MessageError("purge needs 'queue', a name")
+        queue = self._engine.queues.get(name or "default")
+        if queue is None:
+            return 0
+        dropped = self._engine.journal.purge(queue.id)
+        queue.clear()
+        return dropped
+
+    def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+        engine = self._engine
+        in_flight: dict[int, int] = {}
+        for flight in engine.in_flight.values():
+            queue_id = flight.key >> 45
+            in_flight[queue_id] = in_flight.get(queue_id, 0) + 1
+        return [
+            {
+                "name": queue.name,
+                "waiting": queue.waiting,
+                "delayed": queue.delayed,
+                "in_flight": in_flight.get(queue.id, 0),
+                "workers": sum(queue in worker.queues for worker in engine.workers.values() if worker.present),
+            }
+            for queue in engine.queues.values()
+        ]
+
+    def _workers(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": worker.name,
+                "queues": [queue.name for queue in worker.queues],
+                "slots": worker.slots,
+                "in_flight": len(worker.in_flight),
+                "credit": worker.credit,
+                "pid": worker.pid,
+                "hostname": worker.hostname,
+                "silent_s": round(now.mono - worker.heard, 3),
+                "stock": worker.stock,
+                "present": worker.present,
+            }
+            for worker in self._engine.workers.values()
+        ]
+
+    def _stats(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, Any]:
+        engine = self._engine
+        return {
+            **engine.counters,
+            **engine.journal.sizes(),
+            "uptime_s": round(now.mono - self._started.mono, 3),
+            "pid": os.getpid(),
+            "in_flight": len(engine.in_flight),
+            "waits": engine.results.waiting,
+        }
+
+    def _schedules(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+        rows = []
+        for row in self._engine.schedules.rows():
+            job = Job.decode(row.payload)
+            rows.append(
+                {
+                    "key": row.key,
+                    "queue": row.queue,
+                    "interval_s": row.interval_s,
+                    "cron": row.cron,
+                    "next": row.next_at,
+                    "runs_left": row.runs_left,
+                    "path": job.path,
+                    "callable": job.callable,
+                }
+            )
+        return rows
+
+    def _do_backup(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> str:
+        file = arguments.get("file")
+        if not isinstance(file, str) or not os.path.isabs(file):
+            raise MessageError("backup needs 'file', an absolute path on the broker's machine")
+        self._backup(Path(file))
+        return file
+
+    # Dead letters
+
+    def _dead_list(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+        after, limit = arguments.get("after", 0), arguments.get("limit", 100)
+        if type(after) is not int or type(limit) is not int or not 0 < limit <= 10_000:
+            raise MessageError("dead_list takes 'after' (a key) and 'limit' (1 to 10,000)")
+        return [_dead_row(row) for row in self._engine.journal.dead_letters(after, limit)]
+
+    def _dead_show(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, Any]:
+        key = arguments.get("key")
+        row = self._engine.journal.dead_letter(key) if type(key) is int else None
+        if row is None:
+            raise MessageError(f"there is no dead letter {key!r}")
+        shown = {"headers": row.header_text, "payload": row.payload.decode("utf-8", "replace")}
+        return {**_dead_row(row), **shown, "deliveries": row.attempt, "losses": row.losses}
+
+    def _dead_requeue(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
+        rows = [row for key in self._dead_keys(arguments) if (row := self._engine.journal.dead_letter(key)) is not None]
+        for row in rows:
+            self._engine.publish(as_publish(row), now)
+            if task_id := Headers.decode(row.header_text).task_id:
+                self._engine.results.forget([task_id])
+        self._engine.journal.drop_dead([row.key for row in rows])
+        return len(rows)
+
+    def _dead_drop(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
+        return self._engine.journal.drop_dead(self._dead_keys(arguments))
+
+    def _dead_keys(self, arguments: Arguments) -> list[int]:
+        if _flag(arguments, "all"):
+            return [row.key for row in self._engine.journal.dead_letters(0, SEQUENCE_MASK)]
+        keys = arguments.get("keys")
+        if not isinstance(keys, list) or not all(type(key) is int for key in keys):
+            raise MessageError("give 'keys', a list of dead letters' keys, or 'all'")
+        return keys
+
+    # Questions to workers
+
+    def _inspect(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bytes | None:
+        verb, inner = arguments.get("verb"), arguments.get("arguments") or {}
+        destination, timeout_s = arguments.get("destination"), arguments.get("timeout_s", 1.0)
+        if not isinstance(verb, str) or not verb or not isinstance(inner, dict):
+            raise MessageError("inspect needs 'verb', text, and 'arguments', an object")
+        if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= 60:
+            raise MessageError("'timeout_s' is a number of seconds, at most 60")
+        if destination is not None and not isinstance(destination, list):
+            raise MessageError("'destination' is a list of workers' names, or null for all")
+        inspection = _Inspection(client, command.msgid, now.mono + timeout_s)
+        for worker in self._engine.workers.values():
+            if worker.stock or not worker.present:
+                continue
+            if destination is not None and not {worker.name, worker.name.rpartition(".")[0]} & set(destination):
+                continue
+            msgid = new_id()
+            inspection.missing.add(worker.identity)
+            self._asked[msgid] = inspection
+            ask = Ask(msgid=msgid, verb=verb, arguments=inner)
+            self._engine.outbox.append(Send(worker.identity, ask, to_worker=True))
+        if not inspection.missing:
+            return b'{"ok":{}}'
+        self._inspections.append(inspection)
+        return None
+
+    def _worker_answered(self, worker: bytes, answer: Answer, now: Moment) -> None:
+        inspection = self._asked.pop(answer.asked, None)
+        if inspection is not None and worker in inspection.missing:
+            inspection.missing.discard(worker)
+            inspection.answers[worker] = answer.body
+            if not inspection.missing:
+                self._close(inspection)
+
+    def _close(self, inspection: _Inspection) -> None:
+        self._inspections.remove(inspection)
+        members = [
+            json.dumps(worker.decode("utf-8", "replace")).encode() + b":" + body
+            for worker, body in inspection.answers.items()
+        ]
+        self._answer(inspection.client, inspection.asked, b'{"ok":{' + b",".join(members) + b"}}")
+
+    def tick(self, now: Moment) -> None:
+        """Answer the inspections whose time is over with what has come."""
+        for inspection in [i for i in self._inspections if i.deadline <= now.mono]:
+            self._asked = {msgid: i for msgid, i in self._asked.items() if i is not inspection}
+            self._close(inspection)
+
+    def next_deadline(self) -> float | None:
+        """Return the monotonic time at which ``tick`` is due."""
+        return min((i.deadline for i in self._inspections), default=None)
+
+
+def _ids(arguments: Arguments) -> list[str]:
+    ids = arguments.get("ids")
+    if not isinstance(ids, list) or not all(isinstance(task_id, str) and task_id for task_id in ids):
+        raise MessageError("'ids' is a list of task ids")
+    return ids
+
+
+def _flag(arguments: Arguments, name: str) -> bool:
+    value = arguments.get(name, False)
+    if not isinstance(value, bool):
+        raise MessageError(f"{name!r} is true or false")
+    return value
+
+
+def _dead_row(row: DeadLetter) -> dict[str, Any]:
+    headers = Headers.decode(row.header_text)
+    return {
+        "key": row.key,
+        "msgid": row.msgid,
+        "queue": row.queue,
+        "task": headers.task,
+        "task_id": headers.task_id,
+        "reason": row.reason,
+        "at": row.at,
+    }
+
+
+_VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
+    "wait": Asks._wait,
+    "unwait": Asks._unwait,
+    "results": Asks._results,
+    "forget": Asks._forget,
+    "revoke": Asks._revoke,
+    "purge": Asks._purge,
+    "queues": Asks._queues,
+    "workers": Asks._workers,
+    "stats": Asks._stats,
+    "schedules": Asks._schedules,
+    "backup": Asks._do_backup,
+    "dead_list": Asks._dead_list,
+    "dead_show": Asks._dead_show,
+    "dead_requeue": Asks._dead_requeue,
+    "dead_drop": Asks._dead_drop,
+    "inspect": Asks._inspect,
+}

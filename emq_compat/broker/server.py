@@ -1,0 +1,337 @@
+"""The broker's loop: sockets, batches and the journal joined to the engine.
+
+One turn: receive a bounded batch from every socket, let the engine work, commit once, then send. A turn whose
+commit fails (disk full …) is undone as a whole: its publishers are refused, and the broker starts anew from
+the journal once the disk takes a write again, while workers go on with what they hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from emq_compat import __version__
+from emq_compat.broker import admin
+from emq_compat.broker.asks import Asks
+from emq_compat.broker.engine import Engine, EngineOptions
+from emq_compat.broker.records import Dispatch, Moment, Send
+from emq_compat.broker.store import Store
+from emq_compat.config import BrokerConfig
+from emq_compat.errors import JournalError, LocalProtocolError, RemoteProtocolError
+from emq_compat.keys import Keys
+from emq_compat.message import ReplyHeaders, new_id
+from emq_compat.protocol.commands import Disconnect, Heartbeat, Hello, Kbye, PublishTopic, Reply, Request
+from emq_compat.protocol.frames import encode, request_frames
+from emq_compat.wire import RouterWire
+
+__all__ = ["Server"]
+
+logger = logging.getLogger(__name__)
+
+#: Messages taken from one socket in one turn, and so the most that one commit waits for.
+BATCH = 512
+#: How often a full disk is tried again.
+PROBE_S = 1.0
+
+
+class Server:
+    """A broker with its sockets bound.
+
+    Args:
+        config: see BrokerConfig.
+
+    Raises:
+        JournalError: the data folder can't be used.
+        ConfigurationError: an address can't be bound (in use, not allowed without keys …).
+    """
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
+        self.store = Store(None if config.memory else config.data, durability=config.durability)
+        self._options = EngineOptions(
+            dead_after_s=config.dead_after_s,
+            gone_after_s=config.dead_after_gone_s,
+            max_redeliveries=config.max_redeliveries,
+            queue_limit=config.queue_limit,
+            stock_timeout_s=config.stock_timeout_s,
+            result_expires_s=config.result_expires_s,
+        )
+        self._about: dict[str, Any] = {"broker": new_id(), "version": __version__}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_r.setblocking(False)
+        self._wake_w.setblocking(False)
+        self._stopping = False
+        #: monotonic time at which the disk is tried again; None: it works.
+        self._probe_at: float | None = None
+        self._log_at: dict[str, float] = {}
+        try:
+            self._bind()
+            self._start_engine()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self) -> None:
+        config = self.config
+        keys = Keys.for_broker(config.keys_dir) if config.keys_dir is not None else None
+        self.frontend = RouterWire(self._context, config.frontend, keys=keys, max_bytes=config.max_message_bytes)
+        self.backend = RouterWire(self._context, config.backend, keys=keys, max_bytes=config.max_message_bytes)
+        self.admin = RouterWire(self._context, config.admin, keys=keys, max_bytes=config.max_message_bytes)
+        self._wires = (self.backend, self.frontend, self.admin)
+        self._publish_in: RouterWire | None = None
+        self._publish_out: zmq.Socket[bytes] | None = None
+        if config.publish_in and config.publish_out:
+            self._publish_in = RouterWire(self._context, config.publish_in, keys=keys, max_bytes=config.max_message_bytes)
+            self._publish_out = self._context.socket(zmq.PUB)
+            self._publish_out.setsockopt(zmq.LINGER, 0)
+            self._publish_out.bind(config.publish_out)
+            self._wires = (*self._wires, self._publish_in)
+        self._poller = zmq.Poller()
+        for wire in self._wires:
+            for polled in wire.polled():
+                self._poller.register(polled, zmq.POLLIN)
+        self._poller.register(self._wake_r, zmq.POLLIN)
+
+    def _start_engine(self) -> None:
+        now = _now()
+        self.engine = Engine(self.store, self._options, self._about, now)
+        self.asks = Asks(self.engine, self._backup, now)
+        self.store.commit()
+
+    # The loop
+
+    def run(self) -> None:
+        """Serve until ``stop`` is called (or TERM, INT arrive, where ``handle_signals`` is in force)."""
+        more = False
+        while not self._stopping:
+            self._poller.poll(0 if more else self._timeout_ms())
+            with contextlib.suppress(BlockingIOError):
+                self._wake_r.recv(4096)
+            try:
+                more = self._turn() if self._probe_at is None else self._turn_without_disk()
+            except JournalError as exc:
+                self._disk_failed(exc)
+                more = False
+
+    def _timeout_ms(self) -> int:
+        now = _now()
+        if self._probe_at is not None:
+            return max(0, int((self._probe_at - now.mono) * 1000) + 1)
+        deadline = self.engine.next_deadline(now)
+        asked = self.asks.next_deadline()
+        if asked is not None:
+            deadline = min(deadline, asked)
+        return max(0, int((deadline - now.mono) * 1000) + 1)
+
+    def _turn(self) -> bool:
+        """Do one turn; returns whether more may be waiting on a socket."""
+        engine = self.engine
+        from_workers, gone = self.backend.receive(BATCH)
+        from_clients, _ = self.frontend.receive(BATCH)
+        self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
+        now = _now()
+        engine.begin_turn([c.msgid for _, c in self._turn_publishes])
+        for identity, command in from_workers:
+            if isinstance(command, RemoteProtocolError):
+                self._malformed("worker", identity, command)
+            else:
+                engine.from_worker(identity, command, now)
+        for identity in gone:
+            engine.connection_gone(identity, now)
+        for identity, command in from_clients:
+            if isinstance(command, RemoteProtocolError):
+                self._malformed("client", identity, command)
+                self._answer_malformed(identity, command)
+            else:
+                engine.from_client(identity, command, now)
+        self._serve_administration(now)
+        more = len(from_workers) == BATCH or len(from_clients) == BATCH
+        if self._publish_in is not None:
+            self._forward_publishes(self._publish_in)
+        engine.tick(now)
+        self.asks.tick(now)
+        engine.hand_out(now)
+        engine.close_turn()
+        self.store.commit()
+        self._turn_publishes = []
+        self._send(engine.take_outbox())
+        if engine.notes:
+            for level, text in engine.notes:
+                logger.log(logging.getLevelName(level.upper()), "%s", text)
+            engine.notes.clear()
+        return more
+
+    def _send(self, outbox: list[object]) -> None:
+        to_worker, to_client = self.backend.send, self.frontend.send
+        for item in outbox:
+            if type(item) is Dispatch:
+                to_worker(
+                    item.identity,
+                    request_frames(item.msgid.encode(), item.queue.encode(), item.header_text.encode(), item.payload),
+                )
+            elif isinstance(item, Send):
+                try:
+                    frames = encode(item.command, stock=item.stock)
+                except LocalProtocolError as exc:
+                    logger.error("not sent to %r: %s", item.identity, exc)
+                    continue
+                (to_worker if item.to_worker else to_client)(item.identity, frames)
+
+    def _serve_administration(self, now: Moment) -> None:
+        commands, _ = self.admin.receive(BATCH)
+        for identity, command in commands:
+            if isinstance(command, RemoteProtocolError):
+                self._malformed("administrator", identity, command)
+                continue
+            answer = admin.answer(self.engine, command, now)
+            if answer is not None:
+                self.admin.send(identity, encode(answer, stock=True))
+            if isinstance(command, Disconnect):
+                logger.info("an administrator asked the broker to stop")
+                for worker in self.engine.workers.values():
+                    if worker.present and worker.stock:
+                        self.backend.send(worker.identity, encode(Kbye(msgid=new_id()), stock=True))
+                self._stopping = True
+
+    def _forward_publishes(self, wire: RouterWire) -> None:
+        assert self._publish_out is not None
+        commands, _ = wire.receive(BATCH)
+        for identity, command in commands:
+            if isinstance(command, RemoteProtocolError):
+                self._malformed("publisher", identity, command)
+            elif isinstance(command, PublishTopic):
+                self._publish_out.send_multipart([command.topic.encode(), command.payload], zmq.NOBLOCK)
+
+    # Trouble
+
+    def _malformed(self, who: str, identity: bytes, error: RemoteProtocolError) -> None:
+        self.engine.counters["malformed"] = self.engine.counters.get("malformed", 0) + 1
+        if self._may_log(who):
+            logger.warning("a message of the %s %r was dropped: %s", who, identity[:64], error)
+
+    def _may_log(self, about: str) -> bool:
+        """Whether a line about this may be logged (at most one a second)."""
+        now = time.monotonic()
+        if now - self._log_at.get(about, -10.0) < 1.0:
+            return False
+        self._log_at[about] = now
+        return True
+
+    def _answer_malformed(self, identity: bytes, error: RemoteProtocolError) -> None:
+        if error.msgid:
+            self._refuse(identity, error.msgid, "ProtocolError", str(error))
+
+    def _refuse(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
+        body = json.dumps({"value": None, "error": {"type": kind, "message": text}}).encode()
+        reply = Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=ReplyHeaders(state="REFUSED"))
+        with contextlib.suppress(LocalProtocolError):
+            self.frontend.send(identity, encode(reply))
+
+    def _disk_failed(self, error: JournalError) -> None:
+        logger.error("%s; nothing of this batch was taken, trying again every %g s", error, PROBE_S)
+        self._probe_at = time.monotonic() + PROBE_S
+        for identity, command in self._turn_publishes:
+            self._refuse(identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}")
+        self._turn_publishes = []
+
+    def _turn_without_disk(self) -> bool:
+        """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
+        from_clients, _ = self.frontend.receive(BATCH)
+        for identity, command in from_clients:
+            if isinstance(command, Request):
+                self._refuse(identity, command.msgid, "BrokerRefused", "the broker can't store it: its disk takes no write")
+            elif isinstance(command, Hello):
+                self.frontend.send(identity, encode(Hello(msgid=command.msgid, about=self._about)))
+        now = time.monotonic()
+        if self._probe_at is not None and now >= self._probe_at:
+            for worker in self.engine.workers.values():
+                if worker.present:
+                    beat = Heartbeat(msgid=new_id(), timestamp=time.time())
+                    self.backend.send(worker.identity, encode(beat, stock=worker.stock))
+            self._probe_at = now + PROBE_S
+            if self.store.probe():
+                logger.warning("the disk takes writes again")
+                self._start_engine()
+                self._probe_at = None
+                return True
+        return False
+
+    def _backup(self, file: Path) -> None:
+        """Copy the journal in a thread of its own: the broker goes on."""
+        if file.exists():
+            raise JournalError(f"{file} exists already")
+        self.store.backup(file)
+
+    # End
+
+    def stop(self) -> None:
+        """End ``run`` after the turn it is in; may be called from a signal handler or another thread."""
+        self._stopping = True
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._wake_w.send(b"\0")
+
+    @contextlib.contextmanager
+    def handle_signals(self) -> Iterator[None]:
+        """TERM and INT end ``run``; the former handlers come back afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(signum: int, frame: FrameType | None) -> None:
+            self._stopping = True
+
+        before = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        wake_before = signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wake_before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def close(self) -> None:
+        """Close sockets and journal. Nothing needs to be written: every turn was committed."""
+        for wire in getattr(self, "_wires", ()):
+            wire.close()
+        if (out := getattr(self, "_publish_out", None)) is not None:
+            out.close()
+        self._context.destroy(linger=200)
+        self._wake_r.close()
+        self._wake_w.close()
+        self.store.close()
+
+
+def _now() -> Moment:
+    return Moment(time.time(), time.monotonic())
+
+
+def run_broker(config: BrokerConfig) -> None:
+    """Run a broker in this process until TERM or INT.
+
+    Raises:
+        EmqError: it can't start; the message says why.
+    """
+    server = Server(config)
+    try:
+        where = "memory only" if config.memory else f"journal {server.store.path}, durability {config.durability}"
+        logger.info("broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where)
+        with server.handle_signals():
+            server.run()
+    finally:
+        server.close()
+        logger.info("broker %s ended", os.getpid())
+
+

@@ -18,7 +18,21 @@ from typing import Literal, Protocol, TypeAlias
 
 from emq_compat.message import Delivery, Reply
 
-__all__ = ["Assignment", "Begun", "Finished", "Lost", "Pool", "PoolBroken", "PoolEvent", "PoolOptions", "Report", "Updated", "Work"]
+__all__ = [
+    "Assignment",
+    "Begun",
+    "Finished",
+    "Key",
+    "LossReason",
+    "Lost",
+    "Pool",
+    "PoolBroken",
+    "PoolEvent",
+    "PoolOptions",
+    "Report",
+    "Updated",
+    "Work",
+]
 
 
 class Report(Protocol):
@@ -48,11 +62,15 @@ class Assignment:
 
 
 Key: TypeAlias = tuple[str, int]
+LossReason: TypeAlias = Literal["died", "time-limit", "terminated", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """The assignment has begun: it can't be taken back any more. ``pid`` is the process that runs it."""
+    """The assignment has begun: it can't be taken back any more. ``pid`` is the process that runs it.
+
+    May be told twice, with another pid: when a child dies before it has picked up what it was sent.
+    """
 
     key: Key
     pid: int
@@ -86,7 +104,7 @@ class Lost:
     """
 
     key: Key
-    reason: Literal["died", "time-limit", "terminated", "stopped"]
+    reason: LossReason
     detail: str
     pid: int
 
@@ -107,15 +125,19 @@ class PoolOptions:
 
     Attributes:
         concurrency: how many assignments run at once.
-        max_tasks_per_child: a child is replaced after that many (None: never); Celery's worker_max_tasks_per_child.
+        max_tasks_per_child: a child is replaced after that many (None: never); Celery's
+            worker_max_tasks_per_child.
         max_memory_per_child_kb: a child is replaced, after its assignment, once it uses more resident
             memory (KiB); Celery's worker_max_memory_per_child.
         reserve_per_child: how many further assignments a child may hold beside the one it runs.
         soft_limit_exceeded: the exception class raised at the soft limit (the shim's SoftTimeLimitExceeded).
-        child_init, child_exit: called in each child (each once in the process for threads and solo) at start and end.
+        child_init, child_exit: called in each child (once each in the process for threads and solo), at its
+            start and end.
         start_method: ``zygote``, ``spawn`` or None (zygote where it is safe, see DESIGN section 7).
         rebuild: for spawn: an importable ``module:callable`` and its string arguments, from which a new
             process makes ``work``, ``child_init`` and ``child_exit`` again.
+        start_timeout_s: a child that isn't ready after that long is replaced; Celery's
+            worker_proc_alive_timeout.
     """
 
     concurrency: int = 1
@@ -127,6 +149,7 @@ class PoolOptions:
     child_exit: Callable[[], None] | None = None
     start_method: Literal["zygote", "spawn"] | None = None
     rebuild: tuple[str, tuple[str, ...]] | None = None
+    start_timeout_s: float = 10.0
 
 
 class Pool(ABC):
@@ -162,11 +185,14 @@ class Pool(ABC):
 
     @abstractmethod
     def take_back(self) -> list[Assignment]:
-        """Take back every assignment that has not begun; none of them will begin. Exact: the kernel arbitrates."""
+        """Take back every assignment that has not begun; none of them will begin.
+
+        Exact: the kernel arbitrates. What was given to an idle slot counts as begun.
+        """
 
     @abstractmethod
     def overrun(self, after_s: float, now: float) -> list[Assignment]:
-        """Take back what waits, in a slot, behind an assignment that has been running for ``after_s`` or more."""
+        """Take back what waits, in a slot, behind an assignment that has run for ``after_s`` or more."""
 
     @abstractmethod
     def running(self) -> dict[Key, tuple[int, float]]:
@@ -186,7 +212,10 @@ class Pool(ABC):
 
     @abstractmethod
     def terminate(self, key: Key, signum: int | None = None) -> bool:
-        """End a running assignment; a Lost with reason ``terminated`` follows. False: not running, or not possible."""
+        """End a running assignment; a Lost with reason ``terminated`` follows.
+
+        ``signum`` None: at once. Returns False where it isn't running or can't be ended.
+        """
 
     @abstractmethod
     def pids(self) -> list[int]:
@@ -210,4 +239,8 @@ class Pool(ABC):
 
     @abstractmethod
     def stop(self, timeout_s: float) -> list[PoolEvent]:
-        """End everything now: kill what still runs (Lost, ``stopped``), wait until all children are gone, at most ``timeout_s``."""
+        """End everything now: what runs is Lost (``stopped``), children are gone on return.
+
+        Idle children leave in order, within ``timeout_s``, and are killed then. What never began can still be
+        had by ``take_back``.
+        """

@@ -1,0 +1,368 @@
+"""What travels between a prefork parent and a child, and how.
+
+Two channels a child. *Work* goes down a socket that keeps message borders (SEQPACKET): one message an
+assignment. Both the child and the parent can receive from the child's end, and the kernel gives each message
+to
+exactly one of them: a child that has received a message has begun it, and what the parent receives has not
+begun and never will. *Replies* come up a stream of length-prefixed frames.
+
+Messages above INLINE_MAX_BYTES travel in an anonymous file whose descriptor is passed. Fields are packed, not
+pickled: nothing that a peer on the network wrote is ever turned into an object here.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import socket
+import struct
+import tempfile
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from emq_compat.message import Delivery, Headers, Publish, Reply
+
+__all__ = [
+    "ESCAPED",
+    "FINISHED",
+    "READY",
+    "UPDATED",
+    "Escape",
+    "Frame",
+    "FrameReader",
+    "decode_escape",
+    "decode_finished",
+    "decode_update",
+    "decode_work",
+    "encode_escape",
+    "encode_finished",
+    "encode_ready",
+    "encode_update",
+    "encode_work",
+    "receive_work",
+    "reply_pair",
+    "send_work",
+    "withdraw_work",
+    "work_pair",
+]
+
+INLINE_MAX_BYTES = 1 << 16
+READ_BYTES = 1 << 16
+
+# Kinds of the reply stream's frames.
+READY, FINISHED, UPDATED, ESCAPED = range(4)
+
+_INLINE, _IN_FILE = range(2)
+_WORK = struct.Struct(
+    "<BIdIII"
+)  # kind, sequence number, soft limit (nan: none), lengths of msgid, queue, headers
+_WORK_START = struct.Struct("<BI")
+_FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
+_FINISHED = struct.Struct("<dBBHI")  # runtime, flags, lengths of state, number of follow-ups, length of body
+_FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
+_NO_RESULT, _RETIRES = 1, 2
+_FD = struct.Struct("i")
+_FD_SPACE = socket.CMSG_SPACE(_FD.size)
+
+#: One frame of the reply stream: kind, sequence number, the bytes that hold it, where its content starts and
+#: ends.
+Frame: TypeAlias = "tuple[int, int, bytes | bytearray, int, int]"
+
+
+def work_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the (parent's, child's) end of a work channel; the parent's end doesn't block."""
+    kind = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError:  # no SEQPACKET there
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    theirs.settimeout(None)  # whatever socket.setdefaulttimeout() says
+    return ours, theirs
+
+
+def reply_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the (parent's, child's) end of a reply stream; the parent's end doesn't block."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    theirs.settimeout(None)
+    return ours, theirs
+
+
+def encode_work(sequence: int, delivery: Delivery, soft_limit_s: float | None) -> bytes:
+    """Return the message that hands ``delivery`` to a child."""
+    msgid, queue, headers = (
+        delivery.msgid.encode(),
+        delivery.queue.encode(),
+        delivery.headers.encode().encode(),
+    )
+    soft = math.nan if soft_limit_s is None else soft_limit_s
+    start = _WORK.pack(_INLINE, sequence, soft, len(msgid), len(queue), len(headers))
+    return b"".join((start, msgid, queue, headers, delivery.payload))
+
+
+def decode_work(message: bytes) -> tuple[int, float | None, Delivery]:
+    """Return (sequence number, soft limit in seconds, delivery)."""
+    _, sequence, soft, n_msgid, n_queue, n_headers = _WORK.unpack_from(message)
+    a = _WORK.size + n_msgid
+    b = a + n_queue
+    c = b + n_headers
+    delivery = Delivery(
+        msgid=message[_WORK.size : a].decode(),
+        queue=message[a:b].decode(),
+        headers=Headers.decode(message[b:c].decode()),
+        payload=message[c:],
+    )
+    return sequence, None if soft != soft else soft, delivery
+
+
+def send_work(ours: socket.socket, message: bytes) -> bool:
+    """Send a message of ``encode_work`` without blocking; False: the channel is full.
+
+    Raises:
+        OSError: the channel is gone, or no anonymous file can be made.
+    """
+    try:
+        if len(message) <= INLINE_MAX_BYTES:
+            ours.send(message)
+            return True
+        _, sequence = _WORK_START.unpack_from(message)
+        fd = _anonymous_file(message)
+        try:
+            socket.send_fds(ours, [_WORK_START.pack(_IN_FILE, sequence)], [fd])
+        finally:
+            os.close(fd)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def receive_work(theirs: socket.socket) -> bytes | None:
+    """Wait for one message; None: the parent has closed the channel."""
+    data, ancillary, _, _ = theirs.recvmsg(INLINE_MAX_BYTES, _FD_SPACE)
+    if not data:
+        return None
+    if data[0] == _INLINE:
+        return data
+    fd = _passed_fds(ancillary)[0]
+    try:
+        return _read_all(fd)
+    finally:
+        os.close(fd)
+
+
+def withdraw_work(theirs: socket.socket) -> list[int]:
+    """Receive, in the child's stead, all that it has not received yet; return their sequence numbers.
+
+    O_NONBLOCK would hold for the child's end too, since it's one open file: hence MSG_DONTWAIT.
+    """
+    sequences: list[int] = []
+    while True:
+        try:
+            data, ancillary, _, _ = theirs.recvmsg(_WORK_START.size, _FD_SPACE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return sequences
+        if not data:
+            return sequences
+        for fd in _passed_fds(ancillary):
+            os.close(fd)
+        sequences.append(_WORK_START.unpack_from(data)[1])
+
+
+def _anonymous_file(content: bytes) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("emq-work")
+    else:
+        fd, path = tempfile.mkstemp(prefix="emq-work-")
+        os.unlink(path)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _read_all(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    content = bytearray(size)
+    view, done = memoryview(content), 0
+    while done < size:
+        done += os.preadv(fd, [view[done:]], done)
+    return bytes(content)
+
+
+def _passed_fds(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def encode_ready(pid: int) -> bytes:
+    """Return the frame with which a child says that it takes work."""
+    return _FRAME.pack(0, READY, pid)
+
+
+def encode_update(sequence: int, state: str, body: bytes) -> bytes:
+    """Return the frame that tells a state that isn't final."""
+    text = state.encode()
+    return b"".join(
+        (_FRAME.pack(1 + len(text) + len(body), UPDATED, sequence), bytes((len(text),)), text, body)
+    )
+
+
+def decode_update(data: bytes | bytearray, start: int, end: int) -> tuple[str, bytes]:
+    """Return (state, body) of an UPDATED frame."""
+    border = start + 1 + data[start]
+    return data[start + 1 : border].decode(), bytes(data[border:end])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escape:
+    """An exception left the work: its ``repr``, and whether it was the soft limit; ``retires``: the child
+    leaves.
+    """
+
+    detail: str
+    soft_limit: bool = False
+    retires: bool = False
+
+
+def encode_escape(sequence: int, escape: Escape) -> bytes:
+    """Return the frame that tells of an exception that left the work."""
+    text = escape.detail.encode(errors="replace")
+    return _FRAME.pack(2 + len(text), ESCAPED, sequence) + bytes((escape.soft_limit, escape.retires)) + text
+
+
+def decode_escape(data: bytes | bytearray, start: int, end: int) -> Escape:
+    """Read an ESCAPED frame."""
+    return Escape(
+        detail=data[start + 2 : end].decode(), soft_limit=bool(data[start]), retires=bool(data[start + 1])
+    )
+
+
+def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: bool) -> bytes:
+    """Return the frame with a reply; ``retires``: the child takes no more work and wants to be replaced."""
+    state, body = reply.state.encode(), reply.body
+    flags = (_NO_RESULT if reply.no_result else 0) | (_RETIRES if retires else 0)
+    fields = _FINISHED.pack(runtime_s, flags, len(state), len(reply.follow_ups), len(body))
+    if not reply.follow_ups:
+        length = _FINISHED.size + len(state) + len(body)
+        return b"".join((_FRAME.pack(length, FINISHED, sequence), fields, state, body))
+    parts = [b"", fields, state, body]
+    for publish in reply.follow_ups:
+        texts = (
+            publish.msgid.encode(),
+            publish.queue.encode(),
+            publish.headers.encode().encode(),
+            publish.payload,
+        )
+        parts.append(_FOLLOW_UP.pack(*map(len, texts)))
+        parts.extend(texts)
+    parts[0] = _FRAME.pack(sum(map(len, parts)), FINISHED, sequence)
+    return b"".join(parts)
+
+
+def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, bool]:
+    """Return (reply, runtime in seconds, whether the child retires) of a FINISHED frame."""
+    runtime_s, flags, n_state, n_follow_ups, n_body = _FINISHED.unpack_from(data, start)
+    a = start + _FINISHED.size
+    b = a + n_state
+    c = b + n_body
+    reply = Reply(
+        state=data[a:b].decode(),
+        body=bytes(data[b:c]),
+        follow_ups=_decode_follow_ups(data, c, n_follow_ups) if n_follow_ups else (),
+        no_result=flags & _NO_RESULT != 0,
+    )
+    return reply, runtime_s, flags & _RETIRES != 0
+
+
+def _decode_follow_ups(data: bytes | bytearray, at: int, count: int) -> tuple[Publish, ...]:
+    follow_ups = []
+    for _ in range(count):
+        lengths = _FOLLOW_UP.unpack_from(data, at)
+        at += _FOLLOW_UP.size
+        texts = []
+        for length in lengths:
+            texts.append(bytes(data[at : at + length]))
+            at += length
+        msgid, queue, headers, payload = texts
+        publish = Publish(
+            msgid=msgid.decode(),
+            queue=queue.decode(),
+            headers=Headers.decode(headers.decode()),
+            payload=payload,
+        )
+        follow_ups.append(publish)
+    return tuple(follow_ups)
+
+
+class FrameReader:
+    """Reads a reply stream piece by piece; a frame of n bytes costs time proportional to n."""
+
+    __slots__ = ("_filled", "_large", "_rest", "drained", "eof")
+
+    def __init__(self) -> None:
+        self.eof = False
+        #: The last ``read`` found nothing. Set it to False and read until it, or ``eof``, is True.
+        self.drained = False
+        self._rest = b""  # the start of a frame, too short to tell its length
+        self._large: bytearray | None = None  # an incomplete frame whose length is known
+        self._filled = 0
+
+    @property
+    def inside_large(self) -> bool:
+        """Whether a frame that takes several reads is under way."""
+        return self._large is not None
+
+    def read(self, stream: socket.socket) -> list[Frame]:
+        """Receive once from a non-blocking stream and return the frames that are complete now."""
+        try:
+            if self._large is not None:
+                return self._read_large(stream, self._large)
+            data = stream.recv(READ_BYTES)
+        except BlockingIOError:
+            self.drained = True
+            return []
+        except OSError:  # reset: the other end is gone
+            data = b""
+        if not data:
+            self.eof = True
+            return []
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        frames: list[Frame] = []
+        at, size = 0, len(data)
+        while size - at >= _FRAME.size:
+            length, kind, sequence = _FRAME.unpack_from(data, at)
+            start = at + _FRAME.size
+            end = start + length
+            if end > size:
+                self._large = bytearray(_FRAME.size + length)
+                self._filled = size - at
+                self._large[: self._filled] = data[at:]
+                return frames
+            frames.append((kind, sequence, data, start, end))
+            at = end
+        self._rest = data[at:]
+        return frames
+
+    def _read_large(self, stream: socket.socket, frame: bytearray) -> list[Frame]:
+        with memoryview(frame) as view, view[self._filled :] as rest:
+            received = stream.recv_into(rest)
+        if received == 0:
+            self.eof = True
+            return []
+        self._filled += received
+        if self._filled < len(frame):
+            return []
+        _, kind, sequence = _FRAME.unpack_from(frame)
+        self._large = None
+        return [(kind, sequence, frame, _FRAME.size, len(frame))]

@@ -6,13 +6,12 @@ As a thread: ``with FakeBroker() as broker``. As a process, for signals:
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -222,18 +221,28 @@ class FakeBroker:
 class _FileLog(dict[str, Request]):
     """Appends each msgid to a file when it is first taken."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: str) -> None:
         super().__init__()
         self._fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def setdefault(self, key: str, default: Request) -> Request:  # type: ignore[override]
         if key not in self:
             os.write(self._fd, f"{key}\n".encode())
-        return super().setdefault(key, default)
+            self[key] = default
+        return default
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("endpoint")
+    parser.add_argument("file")
+    parser.add_argument("--ack-batch", type=int, default=1)
+    options = parser.parse_args()
+    broker = FakeBroker(options.endpoint, Behaviour(ack_batch=options.ack_batch))
+    broker.taken = _FileLog(options.file)
+    print("listening", flush=True)
+    broker.serve()
 
 
 if __name__ == "__main__":
-    served = FakeBroker(sys.argv[1])
-    served.taken = _FileLog(Path(sys.argv[2]))
-    print("listening", flush=True)
-    served.serve()
+    main()

@@ -1,0 +1,112 @@
+"""The connecting side: a DEALER that speaks commands."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import zmq
+
+from emq_compat.errors import OperationalError, RemoteProtocolError
+from emq_compat.keys import Keys
+from emq_compat.protocol.commands import Command
+from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
+from emq_compat.wire.curve import client_curve
+from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
+from emq_compat.wire.multipart import Multipart, Socket
+
+__all__ = ["Wire"]
+
+Received: TypeAlias = "Command | RemoteProtocolError"
+
+_EVENTS = int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) | HANDSHAKE_FAILED
+
+
+class Wire(Watched):
+    """One connection to a broker or stock router. Nothing blocks; when cut, ZeroMQ connects again by itself.
+
+    What is sent while there is no connection waits for it. Whoever wants a clean start closes the wire and
+    makes another, under another identity.
+
+    Attributes:
+        connected: the handshake is done, and the connection not lost since.
+        failure: why the handshake failed; empty when it did not. It says so within milliseconds of the
+            attempt when only one side uses CURVE, or the keys are refused; ZeroMQ then doesn't try again.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Socket],
+        endpoint: str,
+        *,
+        identity: bytes,
+        keys: Keys | None = None,
+        stock: bool = False,
+        limits: Limits = LIMITS,
+    ) -> None:
+        """Begin to connect. ``stock``: send only what a stock router may see.
+
+        Raises:
+            OperationalError: the endpoint can't be used.
+        """
+        self.endpoint = endpoint
+        self.identity = identity
+        self.stock = stock
+        self.connected = False
+        self.failure = ""
+        self._limits = limits
+        self._curve = keys is not None
+        self._shaken = False
+        socket: Socket = context.socket(zmq.DEALER)
+        self._multipart = Multipart(socket, limits)
+        socket.setsockopt(zmq.IDENTITY, identity)
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        if keys is not None:
+            client_curve(socket, keys)
+        super().__init__(socket, _EVENTS)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise OperationalError(f"{endpoint} can't be connected to: {exc.strerror}") from exc
+
+    def receive(self, limit: int = 256) -> list[Received]:
+        """Return what has arrived, at most ``limit`` messages; one that is malformed, as its error."""
+        for event, _value in self._events():
+            self._note(event)
+        received: list[Received] = []
+        multipart, limits = self._multipart, self._limits
+        try:
+            for _ in range(limit):
+                try:
+                    received.append(decode(multipart.receive(), limits))
+                except RemoteProtocolError as exc:
+                    received.append(exc)
+        except zmq.Again:
+            pass
+        return received
+
+    def send(self, command: Command) -> None:
+        """Send a command; raises LocalProtocolError as ``encode`` does."""
+        self._multipart.send(encode(command, stock=self.stock, limits=self._limits))
+
+    def send_frames(self, frames: list[bytes]) -> None:
+        """Send a message that is encoded already."""
+        self._multipart.send(frames)
+
+    def _note(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.connected = self._shaken = True
+            self.failure = ""
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.failure = f"{self.endpoint} refused this side's CURVE key"
+        elif event & HANDSHAKE_FAILED:
+            uses = "it uses CURVE keys and this side none" if not self._curve else "it uses no CURVE keys"
+            self.failure = f"the handshake with {self.endpoint} failed: {uses}, or it is no ZeroMQ peer"
+        else:
+            if not self._shaken and not self.failure:
+                why = "is its public key the right one?" if self._curve else "is it a broker?"
+                self.failure = f"{self.endpoint} closed the connection during the handshake: {why}"
+            self.connected = self._shaken = False

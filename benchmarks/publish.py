@@ -1,6 +1,6 @@
 """What publishing costs: one by one and in bulk.
 
-usage: publish.py [-n N] [URL]      without URL: against the tests' fake broker, in a process of its own, which
+usage: publish.py [-n N] [URL]      without URL: against the tests' fake broker, in a process of its own; it
                                     stores nothing: what is left is the client's cost and the wire's
 """
 
@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def message() -> Publish:
-    job = Job(path="bench.tasks", callable="add", args=[2, 3], celery={"id": "x" * 36, "task": "bench.tasks.add"})
+    celery = {"id": "x" * 36, "task": "bench.tasks.add"}
+    job = Job(path="bench.tasks", callable="add", args=[2, 3], celery=celery)
     headers = Headers(guarantee=True, task_id=new_id(), task="bench.tasks.add")
     return Publish(queue="bench", headers=headers, payload=job.encode())
 
@@ -58,7 +59,9 @@ def bench(url: str, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-n", type=int, default=50_000, help="messages in bulk; a tenth of it one by one")
     parser.add_argument("url", nargs="?")
     options = parser.parse_args()
@@ -66,8 +69,9 @@ def main() -> None:
         bench(options.url, options.n)
         return
     with tempfile.TemporaryDirectory() as folder:
-        argv = [sys.executable, "-m", "tests.client.fake_broker", f"ipc://{folder}/client.sock", f"{folder}/taken"]
-        with subprocess.Popen([*argv, "--ack-batch", "256"], cwd=ROOT, stdout=subprocess.PIPE) as fake:
+        served = [f"ipc://{folder}/client.sock", f"{folder}/taken", "--ack-batch", "256"]
+        argv = [sys.executable, "-m", "tests.client.fake_broker", *served]
+        with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) as fake:
             assert fake.stdout is not None
             fake.stdout.readline()
             try:

@@ -25,6 +25,7 @@ from emq_compat.keys import Keys
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Command, Hello
 from emq_compat.protocol.frames import decode, encode
+from emq_compat.wire.curve import client_curve
 
 __all__ = ["Channel", "Channels", "Cut", "Silent"]
 
@@ -97,9 +98,7 @@ class Channel:
         if address.ipv6:
             dealer.setsockopt(zmq.IPV6, 1)
         if keys is not None:
-            dealer.setsockopt(zmq.CURVE_SERVERKEY, keys.broker_public)
-            dealer.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
-            dealer.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+            client_curve(dealer, keys)
         # The compiled method beneath pyzmq's wrapper: a REQUEST has seven frames, and it halves their price.
         self._send: Callable[[bytes, int], object] = super(zmq.Socket, dealer).send
         self._monitor = dealer.get_monitor_socket(_WATCHED)

@@ -23,7 +23,7 @@ check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
-	@set -e; for program in benchmarks/bench_*.py; do [ -e "$$program" ] || continue; \
+	@set -e; for program in benchmarks/[a-z]*.py; do [ -e "$$program" ] || continue; \
 	  echo "== $$program"; $(BIN)/python "$$program"; done
 
 cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over

@@ -7,7 +7,7 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from emq_compat.pool.kid import Kid
 
@@ -54,12 +54,12 @@ def _doing(kid: Kid) -> str:
     return f"running {first.assignment.delivery.headers.task or first.key[0]}{since}"
 
 
-def of_threads(threads: Mapping[int, str], idents: Iterable[int]) -> str:
-    """Return the stacks of these threads of this process; ``threads``: ident → what to call it."""
+def of_threads(names: Mapping[int, str]) -> str:
+    """Return the stacks of threads of this process; ``names``: ident → what to call it."""
     frames = sys._current_frames()
     parts = []
-    for ident in idents:
+    for ident, name in names.items():
         frame = frames.get(ident)
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "  (gone)\n"
-        parts.append(f"{threads[ident]}:\n{stack}")
+        parts.append(f"{name}:\n{stack}")
     return "\n".join(parts)

@@ -1,0 +1,38 @@
+"""Makes a pool by its name on the command line (-P) or in ``worker_pool``."""
+
+from __future__ import annotations
+
+from emq_compat.errors import ConfigurationError
+from emq_compat.pool.base import Pool, PoolOptions, Work
+from emq_compat.pool.prefork import PreforkPool
+from emq_compat.pool.solo import SoloPool
+from emq_compat.pool.threads import ThreadsPool
+
+__all__ = ["POOL_NAMES", "make_pool"]
+
+_POOLS: dict[str, type[PreforkPool] | type[ThreadsPool] | type[SoloPool]] = {
+    "prefork": PreforkPool,
+    "processes": PreforkPool,  # Celery's alias
+    "threads": ThreadsPool,
+    "solo": SoloPool,
+}
+_GREEN = ("gevent", "eventlet")
+
+#: What -P takes.
+POOL_NAMES = tuple(_POOLS)
+
+
+def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
+    """Return the pool of that name, not started.
+
+    Raises:
+        ConfigurationError: there's no such pool; the message names those there are.
+    """
+    if name in _GREEN:
+        raise ConfigurationError(
+            f"there is no {name} pool: use -P threads for tasks that wait on I/O, "
+            "or -P asyncio for coroutines"
+        )
+    if name not in _POOLS:
+        raise ConfigurationError(f"the pool {name!r} is unknown; known: {', '.join(POOL_NAMES)}")
+    return _POOLS[name](options, work)

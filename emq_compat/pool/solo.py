@@ -1,0 +1,138 @@
+"""The solo pool: one assignment at a time, in the main thread; the loop runs in another one.
+
+So heartbeats go on while a task runs, and a task may use what only the main thread can (signals, some GUI and
+numeric libraries). A limit is raised in the task by a signal, which interrupts blocking calls too; it can't be
+forced: after a hard limit the slot stays busy until the work really ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from emq_compat.errors import ConfigurationError
+from emq_compat.message import Reply
+from emq_compat.pool.base import Key, PoolOptions, Report, Work
+from emq_compat.pool.inprocess import InProcessPool
+from emq_compat.pool.slot import Given, Slot
+
+__all__ = ["SoloPool"]
+
+# USR1 is the job manager's; nobody else is likely to use this one.
+_INTERRUPT_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+
+
+class _MainThreadSlot(Slot):
+    """The main thread."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._current: Given | None = None
+        self._wanted: tuple[Given, type[BaseException]] | None = None
+        self._raised: tuple[Given, type[BaseException]] | None = None
+
+    def interrupt(self, given: Given, raised: type[BaseException]) -> bool:
+        """Ask the main thread to raise; True once it did."""
+        if self._raised == (given, raised):
+            return True
+        self._wanted = (given, raised)
+        signal.pthread_kill(self.ident, _INTERRUPT_SIGNAL)
+        return False
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Raise what is wanted if it's meant for what runs, and only inside the work.
+
+        In the narrow frames around it an exception would cost a result; the signal is repeated anyway.
+        """
+        wanted = self._wanted
+        if (
+            wanted is None
+            or wanted[0] is not self._current
+            or frame is None
+            or frame.f_code in _AROUND_THE_WORK
+        ):
+            return
+        self._wanted, self._raised = None, wanted
+        raise wanted[1]()
+
+    def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
+        self._current = given
+        try:
+            return work(given.assignment.delivery, report)
+        except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the slot goes on
+            return exc
+        finally:
+            self._current = None
+
+
+_AROUND_THE_WORK = frozenset({Slot.serve.__code__, _MainThreadSlot._run.__code__})
+
+
+class SoloPool(InProcessPool):
+    """One slot: the main thread, for as long as ``run_loop`` runs."""
+
+    name = "solo"
+
+    def __init__(self, options: PoolOptions, work: Work) -> None:
+        super().__init__(options, work)
+        self._target = 1
+        self._slot = _MainThreadSlot("main thread")
+
+    def run_loop(self, loop: Callable[[], int]) -> int:
+        """Run the loop in a thread and assignments here, until the loop returns or raises.
+
+        Raises:
+            ConfigurationError: this isn't the main thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("the solo pool runs tasks in the main thread, and this is another one")
+        self._slot.ident = threading.get_ident()
+        before = signal.signal(_INTERRUPT_SIGNAL, self._slot.on_signal)
+        results: list[int] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(loop())
+            except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
+                errors.append(exc)
+            finally:
+                self._slot.leave()
+
+        thread = threading.Thread(target=run, name="emq-loop", daemon=True)
+        thread.start()
+        try:
+            self._slot.serve(self._work, self._post)
+            thread.join()
+        finally:
+            signal.signal(_INTERRUPT_SIGNAL, before)
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _make_slot(self) -> Slot:
+        return self._slot
+
+    def _give_up(self, slot: Slot) -> None:
+        """The main thread can't be replaced: its slot is busy until the work ends."""
+
+    def terminate(self, key: Key, signum: int | None = None) -> bool:
+        """Raise an exception in the work; it is told as Lost once it has really ended."""
+        slot = self._running_slot(key)
+        if slot is None:
+            return False
+        slot.given[0].given_up = "terminated"
+        slot.stop_at = time.monotonic()
+        return True
+
+    def grow(self, n: int = 1) -> None:
+        """There is only one main thread: nothing changes."""
+
+    def shrink(self, n: int = 1) -> None:
+        """There is only one main thread: nothing changes."""
+
+    def _join(self, deadline: float) -> None:
+        """The main thread goes on by itself when the loop returns."""

@@ -1,0 +1,103 @@
+"""The threads pool: each assignment runs in a thread of this process."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+from emq_compat.message import Reply
+from emq_compat.pool.base import Key, PoolOptions, Report, Work
+from emq_compat.pool.inprocess import InProcessPool
+from emq_compat.pool.slot import Given, Post, Slot
+
+__all__ = ["ThreadsPool"]
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_set_async_exc.restype = ctypes.c_int
+
+
+class _ThreadSlot(Slot):
+    """A thread. Exceptions are raised in it between two bytecodes, so not while it sits in a blocking call."""
+
+    def __init__(self, name: str, work: Work, post: Post) -> None:
+        super().__init__(name)
+        self._lock = threading.Lock()
+        self._current: Given | None = None
+        self.thread = threading.Thread(target=self.serve, args=(work, post), name=name, daemon=True)
+        self.thread.start()
+        assert self.thread.ident is not None
+        self.ident = self.thread.ident
+
+    def interrupt(self, given: Given, raised: type[BaseException]) -> bool:
+        """Raise ``raised`` in the thread if it runs ``given`` now."""
+        with self._lock:
+            if self._current is not given:
+                return False
+            _set_async_exc(self.ident, raised)
+            return True
+
+    def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
+        result: Reply | BaseException
+        try:
+            with self._lock:
+                self._current = given
+            result = work(given.assignment.delivery, report)
+        except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the thread goes on
+            result = exc
+        while True:
+            try:
+                with self._lock:
+                    self._current = None
+                    # One that was set and has not come yet would hit the next assignment.
+                    _set_async_exc(threading.get_ident(), None)
+                return result
+            except BaseException:  # noqa: BLE001, S112 - the interruption came just here: the work is over
+                continue
+
+
+class ThreadsPool(InProcessPool):
+    """Threads of this process; one whose assignment is lost is abandoned, and another one takes its place."""
+
+    name = "threads"
+
+    def __init__(self, options: PoolOptions, work: Work) -> None:
+        super().__init__(options, work)
+        self._reserve = options.reserve_per_child
+        self._numbers = itertools.count(1)
+
+    def run_loop(self, loop: Callable[[], int]) -> int:
+        """Run the loop here."""
+        return loop()
+
+    def _make_slot(self) -> _ThreadSlot:
+        return _ThreadSlot(f"emq-worker-{next(self._numbers)}", self._work, self._post)
+
+    def _give_up(self, slot: Slot) -> None:
+        slot.abandoned = True
+        slot.leave()
+        self._slots.remove(slot)
+        if not self._closed and len(self._slots) < self._target:
+            self._add_slot()
+
+    def terminate(self, key: Key, signum: int | None = None) -> bool:
+        """Raise an exception in its thread, and abandon the thread; ``signum`` doesn't matter."""
+        slot = self._running_slot(key)
+        if slot is None:
+            return False
+        self._end(slot, "terminated", time.monotonic())
+        return True
+
+    def grow(self, n: int = 1) -> None:
+        """Start n threads."""
+        self._target += n
+        for _ in range(n):
+            self._add_slot()
+
+    def _join(self, deadline: float) -> None:
+        for slot in self._slots:
+            assert isinstance(slot, _ThreadSlot)
+            slot.thread.join(max(0.0, deadline - time.monotonic()))

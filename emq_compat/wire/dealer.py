@@ -31,6 +31,8 @@ class Wire(Watched):
         connected: the handshake is done, and the connection not lost since.
         failure: why the handshake failed; empty when it did not. It says so within milliseconds of the
             attempt when only one side uses CURVE, or the keys are refused; ZeroMQ then doesn't try again.
+        cuts: how often an established connection was lost; counts those, too, that were made good between
+            two calls of ``receive``.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Wire(Watched):
         self.stock = stock
         self.connected = False
         self.failure = ""
+        self.cuts = 0
         self._limits = limits
         self._curve = keys is not None
         self._shaken = False
@@ -109,4 +112,5 @@ class Wire(Watched):
             if not self._shaken and not self.failure:
                 why = "is its public key the right one?" if self._curve else "is it a broker?"
                 self.failure = f"{self.endpoint} closed the connection during the handshake: {why}"
+            self.cuts += self._shaken
             self.connected = self._shaken = False

@@ -105,6 +105,11 @@ class Upstream(ABC):
     def unacknowledged(self) -> int:
         """Return how many replies the broker has not acknowledged yet."""
 
+    @property
+    def takes_back(self) -> bool:
+        """True when ``nack`` costs nothing, so that more may be asked for than can begin at once."""
+        return True
+
     def listen(self, queues: Sequence[tuple[int, str]]) -> bool:
         """Listen on these (weight, name) instead; False: this upstream can't change while it runs.
 

@@ -8,9 +8,9 @@ The session of docs/protocol.md, seen from the worker:
     LIVE       deliveries, replies, heartbeats; → CONNECTING when the broker asks for INFORM
     CLOSED     stopped
 
-From every state but CLOSED a cut, a goodbye or a silence of ``dead_after`` leads to WAITING. The identity (name
-and incarnation) lives as long as the process, so that our broker recognises a worker that comes back; a stock
-router gets a new one for each connection, for it would ignore a name that it still holds for a dead one.
+From every state but CLOSED a cut, a goodbye or a silence of ``dead_after`` leads to WAITING. The identity
+(name and incarnation) lives as long as the process, so that our broker recognises a worker that comes back;
+a stock router gets a new one for each connection: it would ignore a name that it still holds for a dead one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ import itertools
 import logging
 import os
 import random
-import re
 import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import zmq
+
 from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
 from emq_compat.keys import Keys
-from emq_compat.message import FAILURE, Delivery, Failure, Outcome, Reply, ReplyHeaders
+from emq_compat.message import FAILURE, REQUEUED, Delivery, Failure, Outcome, Reply, ReplyHeaders
 from emq_compat.protocol import commands
-from emq_compat.protocol.frames import decode, encode
+from emq_compat.protocol.frames import encode
 from emq_compat.upstream.base import (
     Asked,
     Connected,
@@ -43,7 +44,8 @@ from emq_compat.upstream.base import (
     Upstream,
     UpstreamEvent,
 )
-from emq_compat.upstream.link import Fate, Link, identity_of
+from emq_compat.wire import Wire, identity
+from emq_compat.wire.multipart import Socket
 
 __all__ = ["EmqUpstream", "Timings"]
 
@@ -58,6 +60,7 @@ class Timings:
     """How patient the upstream is, in seconds.
 
     Attributes:
+        connect_s: until the next address is tried, where nobody listens.
         answer_s: from an established connection to the ACK and the first sign of life.
         stock_interval_s, stock_dead_after_s: heartbeats with a stock router (eventmq's HEARTBEAT_INTERVAL,
             and HEARTBEAT_TIMEOUT times HEARTBEAT_LIVENESS). Our broker tells its own.
@@ -65,6 +68,7 @@ class Timings:
         complaint_s: between two log lines about the same standing trouble.
     """
 
+    connect_s: float = 1.0
     answer_s: float = 5.0
     stock_interval_s: float = 3.0
     stock_dead_after_s: float = 15.0
@@ -121,12 +125,14 @@ class EmqUpstream(Upstream):
         self.ours = False
         self.dead_after_s = timings.stock_dead_after_s
 
-        self._identity = identity_of(name)
+        self._identity = identity(name)
         self._connection_number = 0
         self._state = _State.CLOSED
         self._address = self.addresses[0]
         self._next_address = 0
-        self._link: Link | None = None
+        self._context: zmq.Context[Socket] | None = None
+        self._wire: Wire | None = None
+        self._producer: Wire | None = None
         self._due = 0.0
         self._last_received = 0.0
         self._next_beat = 0.0
@@ -149,6 +155,11 @@ class EmqUpstream(Upstream):
         self._stock_requests: dict[Key, commands.Request] = {}
 
     @property
+    def takes_back(self) -> bool:
+        """Only our broker knows NACK."""
+        return self.ours
+
+    @property
     def connected(self) -> bool:
         """True while deliveries may come: between Connected and Disconnected."""
         return self._state is _State.LIVE
@@ -165,15 +176,15 @@ class EmqUpstream(Upstream):
         for address in self.addresses:
             if address.keys_dir is not None:
                 Keys.for_client(address.keys_dir)  # a missing key is said at the start, not at a failover
-        self._link = Link()
+        self._context = zmq.Context()
         self._connect(time.monotonic())
 
     def fds(self) -> Sequence[int]:
-        return self._link.fds if self._link is not None else ()
+        return self._wire.fds() if self._wire is not None else ()
 
     def deadline(self) -> float | None:
         # A send may have swallowed the edge that told of input.
-        if self._more or self._events or (self._link is not None and self._link.has_input()):
+        if self._more or self._events or (self._wire is not None and self._wire.ready()):
             return 0.0
         if self._state is _State.LIVE:
             return min(self._due, self._next_beat)
@@ -193,11 +204,7 @@ class EmqUpstream(Upstream):
                 self._connect(now)
             return events
         self._receive(now, events)
-        if not self._more:
-            # Only what has been read is followed by a cut: the last ACKs before it still count.
-            self._watch(now, events)
-        assert self._link is not None
-        if not self._link.open:
+        if self._wire is None:
             pass  # lost in this very step
         elif self._state is _State.LIVE:
             if now >= self._next_beat:
@@ -222,6 +229,9 @@ class EmqUpstream(Upstream):
 
     def reply(self, key: Key, reply: Reply) -> None:
         msgid, attempt = key
+        if reply.state == REQUEUED and key in self._stock_requests:
+            self.nack((key,))
+            return
         self._held.pop(key, None)
         self._stock_requests.pop(key, None)
         try:
@@ -314,35 +324,46 @@ class EmqUpstream(Upstream):
         if live and self.ours:
             self._say_goodbye()
         self._state = _State.CLOSED
-        if self._link is not None:
-            self._link.close(linger_s=1.0 if live else 0.0)
-            self._link.end()
-            self._link = None
+        self._close_wire(linger_ms=1000 if live else 0)
+        if self._producer is not None:
+            self._producer.socket.close(linger=2000)
+            self._producer.close()
+            self._producer = None
+        if self._context is not None:
+            self._context.term()
+            self._context = None
 
     # The connection.
 
     def _connect(self, now: float) -> None:
-        assert self._link is not None
+        assert self._context is not None
         self._address = address = self.addresses[self._next_address]
         self._next_address = (self._next_address + 1) % len(self.addresses)
         self._connection_number += 1
-        identity = self._identity
+        name = self._identity
         if address.stock or (self._connection_number > 1 and not self.ours):
-            identity = f"{identity}.{self._connection_number}"
-        self._link.connect(address, identity)
-        self._established = False
+            name = identity(self.name)
+        keys = Keys.for_client(address.keys_dir) if address.keys_dir is not None else None
+        self._wire = Wire(
+            self._context, address.worker_endpoint, identity=name, keys=keys, stock=address.stock
+        )
         self._state = _State.CONNECTING
         self._last_received = self._last_step = now
-        self._due = now + self.timings.answer_s
+        self._due = now + self.timings.connect_s
         self._more = False
         self._send_inform()
 
+    def _close_wire(self, linger_ms: int = 0) -> None:
+        if self._wire is not None:
+            self._wire.socket.close(linger=linger_ms)
+            self._wire.close()
+        self._wire = None
+        self._more = False
+
     def _lose(self, now: float, events: list[UpstreamEvent], why: str) -> None:
         """Give this connection up; the next is tried after the back-off."""
-        assert self._link is not None
         was_live = self._state is _State.LIVE
-        self._link.close()
-        self._more = False
+        self._close_wire()
         self._state = _State.WAITING
         self._inform_pending = False
         if was_live:
@@ -356,7 +377,8 @@ class EmqUpstream(Upstream):
         self._due = now + delay * random.uniform(0.5, 1.0)
 
     def _unanswered(self, now: float, events: list[UpstreamEvent]) -> None:
-        if self._established:
+        assert self._wire is not None
+        if self._wire.connected:
             self._lose(now, events, f"it didn't answer within {self.timings.answer_s:g} s")
         elif len(self.addresses) > 1:
             self._lose(now, events, "nobody answers there")
@@ -373,33 +395,14 @@ class EmqUpstream(Upstream):
         self._complain_at = now + self.timings.complaint_s
         logger.error("no broker at %s: %s; trying again until one is there", where, why)
 
-    def _watch(self, now: float, events: list[UpstreamEvent]) -> None:
-        """Read what became of the connection itself."""
-        link = self._link
-        assert link is not None
-        while (fate := link.fate()) is not None:
-            if fate is Fate.ESTABLISHED:
-                self._established = True
-                if self._state is _State.CONNECTING:
-                    self._due = now + self.timings.answer_s
-            elif fate is Fate.KEYS:
-                self._lose(now, events, "it refused the connection (its keys and this worker's don't match)")
-            elif fate is Fate.CUT:
-                self._lose(now, events, "the connection was cut")
-            elif self._state is _State.CONNECTING and not self._established:
-                if len(self.addresses) > 1:
-                    self._lose(now, events, "nobody listens there")
-                else:
-                    self._complain(now, "nobody listens there")
-
     # What is said.
 
     def _number(self) -> str:
         return f"{next(self._numbers):x}"
 
     def _send_frames(self, frames: list[bytes]) -> None:
-        assert self._link is not None
-        self._link.send(frames)
+        assert self._wire is not None
+        self._wire.send_frames(frames)
 
     def _send(self, command: commands.Command) -> None:
         try:
@@ -459,35 +462,42 @@ class EmqUpstream(Upstream):
 
     def _publish_again(self, requests: Sequence[commands.Request]) -> None:
         """Publish what a stock router delivered and nobody began: it has no other way back."""
-        assert self._link is not None
-        identity = f"{self._identity}.back{next(self._numbers)}"
-        self._link.publish(self._address, identity, [encode(request, stock=True) for request in requests])
+        assert self._context is not None
+        if self._producer is None:
+            self._producer = Wire(
+                self._context, self._address.client_endpoint, identity=identity(self.name), stock=True
+            )
+        for request in requests:
+            self._producer.send(request)
 
     # What is heard.
 
     def _receive(self, now: float, events: list[UpstreamEvent]) -> None:
-        link = self._link
-        assert link is not None
-        self._more = False
-        for _ in range(BATCH):
-            frames = link.receive()
-            if frames is None:
-                return
+        wire = self._wire
+        assert wire is not None
+        was_connected = wire.connected
+        received = wire.receive(BATCH)
+        if received:
             self._last_received = now
-            try:
-                command = decode(frames)
-            except RemoteProtocolError as exc:
-                self._refuse(now, exc, frames)
-                continue
+        for command in received:
             if type(command) is commands.Request:
                 self._on_request(command, events)
             elif type(command) is commands.Ack:
                 self._on_ack(command)
+            elif isinstance(command, RemoteProtocolError):
+                self._refuse(now, command)
             else:
                 self._on_other(now, command, events)
-                if not link.open:
+                if self._wire is not wire:
                     return
-        self._more = True
+        self._more = len(received) >= BATCH
+        # What came before a cut has been read: its last ACKs count.
+        if wire.failure:
+            self._lose(now, events, wire.failure)
+        elif wire.cuts and not self._more:
+            self._lose(now, events, "the connection was cut")
+        elif wire.connected and not was_connected and self._state is _State.CONNECTING:
+            self._due = now + self.timings.answer_s
 
     def _on_request(self, request: commands.Request, events: list[UpstreamEvent]) -> None:
         key = (request.msgid, request.headers.attempt)
@@ -580,7 +590,7 @@ class EmqUpstream(Upstream):
             return
         events.append(Connected(address=self._address.worker_endpoint))
 
-    def _refuse(self, now: float, error: RemoteProtocolError, frames: Sequence[bytes]) -> None:
+    def _refuse(self, now: float, error: RemoteProtocolError) -> None:
         """Put a message that can't be understood aside; a job is answered, so that nobody waits for it."""
         self.malformed += 1
         if now >= self._complained_malformed_at:
@@ -588,9 +598,8 @@ class EmqUpstream(Upstream):
             logger.warning("the broker sent a malformed message (%d so far): %s", self.malformed, error)
         if error.command != "REQUEST" or not error.msgid or self._state is not _State.LIVE:
             return
-        text = frames[5][:16384].decode("utf-8", "replace") if len(frames) > 5 else ""
-        found = re.search(r"(?:^|,)attempt:(\d{1,9})(?:,|$)", text)
-        self.reply((error.msgid, int(found[1]) if found else 0), _unsendable(error))
+        # Attempt 0: the broker counts it for the latest one.
+        self.reply((error.msgid, 0), _unsendable(error))
         self.ready(1)
 
 

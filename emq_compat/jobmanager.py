@@ -1,0 +1,791 @@
+"""The job manager: one loop between upstreams, which deliver jobs, and one pool, which runs them.
+
+The class, its members and their names are eventmq's. A subclass that overrides one of them sees every job;
+where nothing is overridden the loop takes a shorter path to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import select
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+from emq_compat.address import Address
+from emq_compat.errors import ConfigurationError, MessageError
+from emq_compat.manager import control
+from emq_compat.manager.inflight import JobInFlight, assignment_of
+from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.manager.messages import (
+    delivery_of,
+    message_of,
+    state_in,
+    weighted,
+    worker_addresses,
+    workers_address,
+)
+from emq_compat.manager.placement import Placement
+from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
+from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
+from emq_compat.message import FAILURE, SUCCESS, Delivery, Outcome, Reply
+from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
+from emq_compat.pool.factory import make_pool
+from emq_compat.run import PathProgram, Program, failure_of
+from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
+from emq_compat.upstream.emq import EmqUpstream
+
+__all__ = ["JobManager", "jobmanager_main"]
+
+logger = logging.getLogger(__name__)
+
+#: How long the replies of a warm shutdown may take to be acknowledged, and those of a cold one.
+FLUSH_S = 10.0
+FLUSH_COLD_S = 1.0
+#: How long children that have nothing left to do may take to leave.
+LEAVE_S = 5.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+
+#: What a subclass may override to see every job.
+_MEMBERS = (
+    "handle_response",
+    "on_request",
+    "send_ready",
+    "send_reply",
+    "worker_death",
+    "worker_done",
+    "worker_done_with_reply",
+    "worker_ready",
+)
+_CALLBACKS = frozenset(
+    {"premature_death", "worker_death", "worker_done", "worker_done_with_reply", "worker_ready"}
+)
+
+
+class JobManager:
+    """Takes jobs from its upstreams, has its pool run them, answers.
+
+    Args:
+        name: unique name of this instance, shown in logs; a uuid by default.
+        queues: names or (weight, name) of the queues listened on; empty: the program's default queue.
+        skip_signal: register no signal handlers.
+        concurrent_jobs: how many jobs run at once; None: eventmq's setting.
+        program: what is run; None: the paths that ``allow`` allows.
+        pool: ``prefork``, ``threads``, ``solo``, or a Pool that is not started yet.
+        pool_options: further options of the pool; concurrency and those that the program sets are replaced.
+        upstreams: where jobs come from; None: the broker at ``addresses``.
+        addresses: of the broker; None: eventmq's settings WORKER_ADDR and WORKER_ADDR_FAILOVER.
+        allow: patterns of the paths that may be run, when no program is given.
+        settings: eventmq's settings; None: read from their file and the environment.
+        kill_grace_period: the longest warm shutdown, in seconds; None: as long as jobs run.
+        soft_shutdown_timeout_s: what a cold shutdown still gives to running jobs (Celery's
+            worker_soft_shutdown_timeout).
+        restart_on_hup: HUP ends ``start`` with ``restart_wanted`` set; otherwise it reloads the settings.
+
+    Attributes:
+        jobs_in_flight: msgid → all details of each job that was delivered and is not answered.
+        pid_distribution: pid → jobs completed by that process.
+        total_requests: REQUESTs received.
+        total_ready_sent: READYs sent, one a job.
+        outgoing: the (first) upstream.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        queues: Sequence[str | Sequence[Any]] = (),
+        skip_signal: bool = False,
+        *,
+        concurrent_jobs: int | None = None,
+        program: Program | None = None,
+        pool: str | Pool = "prefork",
+        pool_options: PoolOptions | None = None,
+        upstreams: Sequence[Upstream] | None = None,
+        addresses: Sequence[Address] | None = None,
+        allow: Sequence[str] = (),
+        settings: EventmqSettings | None = None,
+        kill_grace_period: float | None = None,
+        soft_shutdown_timeout_s: float = 0.0,
+        restart_on_hup: bool = False,
+    ) -> None:
+        self.name = name or str(uuid.uuid4())
+        self.settings = settings if settings is not None else read_settings(os.environ)
+        self.skip_signal = skip_signal
+        self.program: Program = program if program is not None else _paths(self.settings, allow)
+        self.queues = weighted(queues) or ((DEFAULT_WEIGHT, self.program.default_queue),)
+        self.concurrent_jobs = concurrent_jobs or self.settings.concurrent_jobs
+        self.kill_grace_period = kill_grace_period
+        self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
+        self.restart_on_hup = restart_on_hup
+        self.restart_wanted = False
+
+        self.pid_distribution: dict[int, int] = {}
+        self.total_requests = 0
+        self.total_ready_sent = 0
+        self.received_disconnect = False
+        self.started_at = time.monotonic()
+
+        if isinstance(pool, Pool):
+            self.pool = pool
+        else:
+            self.pool = make_pool(pool, self._pool_options(pool_options), self.program.work)
+        self._placement = Placement(self.pool)
+        self.jobs_in_flight = self._placement.jobs
+        if upstreams is None:
+            upstreams = [self._upstream(addresses or worker_addresses(self.settings))]
+        self.upstreams = tuple(upstreams)
+        self.outgoing = self.upstreams[0]
+
+        self._signals = Signals()
+        self._remapped = remapped_term(os.environ)
+        self._stage = Stage.RUNNING
+        self._stage_ends = math.inf
+        self._exit_code = 0
+        self._started = False
+        self._quick = True
+        self._credit_out: dict[Upstream, int] = {}
+        self._revoked: set[str] = set()
+        self._arriving: tuple[Upstream, Delivery] | None = None
+
+    def _pool_options(self, given: PoolOptions | None) -> PoolOptions:
+        options = given or PoolOptions(max_tasks_per_child=self.settings.max_job_count or None)
+        return replace(
+            options,
+            concurrency=self.concurrent_jobs,
+            soft_limit_exceeded=self.program.soft_limit_exceeded,
+            child_init=self.program.child_init,
+            child_exit=self.program.child_exit,
+            rebuild=self.program.rebuild,
+        )
+
+    def _upstream(self, addresses: Sequence[Address]) -> EmqUpstream:
+        policies = self.program.policies
+        tasks = (
+            None
+            if policies is None
+            else {
+                task: ("l" if policy.acks_late else "") + ("r" if policy.reject_on_worker_lost else "")
+                for task, policy in policies.items()
+            }
+        )
+        return EmqUpstream(
+            name=self.name,
+            addresses=addresses,
+            queues=self.queues,
+            slots=self.concurrent_jobs,
+            tasks=tasks,
+            on_heartbeat=self._heard_heartbeat,
+        )
+
+    # Start and stop.
+
+    def jobmanager_main(self, broker_addr: str | None = None) -> int:
+        """Set logging up, read eventmq's settings, and run until the end; returns the exit status.
+
+        Args:
+            broker_addr: the workers' endpoint of a broker, or an address of ours; wins over the settings.
+        """
+        if not logging.getLogger().handlers:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.settings = read_settings(os.environ)
+        if self.kill_grace_period is None:
+            self.kill_grace_period = self.settings.kill_grace_period
+        return self.start(broker_addr)
+
+    def start(self, addr: str | None = None, queues: Sequence[str | Sequence[Any]] = ()) -> int:
+        """Run until the end; returns the exit status: 0 after a warm shutdown, 1 when jobs were cut off.
+
+        The children are forked before anything has a thread or a socket.
+        """
+        if queues:
+            self.queues = weighted(queues)
+        if addr is not None or queues:
+            addresses = worker_addresses(self.settings) if addr is None else workers_address(addr)
+            self.upstreams = (self._upstream(addresses),)
+            self.outgoing = self.upstreams[0]
+        self._quick = self._nothing_overridden()
+        if not self.skip_signal:
+            self._signals.install(_SIGNALS)
+        try:
+            self.program.worker_init()
+            self.pool.start()
+            self._started = True
+            self._placement.closed = False
+            try:
+                for upstream in self.upstreams:
+                    upstream.start()
+                self.pool.run_loop(self._loop)
+            finally:
+                self._stop()
+        finally:
+            self._signals.close()
+        return self._exit_code
+
+    def _stop(self) -> None:
+        """Give back or answer all that is held, end the children, say goodbye."""
+        cold = self._stage >= Stage.COLD or self._exit_code != 0
+        self._give_back(self._placement.take_back())
+        self._placement.closed = True
+        for event in self.pool.stop(LEAVE_S):
+            self._on_pool_event(event)
+        self._started = False
+        for job in list(self.jobs_in_flight.values()):
+            self._answer(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
+        for upstream in self.upstreams:
+            upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
+        logger.info("%s has ended", self.name)
+
+    def shut_down(self, stage: Stage = Stage.WARM) -> None:
+        """Go towards the end: WARM finishes what runs and gives the rest back; see Stage."""
+        if stage <= self._stage:
+            return
+        now = time.monotonic()
+        was, self._stage = self._stage, stage
+        self.received_disconnect = True
+        self._stage_ends = math.inf
+        if was is Stage.RUNNING:
+            logger.warning("%s stops taking jobs", self.name)
+            for upstream in self.upstreams:
+                upstream.leave()
+            self._credit_out.clear()
+            self._give_back(self._placement.take_back())
+            self._placement.closed = True
+            if self._started:
+                self.pool.close()
+        if stage is Stage.WARM and self.kill_grace_period is not None:
+            self._stage_ends = now + self.kill_grace_period
+        elif stage is Stage.SOFT:
+            self._stage_ends = now + self.soft_shutdown_timeout_s
+            logger.warning("running jobs have %g s left", self.soft_shutdown_timeout_s)
+        elif stage is Stage.COLD and self.jobs_in_flight:
+            logger.warning("cutting %d jobs off", len(self.jobs_in_flight))
+            self._exit_code = self._exit_code or 1
+
+    # The loop.
+
+    def _loop(self) -> int:
+        poller: select.poll | None = None
+        wake = self._signals.fd
+        pool_fds: Sequence[int] = ()
+        upstream_fds: list[Sequence[int]] = []
+        pool_set: frozenset[int] = frozenset()
+        while not self._finished():
+            now_pool_fds = self.pool.fds()
+            now_upstream_fds = [upstream.fds() for upstream in self.upstreams]
+            if poller is None or now_pool_fds != pool_fds or now_upstream_fds != upstream_fds:
+                pool_fds, upstream_fds = list(now_pool_fds), now_upstream_fds
+                pool_set = frozenset(pool_fds)
+                poller = select.poll()
+                for fd in (wake, *pool_fds, *(fd for fds in upstream_fds for fd in fds)):
+                    poller.register(fd, select.POLLIN)
+            due = self._due()
+            ready = [fd for fd, _ in poller.poll(_milliseconds(due))]
+            now = time.monotonic()
+            if wake in ready:
+                self._on_signals()
+            from_pool = [fd for fd in ready if fd in pool_set]
+            pool_due = self.pool.next_deadline()
+            if from_pool or (pool_due is not None and pool_due <= now):
+                for pool_event in self.pool.step(from_pool, now):
+                    self._on_pool_event(pool_event)
+            for upstream, fds in zip(self.upstreams, upstream_fds, strict=True):
+                upstream_due = upstream.deadline()
+                if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):
+                    for event in upstream.step(now):
+                        self._on_upstream_event(upstream, event)
+            self._settle(now)
+            if now >= self._stage_ends:
+                self.shut_down(Stage.COLD)
+        return self._exit_code
+
+    def _finished(self) -> bool:
+        return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)
+
+    def _due(self) -> float:
+        due = min(self._placement.due, self._stage_ends)
+        pool_due = self.pool.next_deadline()
+        if pool_due is not None and pool_due < due:
+            due = pool_due
+        for upstream in self.upstreams:
+            upstream_due = upstream.deadline()
+            if upstream_due is not None and upstream_due < due:
+                due = upstream_due
+        return due
+
+    def _on_signals(self) -> None:
+        for signum in self._signals.take():
+            name = signal.Signals(signum).name
+            if signum == signal.SIGUSR1:
+                logger.warning("where the jobs stand:\n%s", self.pool.dump_stacks())
+            elif signum == signal.SIGHUP:
+                logger.warning("%s caught", name)
+                self._on_hup()
+            else:
+                logger.warning("%s caught", name)
+                soft = self.soft_shutdown_timeout_s
+                self.shut_down(next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft))
+
+    def _on_hup(self) -> None:
+        if self.restart_on_hup:
+            self.restart_wanted = self._stage is Stage.RUNNING
+            self.shut_down()
+            return
+        try:
+            settings = read_settings(os.environ)
+        except ConfigurationError as exc:
+            logger.error("the settings stay as they were: %s", exc)
+            return
+        before, self.settings = self.settings, settings
+        if settings.queues != before.queues:
+            self.listen(settings.queues)
+        if settings.kill_grace_period != before.kill_grace_period:
+            self.kill_grace_period = settings.kill_grace_period
+        more = settings.concurrent_jobs - before.concurrent_jobs
+        if more > 0:
+            self.pool.grow(more)
+        elif more < 0:
+            self.pool.shrink(min(-more, self.pool.concurrency - 1))
+        self.concurrent_jobs = self.pool.concurrency
+        logger.info("settings reloaded; what only a restart can change stays as it was")
+
+    def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
+        """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""
+        self._signals.note(signum)
+
+    def sighup_handler(self, signum: int, frame: FrameType | None = None) -> None:
+        """Act on HUP; usable as a handler by a program that registers its own."""
+        self._signals.note(signal.SIGHUP)
+
+    # What upstreams tell.
+
+    def _on_upstream_event(self, upstream: Upstream, event: UpstreamEvent) -> None:
+        kind = type(event)
+        if kind is Delivered:
+            assert isinstance(event, Delivered)
+            delivery = event.delivery
+            if self._quick:
+                self.total_requests += 1
+                self._accept(upstream, delivery)
+                return
+            self._arriving = (upstream, delivery)
+            try:
+                self.on_request(delivery.msgid, message_of(delivery))
+            finally:
+                self._arriving = None
+        elif kind is Connected:
+            self._credit_out[upstream] = 0
+        elif kind is Disconnected:
+            self._credit_out.pop(upstream, None)
+        elif isinstance(event, Asked):
+            upstream.answer(event.asked, control.answer(self, event.verb, event.arguments))
+        else:
+            self.on_disconnect("", ())
+
+    def on_request(self, msgid: str, msg: Sequence[Any]) -> None:
+        """Take a job in.
+
+        Args:
+            msgid: of the REQUEST.
+            msg: ``(queue, headers, payload)`` as text, as it comes from a broker; or ``[subcommand,
+                options]``, where the subcommand is ``run`` and the options hold ``path`` (``module`` or
+                ``module:Class``), ``callable`` and, if wanted, ``args``, ``kwargs``, ``class_args``,
+                ``class_kwargs``. Anything else is answered with an error.
+        """
+        self.total_requests += 1
+        if self._arriving is not None and self._arriving[1].msgid == msgid:
+            self._accept(*self._arriving)
+            return
+        try:
+            delivery = delivery_of(msgid, msg)
+        except MessageError as exc:
+            logger.error("the request %s is refused: %s", msgid, exc)
+            refusal = Outcome(state=FAILURE, failure=failure_of(exc)).encode()
+            self.send_reply(refusal.body.decode(), msgid)
+            return
+        self._accept(self.outgoing, delivery)
+
+    def on_heartbeat(self, msgid: str, message: Sequence[str]) -> None:
+        """A HEARTBEAT of the broker: looks after the pool. Every message tells that the broker lives."""
+        if self._started:
+            self.check_worker_health()
+
+    def _heard_heartbeat(self, msgid: str, message: Sequence[str]) -> None:
+        self.on_heartbeat(msgid, message)
+
+    def on_disconnect(self, msgid: str, msg: Sequence[str]) -> None:
+        """The broker asks this job manager to leave: a warm shutdown."""
+        logger.warning("the broker asks %s to leave", self.name)
+        self.shut_down()
+
+    def listen(self, queues: Sequence[tuple[int, str]]) -> None:
+        """Listen on these queues from now on."""
+        self.queues = tuple(queues)
+        for upstream in self.upstreams:
+            if not upstream.listen(self.queues):
+                logger.warning("the new queues take effect at the next start")
+
+    # Placing jobs.
+
+    def _accept(self, upstream: Upstream, delivery: Delivery) -> None:
+        credit = self._credit_out.get(upstream, 0)
+        if credit:
+            self._credit_out[upstream] = credit - 1
+        msgid = delivery.msgid
+        running = self.jobs_in_flight.get(msgid)
+        if running is not None:
+            self._join(running, delivery)
+            return
+        task = delivery.headers.task
+        program = self.program
+        policies = program.policies
+        policy = policies.get(task) if policies is not None else None
+        if policy is None:
+            policy = program.default_policy
+        job = JobInFlight(
+            delivery,
+            upstream,
+            policy,
+            assignment_of(delivery, policy),
+            short=self._placement.credit.is_short(task),
+        )
+        if self._stage is not Stage.RUNNING:
+            self.jobs_in_flight[msgid] = job
+            self._give_back((job,))
+            return
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("Task %s[%s] received", task or "-", job.task_id)
+        self._placement.take_in(job)
+
+    def _join(self, running: JobInFlight, delivery: Delivery) -> None:
+        """Let a job that runs here already answer its second delivery, too: the broker took it for lost."""
+        key = (delivery.msgid, delivery.attempt)
+        if key in running.keys:
+            return
+        logger.info("%s was delivered again while it is still here: it isn't started twice", delivery.msgid)
+        running.keys = (*running.keys, key)
+        if running.began_at:
+            running.upstream.began((key,))
+
+    def _settle(self, now: float) -> None:
+        """End a turn: what can't be run soon goes back, and as much as there is room for is asked."""
+        placement = self._placement
+        placement.place_held_back()
+        if now >= placement.due:
+            self._give_back([*placement.late(now), *placement.overrun(now)])
+        if self._stage is Stage.RUNNING and self._credit_out:
+            self._give_credit(*placement.wanted(now))
+
+    def _give_back(self, jobs: Sequence[JobInFlight]) -> None:
+        """Give jobs that never began back to their brokers; those that were revoked meanwhile end here."""
+        returned: dict[Upstream, list[Key]] = {}
+        for job in jobs:
+            if job.task_id in self._revoked:
+                self._answer(job, revoked("revoked"))
+                continue
+            if self._placement.forget(job):
+                returned.setdefault(job.upstream, []).extend(job.keys)
+        for upstream, keys in returned.items():
+            upstream.nack(keys)
+
+    def _give_credit(self, idle: int, reserve: int) -> None:
+        for upstream, out in self._credit_out.items():
+            want = idle + (reserve if upstream.takes_back else 0) - out
+            if want <= 0:
+                continue
+            if self._quick:
+                self._send_ready(upstream, want)
+            else:
+                for _ in range(want):
+                    self.send_ready()
+
+    def send_ready(self) -> None:
+        """Tell the broker that one more job can be taken."""
+        self._send_ready(next(iter(self._credit_out), self.outgoing), 1)
+
+    def _send_ready(self, upstream: Upstream, count: int) -> None:
+        self.total_ready_sent += count
+        if upstream in self._credit_out:
+            self._credit_out[upstream] += count
+        upstream.ready(count)
+
+    # What the pool tells.
+
+    def check_worker_health(self) -> None:
+        """Find dead processes in the pool and have them replaced.
+
+        The loop learns of a death at once, by pidfd; this is for those who don't want to wait for the loop.
+        """
+        for event in self.pool.step((), time.monotonic()):
+            self._on_pool_event(event)
+
+    def _on_pool_event(self, event: PoolEvent) -> None:
+        kind = type(event)
+        if kind is Finished:
+            assert isinstance(event, Finished)
+            job = self.jobs_in_flight.get(event.key[0])
+            if job is None:
+                return
+            self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
+            self._log_end(job, event)
+            if self._quick:
+                self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
+                self._answer(job, event.reply)
+            else:
+                job.reply = event.reply
+                self._respond(job, event.pid, death=False)
+        elif kind is Begun:
+            assert isinstance(event, Begun)
+            job = self.jobs_in_flight.get(event.key[0])
+            if job is not None:
+                job.pid = event.pid
+                job.began_at = time.time()
+                job.upstream.began(job.keys)
+        elif isinstance(event, Updated):
+            job = self.jobs_in_flight.get(event.key[0])
+            if job is not None:
+                job.upstream.update(job.keys[-1], event.state, event.body)
+        elif isinstance(event, Lost):
+            self._on_lost(event)
+        elif isinstance(event, PoolBroken):
+            logger.critical("the pool can't go on: %s", event.detail)
+            self._exit_code = 1
+            self.shut_down()
+
+    def _on_lost(self, lost: Lost) -> None:
+        job = self.jobs_in_flight.get(lost.key[0])
+        if job is None:
+            return
+        headers = job.delivery.headers
+        by_eventmq = headers.timeout is not None or not headers.task
+        reply = reply_to_lost(
+            lost, job.delivery, job.policy, job.assignment.limit_s, expired_by_eventmq=by_eventmq
+        )
+        logger.error(
+            "Task %s[%s] lost (%s%s): %s",
+            headers.task or "-",
+            job.task_id,
+            lost.reason,
+            f", {lost.detail}" if lost.detail else "",
+            reply.state,
+        )
+        if self._quick:
+            self._answer(job, reply)
+            return
+        job.reply = reply
+        self._respond(job, lost.pid, death=True)
+        self.handle_response(
+            {"callback": "worker_death", "msgid": None, "return": "DEATH", "pid": lost.pid, "death": True}
+        )
+
+    def _log_end(self, job: JobInFlight, event: Finished) -> None:
+        state = event.reply.state
+        if state == FAILURE:
+            _log_failure(job, event)
+        elif logger.isEnabledFor(logging.INFO):
+            name = job.delivery.headers.task or "-"
+            word = "succeeded" if state == SUCCESS else f"ended as {state}"
+            logger.info("Task %s[%s] %s in %.6fs", name, job.task_id, word, event.runtime_s)
+
+    def _respond(self, job: JobInFlight, pid: int, *, death: bool) -> None:
+        """Say what became of a job in eventmq's way."""
+        assert job.reply is not None
+        self.handle_response(
+            {
+                "callback": "worker_done_with_reply" if _wants_reply(job) else "worker_done",
+                "msgid": job.delivery.msgid,
+                "return": json.loads(job.reply.body),
+                "pid": pid,
+                "death": death,
+            }
+        )
+
+    def handle_response(self, resp: Mapping[str, Any]) -> None:
+        """Act on what a process of the pool said.
+
+        Args:
+            resp: ``callback``, the name of the method that is called with ``(return, msgid, death, pid)``;
+                ``msgid``; ``return``, the reply ``{"value": …}`` or ``"DEATH"``; ``pid``; ``death``, true
+                when the process is gone.
+
+        Raises:
+            ConfigurationError: the callback is none of this class's.
+        """
+        callback, msgid = resp["callback"], resp["msgid"]
+        if callback not in _CALLBACKS:
+            raise ConfigurationError(f"{callback!r} is no callback of a job manager")
+        getattr(self, callback)(resp["return"], msgid, resp["death"], resp["pid"])
+        job = self.jobs_in_flight.get(msgid) if msgid else None
+        if job is not None:
+            self._forget(job)
+            if job.unanswered:
+                self._reply_to(
+                    job, job.reply or Reply(state=SUCCESS, body=json.dumps(resp["return"]).encode())
+                )
+        if not resp["death"] and msgid:
+            self.pid_distribution[resp["pid"]] = self.pid_distribution.get(resp["pid"], 0) + 1
+
+    def worker_done(self, reply: Any, msgid: str, death: bool, pid: int) -> None:
+        """A job ended whose value nobody asked for: there is room for one more."""
+        if self._stage is Stage.RUNNING and not death:
+            self.send_ready()
+
+    def worker_done_with_reply(self, reply: Any, msgid: str, death: bool, pid: int) -> None:
+        """A job ended, and its broker waits for the reply; there is room for one more."""
+        try:
+            text = json.dumps(reply)
+        except (TypeError, ValueError) as exc:
+            text = json.dumps({"value": str(exc)})
+        self.send_reply(text, msgid)
+        self.worker_done(reply, msgid, death, pid)
+
+    def worker_ready(self, reply: Any, msgid: str | None, death: bool, pid: int) -> None:
+        """A process is ready for its first job."""
+        self.send_ready()
+
+    def worker_death(self, reply: Any, msgid: str | None, death: bool, pid: int) -> None:
+        """A process is gone. The pool replaces it; what it ran has been answered."""
+        logger.debug("process %s is gone", pid)
+
+    def premature_death(self, reply: Any, msgid: str | None, death: bool = True, pid: int = 0) -> None:
+        """A process was gone before it ran anything."""
+        logger.debug("process %s was gone before it ran anything", pid)
+
+    def send_reply(self, reply: Any, msgid: str) -> None:
+        """Answer a job.
+
+        Args:
+            reply: JSON text (``{"value": …}``), or an object that becomes it.
+            msgid: of the REQUEST.
+        """
+        body = (
+            reply
+            if isinstance(reply, bytes)
+            else (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+        )
+        job = self.jobs_in_flight.get(msgid)
+        if job is None:
+            self.outgoing.reply((msgid, 0), Reply(state=state_in(body), body=body))
+        elif job.reply is not None:
+            self._reply_to(job, replace(job.reply, body=body))
+        else:
+            self._reply_to(job, Reply(state=state_in(body), body=body))
+
+    def _answer(self, job: JobInFlight, reply: Reply) -> None:
+        """Reply to a job and forget it."""
+        if self._forget(job):
+            for key in job.keys:
+                job.upstream.reply(key, reply)
+
+    def _reply_to(self, job: JobInFlight, reply: Reply) -> None:
+        job.unanswered = False
+        for key in job.keys:
+            job.upstream.reply(key, reply)
+
+    def _forget(self, job: JobInFlight) -> bool:
+        if self._revoked:
+            self._revoked.discard(job.task_id)
+        return self._placement.forget(job)
+
+    def revoke(
+        self, ids: Sequence[str], *, terminate: bool = False, signum: int = signal.SIGTERM
+    ) -> dict[str, str]:
+        """Revoke jobs that this job manager holds; with ``terminate`` also those that run.
+
+        Returns:
+            Task id → ``revoked``, ``terminating``, ``running`` (it goes on) or ``unknown`` (not here).
+        """
+        wanted = dict.fromkeys(ids, "unknown")
+        waiting = False
+        for job in list(self.jobs_in_flight.values()):
+            if job.task_id not in wanted:
+                continue
+            if not job.began_at:
+                self._revoked.add(job.task_id)
+                wanted[job.task_id] = "revoked"
+                waiting = True
+            elif terminate and self.pool.terminate(job.assignment.key, signum):
+                wanted[job.task_id] = "terminating"
+            else:
+                wanted[job.task_id] = "running"
+        if waiting:
+            self._give_back_revoked(wanted, terminate, signum)
+        return wanted
+
+    def _give_back_revoked(self, wanted: dict[str, str], terminate: bool, signum: int) -> None:
+        """Take back what waits, end what was revoked, and give the rest to the pool again."""
+        for job in self._placement.take_back():
+            if job.task_id in self._revoked:
+                self._answer(job, revoked("revoked"))
+            else:
+                self._placement.take_in(job)
+        for job in list(self.jobs_in_flight.values()):
+            if job.task_id in self._revoked:  # it began in this very moment
+                self._revoked.discard(job.task_id)
+                ended = terminate and self.pool.terminate(job.assignment.key, signum)
+                wanted[job.task_id] = "terminating" if ended else "running"
+
+    def _nothing_overridden(self) -> bool:
+        kind = type(self)
+        return all(name not in self.__dict__ and getattr(kind, name) is _PLAIN[name] for name in _MEMBERS)
+
+
+#: The members as they are here: whoever replaced one, in a subclass or for a test, wants to see every job.
+_PLAIN: dict[str, Callable[..., Any]] = {name: getattr(JobManager, name) for name in _MEMBERS}
+
+
+def jobmanager_main(broker_addr: str | None = None) -> int:
+    """Run a job manager with eventmq's settings; returns the exit status."""
+    return JobManager().jobmanager_main(broker_addr)
+
+
+def _paths(settings: EventmqSettings, allow: Sequence[str]) -> PathProgram:
+    setup = settings.subprocess_setup_func
+    if not setup and settings.setup_path and settings.setup_callable:
+        setup = f"{settings.setup_path}.{settings.setup_callable}"
+    return PathProgram(
+        (*allow, *settings.allow),
+        setup=setup,
+        job_entry=settings.job_entry_func,
+        job_exit=settings.job_exit_func,
+        limit_s=float(settings.global_timeout) if settings.global_timeout else None,
+    )
+
+
+def _milliseconds(due: float) -> float | None:
+    return None if due is math.inf else max(0.0, (due - time.monotonic()) * 1000)
+
+
+def _wants_reply(job: JobInFlight) -> bool:
+    # Our broker learns by the REPLY that a job ended; a stock router only ever passes it on to who asked.
+    return job.upstream.takes_back or job.delivery.headers.reply_requested
+
+
+def _stopped(job: JobInFlight) -> Lost:
+    return Lost(key=job.assignment.key, reason="stopped", detail="", pid=job.pid)
+
+
+def _log_failure(job: JobInFlight, event: Finished) -> None:
+    name = job.delivery.headers.task or "-"
+    try:
+        document = json.loads(event.reply.body)
+        error = document.get("error") or {}
+        what = f"{error.get('type', 'error')}: {error.get('message', document.get('value'))}"
+        trace = document.get("traceback") or ""
+    except (ValueError, AttributeError):
+        what, trace = "an error that can't be read", ""
+    logger.error(
+        "Task %s[%s] failed in %.6fs: %s%s",
+        name,
+        job.task_id,
+        event.runtime_s,
+        what,
+        f"\n{trace}" if trace else "",
+    )

@@ -1,0 +1,1 @@
+"""What the job manager is made of: credit, losses, remote control, signals, eventmq's settings."""

@@ -1,0 +1,204 @@
+"""Remote control: what a broker may ask a worker (docs/protocol.md), in the shape of Celery's ``inspect``."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from emq_compat.errors import MessageError
+from emq_compat.manager.inflight import JobInFlight
+from emq_compat.message import Job
+from emq_compat.pool.base import Pool
+from emq_compat.run import Program
+
+__all__ = ["Controlled", "answer"]
+
+
+class Controlled(Protocol):
+    """What remote control needs of a job manager."""
+
+    name: str
+    queues: tuple[tuple[int, str], ...]
+    program: Program
+    pool: Pool
+    jobs_in_flight: dict[str, JobInFlight]
+    total_requests: int
+    pid_distribution: dict[int, int]
+    started_at: float
+
+    def revoke(self, ids: Sequence[str], *, terminate: bool, signum: int) -> dict[str, str]: ...
+
+    def shut_down(self) -> None: ...
+
+    def listen(self, queues: Sequence[tuple[int, str]]) -> None: ...
+
+
+def answer(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> bytes:
+    """Do what was asked and return the answer's JSON document; never raises an Exception."""
+    asked = _VERBS.get(verb)
+    try:
+        if asked is None:
+            raise LookupError(f"the verb {verb!r} is unknown; known: {', '.join(sorted(_VERBS))}")
+        document: dict[str, Any] = {"ok": asked(manager, arguments)}
+        return json.dumps(document, default=repr).encode()
+    except Exception as exc:  # noqa: BLE001 - a question must not stop the worker; the answer tells the error
+        return json.dumps({"error": {"type": type(exc).__name__, "message": str(exc)}}).encode()
+
+
+def _ping(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return "pong"
+
+
+def _active(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return [_described(manager, job) for job in manager.jobs_in_flight.values() if job.began_at]
+
+
+def _reserved(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return [_described(manager, job) for job in manager.jobs_in_flight.values() if not job.began_at]
+
+
+def _registered(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return sorted(manager.program.policies or ())
+
+
+def _stats(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "pid": os.getpid(),
+        "uptime": int(time.monotonic() - manager.started_at),
+        "total_requests": manager.total_requests,
+        "pool": {
+            "implementation": manager.pool.name,
+            "max-concurrency": manager.pool.concurrency,
+            "processes": manager.pool.pids(),
+            "completed": {str(pid): count for pid, count in manager.pid_distribution.items()},
+        },
+        "rusage": {"utime": usage.ru_utime, "stime": usage.ru_stime, "maxrss": usage.ru_maxrss},
+    }
+
+
+def _active_queues(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return [{"name": name, "weight": weight} for weight, name in manager.queues]
+
+
+def _query_task(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    wanted = set(_ids(arguments))
+    return {
+        job.task_id: ["active" if job.began_at else "reserved", _described(manager, job)]
+        for job in manager.jobs_in_flight.values()
+        if job.task_id in wanted
+    }
+
+
+def _revoke(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    name = str(arguments.get("signal") or "SIGTERM")
+    signum = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+    if not isinstance(signum, signal.Signals):
+        raise ValueError(f"no signal is named {name!r}")
+    return manager.revoke(_ids(arguments), terminate=bool(arguments.get("terminate")), signum=signum)
+
+
+def _shutdown(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    manager.shut_down()
+    return True
+
+
+def _pool_grow(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    manager.pool.grow(_count(arguments))
+    return manager.pool.concurrency
+
+
+def _pool_shrink(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    count = _count(arguments)
+    if count >= manager.pool.concurrency:
+        raise ValueError(f"a pool of {manager.pool.concurrency} can't shrink by {count}")
+    manager.pool.shrink(count)
+    return manager.pool.concurrency
+
+
+def _add_consumer(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    queue = _queue(arguments)
+    if all(name != queue for _, name in manager.queues):
+        manager.listen((*manager.queues, (manager.queues[0][0] if manager.queues else 10, queue)))
+    return [name for _, name in manager.queues]
+
+
+def _cancel_consumer(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    queue = _queue(arguments)
+    left = tuple(entry for entry in manager.queues if entry[1] != queue)
+    if not left:
+        raise ValueError(f"{queue!r} is the only queue listened on")
+    if len(left) < len(manager.queues):
+        manager.listen(left)
+    return [name for _, name in manager.queues]
+
+
+_VERBS: dict[str, Callable[[Controlled, Mapping[str, Any]], Any]] = {
+    "ping": _ping,
+    "active": _active,
+    "reserved": _reserved,
+    "registered": _registered,
+    "stats": _stats,
+    "active_queues": _active_queues,
+    "query_task": _query_task,
+    "revoke": _revoke,
+    "shutdown": _shutdown,
+    "pool_grow": _pool_grow,
+    "pool_shrink": _pool_shrink,
+    "add_consumer": _add_consumer,
+    "cancel_consumer": _cancel_consumer,
+}
+
+
+def _ids(arguments: Mapping[str, Any]) -> list[str]:
+    ids = arguments.get("ids")
+    if isinstance(ids, str):
+        return [ids]
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise ValueError("'ids' is not a list of task ids")
+    return ids
+
+
+def _count(arguments: Mapping[str, Any]) -> int:
+    count = arguments.get("n", 1)
+    if type(count) is not int or not 1 <= count <= 10_000:
+        raise ValueError(f"'n' is {count!r}, not a whole number from 1")
+    return count
+
+
+def _queue(arguments: Mapping[str, Any]) -> str:
+    queue = arguments.get("queue")
+    if not isinstance(queue, str) or not queue:
+        raise ValueError("'queue' is not a name")
+    return queue
+
+
+def _described(manager: Controlled, job: JobInFlight) -> dict[str, Any]:
+    headers = job.delivery.headers
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}
+    try:
+        decoded = Job.decode(job.delivery.payload)
+        args, kwargs = decoded.args, decoded.kwargs
+    except MessageError:
+        pass  # what it is called and where it runs can still be told
+    return {
+        "id": job.task_id,
+        "name": headers.task or job.delivery.msgid,
+        "args": list(args),
+        "kwargs": dict(kwargs),
+        "hostname": manager.name,
+        "time_start": job.began_at or None,
+        "worker_pid": job.pid or None,
+        "acknowledged": not job.policy.acks_late,
+        "delivery_info": {
+            "routing_key": job.delivery.queue,
+            "priority": headers.priority,
+            "redelivered": headers.redelivered,
+        },
+    }

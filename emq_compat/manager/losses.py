@@ -1,0 +1,69 @@
+"""What a job that began and gave no reply comes to: Celery's rules for lost children, limits, shutdowns."""
+
+from __future__ import annotations
+
+from emq_compat.message import FAILURE, REQUEUED, REVOKED, Delivery, Failure, Outcome, Reply
+from emq_compat.pool.base import Lost
+from emq_compat.run import TaskPolicy
+
+__all__ = ["reply_to_lost", "revoked"]
+
+#: Where the classes named here can be imported from by whoever reads the result.
+_MODULE = "emq_compat.shim.exceptions"
+
+
+def reply_to_lost(
+    lost: Lost,
+    delivery: Delivery,
+    policy: TaskPolicy,
+    limit_s: float | None,
+    *,
+    expired_by_eventmq: bool = False,
+) -> Reply:
+    """Return the reply to a delivery whose run was lost.
+
+    A late-acked job goes back to its queue when the whole worker is stopped, and when its child died if it
+    also has ``reject_on_worker_lost`` (Celery's task attributes). Everything else ends, with an error that
+    says why.
+
+    Args:
+        limit_s: the hard limit that was kept, in seconds.
+        expired_by_eventmq: the limit was eventmq's ``timeout``: the value is then eventmq's ``TimeoutError``.
+    """
+    named = delivery.headers.task or delivery.msgid
+    if lost.reason == "died":
+        if policy.acks_late and policy.reject_on_worker_lost:
+            return Outcome(state=REQUEUED).encode()
+        return _failed(
+            "WorkerLostError", f"the process that ran {named} is gone: {lost.detail or 'reason unknown'}"
+        )
+    if lost.reason == "stopped":
+        if policy.acks_late:
+            return Outcome(state=REQUEUED).encode()
+        return _failed("WorkerLostError", f"the worker was shut down while it ran {named}")
+    if lost.reason == "time-limit":
+        if expired_by_eventmq:
+            failure = Failure(
+                type="TimeoutError", module="builtins", args=("TimeoutError",), message="TimeoutError"
+            )
+            return Outcome(state=FAILURE, failure=failure).encode()
+        limit = "" if limit_s is None else f"{limit_s:g}"
+        failure = Failure(
+            type="TimeLimitExceeded",
+            module=_MODULE,
+            args=() if limit_s is None else (limit_s,),
+            message=f"TimeLimitExceeded({limit})",
+        )
+        return Outcome(state=FAILURE, failure=failure).encode()
+    return revoked("terminated")
+
+
+def revoked(why: str) -> Reply:
+    """Return the reply to a job that was revoked before it began, or terminated."""
+    failure = Failure(type="TaskRevokedError", module=_MODULE, args=(why,), message=why)
+    return Outcome(state=REVOKED, failure=failure).encode()
+
+
+def _failed(kind: str, message: str) -> Reply:
+    failure = Failure(type=kind, module=_MODULE, args=(message,), message=message)
+    return Outcome(state=FAILURE, failure=failure).encode()

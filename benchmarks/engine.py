@@ -22,7 +22,9 @@ from emq_compat.protocol.commands import Capabilities, Hello, Inform, Ready, Rep
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-n", type=int, default=20_000)
     parser.add_argument("--durability", default="full")
     parser.add_argument("--batch", type=int, default=256)
@@ -37,7 +39,15 @@ def main() -> None:
         requests = []
         for _ in range(options.n):
             h = Headers(guarantee=True, no_result=True, task="peer_emq.count", task_id=new_id())
-            requests.append(Request(msgid=new_id(), queue="celery", headers=h, payload=payload, header_text=h.encode().encode()))
+            requests.append(
+                Request(
+                    msgid=new_id(),
+                    queue="celery",
+                    headers=h,
+                    payload=payload,
+                    header_text=h.encode().encode(),
+                )
+            )
 
         def turn(from_client: list[Request], from_worker: list[object]) -> list[object]:
             now = Moment(time.time(), time.monotonic())
@@ -59,7 +69,11 @@ def main() -> None:
         for i in range(0, options.n, options.batch):
             turn(requests[i : i + options.batch], [])
         t1 = time.perf_counter()
-        inform = Inform(msgid="i", queues=((0, "celery"),), capabilities=Capabilities(slots=2, tasks={"peer_emq.count": ""}))
+        inform = Inform(
+            msgid="i",
+            queues=((0, "celery"),),
+            capabilities=Capabilities(slots=2, tasks={"peer_emq.count": ""}),
+        )
         sent = turn([], [inform, Ready(msgid="r", count=66)])
         done = 0
         while True:
@@ -67,7 +81,12 @@ def main() -> None:
             if not dispatched:
                 break
             replies: list[object] = [
-                Reply(msgid="x", body=b'{"value": null}', request_msgid=d.msgid, headers=ReplyHeaders(attempt=1, state="SUCCESS"))
+                Reply(
+                    msgid="x",
+                    body=b'{"value": null}',
+                    request_msgid=d.msgid,
+                    headers=ReplyHeaders(attempt=1, state="SUCCESS"),
+                )
                 for d in dispatched
             ]
             done += len(replies)
@@ -75,7 +94,10 @@ def main() -> None:
         t2 = time.perf_counter()
         profile.disable()
         assert done == options.n, done
-        print(f"publish {(t1 - t0) / options.n * 1e6:.1f} us, hand out and end {(t2 - t1) / options.n * 1e6:.1f} us a task")
+        print(
+            f"publish {(t1 - t0) / options.n * 1e6:.1f} us, "
+            f"hand out and end {(t2 - t1) / options.n * 1e6:.1f} us a task"
+        )
         if options.profile:
             pstats.Stats(profile).sort_stats("tottime").print_stats(22)
         store.close()

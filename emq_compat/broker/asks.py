@@ -1,7 +1,7 @@
 """What clients may ask of the broker, beside publishing: a table of verbs (docs/protocol.md lists them).
 
-Every verb takes (client, arguments, now) and returns what is answered as ``ok``, or None when the answer comes
-later or never. A wrong argument raises MessageError, which is answered by name.
+Every verb takes (client, command, arguments, now) and returns what is answered as ``ok``, or None when the
+answer comes later or never. A wrong argument raises MessageError, which is answered by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from emq_compat.broker.engine import Engine
-from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, Send, as_publish
+from emq_compat.broker.queues import DEFAULT_QUEUE
+from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.errors import EmqError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
@@ -54,7 +55,9 @@ class Asks:
         verb = _VERBS.get(command.verb)
         try:
             if verb is None:
-                raise MessageError(f"the verb {command.verb!r} is unknown; known: {', '.join(sorted(_VERBS))}")
+                raise MessageError(
+                    f"the verb {command.verb!r} is unknown; known: {', '.join(sorted(_VERBS))}"
+                )
             ok = verb(self, client, command, dict(command.arguments), now)
         except EmqError as exc:
             error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
@@ -65,7 +68,7 @@ class Asks:
             self._answer(client, command.msgid, body)
 
     def _answer(self, client: bytes, asked: str, body: bytes) -> None:
-        self._engine.outbox.append(Send(client, Answer(msgid=new_id(), body=body, asked=asked)))
+        self._engine.desk.to_client(client, Answer(msgid=new_id(), body=body, asked=asked))
 
     # Results
 
@@ -109,18 +112,18 @@ class Asks:
         name = arguments.get("queue")
         if not isinstance(name, str):
             raise MessageError("purge needs 'queue', a name")
-        queue = self._engine.queues.get(name or "default")
+        queue = self._engine.queues.by_name.get(name or DEFAULT_QUEUE)
         if queue is None:
             return 0
-        dropped = self._engine.journal.purge(queue.id)
+        dropped = self._engine.desk.journal.purge(queue.id)
         queue.clear()
         return dropped
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
         engine = self._engine
         in_flight: dict[int, int] = {}
-        for flight in engine.in_flight.values():
-            queue_id = flight.key >> 45
+        for flight in engine.flights.by_msgid.values():
+            queue_id = queue_of(flight.key)
             in_flight[queue_id] = in_flight.get(queue_id, 0) + 1
         return [
             {
@@ -128,12 +131,16 @@ class Asks:
                 "waiting": queue.waiting,
                 "delayed": queue.delayed,
                 "in_flight": in_flight.get(queue.id, 0),
-                "workers": sum(queue in worker.queues for worker in engine.workers.values() if worker.present),
+                "workers": sum(
+                    queue in worker.queues for worker in engine.fleet.workers.values() if worker.present
+                ),
             }
-            for queue in engine.queues.values()
+            for queue in engine.queues.by_name.values()
         ]
 
-    def _workers(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+    def _workers(
+        self, client: bytes, command: Ask, arguments: Arguments, now: Moment
+    ) -> list[dict[str, Any]]:
         return [
             {
                 "name": worker.name,
@@ -147,21 +154,23 @@ class Asks:
                 "stock": worker.stock,
                 "present": worker.present,
             }
-            for worker in self._engine.workers.values()
+            for worker in self._engine.fleet.workers.values()
         ]
 
     def _stats(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, Any]:
         engine = self._engine
         return {
-            **engine.counters,
-            **engine.journal.sizes(),
+            **engine.desk.counters,
+            **engine.desk.journal.sizes(),
             "uptime_s": round(now.mono - self._started.mono, 3),
             "pid": os.getpid(),
-            "in_flight": len(engine.in_flight),
+            "in_flight": len(engine.flights.by_msgid),
             "waits": engine.results.waiting,
         }
 
-    def _schedules(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+    def _schedules(
+        self, client: bytes, command: Ask, arguments: Arguments, now: Moment
+    ) -> list[dict[str, Any]]:
         rows = []
         for row in self._engine.schedules.rows():
             job = Job.decode(row.payload)
@@ -188,35 +197,41 @@ class Asks:
 
     # Dead letters
 
-    def _dead_list(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
+    def _dead_list(
+        self, client: bytes, command: Ask, arguments: Arguments, now: Moment
+    ) -> list[dict[str, Any]]:
         after, limit = arguments.get("after", 0), arguments.get("limit", 100)
         if type(after) is not int or type(limit) is not int or not 0 < limit <= 10_000:
             raise MessageError("dead_list takes 'after' (a key) and 'limit' (1 to 10,000)")
-        return [_dead_row(row) for row in self._engine.journal.dead_letters(after, limit)]
+        return [_dead_row(row) for row in self._engine.desk.journal.dead_letters(after, limit)]
 
     def _dead_show(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, Any]:
         key = arguments.get("key")
-        row = self._engine.journal.dead_letter(key) if type(key) is int else None
+        row = self._engine.desk.journal.dead_letter(key) if type(key) is int else None
         if row is None:
             raise MessageError(f"there is no dead letter {key!r}")
         shown = {"headers": row.header_text, "payload": row.payload.decode("utf-8", "replace")}
         return {**_dead_row(row), **shown, "deliveries": row.attempt, "losses": row.losses}
 
     def _dead_requeue(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
-        rows = [row for key in self._dead_keys(arguments) if (row := self._engine.journal.dead_letter(key)) is not None]
+        rows = [
+            row
+            for key in self._dead_keys(arguments)
+            if (row := self._engine.desk.journal.dead_letter(key)) is not None
+        ]
         for row in rows:
             self._engine.publish(as_publish(row), now)
             if task_id := Headers.decode(row.header_text).task_id:
                 self._engine.results.forget([task_id])
-        self._engine.journal.drop_dead([row.key for row in rows])
+        self._engine.desk.journal.drop_dead([row.key for row in rows])
         return len(rows)
 
     def _dead_drop(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
-        return self._engine.journal.drop_dead(self._dead_keys(arguments))
+        return self._engine.desk.journal.drop_dead(self._dead_keys(arguments))
 
     def _dead_keys(self, arguments: Arguments) -> list[int]:
         if _flag(arguments, "all"):
-            return [row.key for row in self._engine.journal.dead_letters(0, SEQUENCE_MASK)]
+            return [row.key for row in self._engine.desk.journal.dead_letters(0, SEQUENCE_MASK)]
         keys = arguments.get("keys")
         if not isinstance(keys, list) or not all(type(key) is int for key in keys):
             raise MessageError("give 'keys', a list of dead letters' keys, or 'all'")
@@ -234,16 +249,18 @@ class Asks:
         if destination is not None and not isinstance(destination, list):
             raise MessageError("'destination' is a list of workers' names, or null for all")
         inspection = _Inspection(client, command.msgid, now.mono + timeout_s)
-        for worker in self._engine.workers.values():
+        for worker in self._engine.fleet.workers.values():
             if worker.stock or not worker.present:
                 continue
-            if destination is not None and not {worker.name, worker.name.rpartition(".")[0]} & set(destination):
+            if destination is not None and not {worker.name, worker.name.rpartition(".")[0]} & set(
+                destination
+            ):
                 continue
             msgid = new_id()
             inspection.missing.add(worker.identity)
             self._asked[msgid] = inspection
             ask = Ask(msgid=msgid, verb=verb, arguments=inner)
-            self._engine.outbox.append(Send(worker.identity, ask, to_worker=True))
+            self._engine.desk.to_worker(worker.identity, ask)
         if not inspection.missing:
             return b'{"ok":{}}'
         self._inspections.append(inspection)

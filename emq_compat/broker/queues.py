@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable
 from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key
 from emq_compat.message import Headers
 
-__all__ = ["MessageQueue", "WindowBudget"]
+__all__ = ["DEFAULT_QUEUE", "MessageQueue", "QueueSet", "WindowBudget"]
+
+#: The queue of an INFORM or REQUEST that names none (eventmq's).
+DEFAULT_QUEUE = "default"
 
 #: Messages read from disk at once, and the most that a window takes in of new ones.
 WINDOW_MESSAGES = 1000
@@ -111,7 +114,8 @@ class MessageQueue:
         self.changed = True
         budget = self._budget
         if not rank.more and (
-            not rank.window or (len(rank.window) < WINDOW_MESSAGES and budget.used + len(payload) <= budget.limit)
+            not rank.window
+            or (len(rank.window) < WINDOW_MESSAGES and budget.used + len(payload) <= budget.limit)
         ):
             rank.window.append(Waiting(key, msgid, headers, header_text, payload))
             rank.first = key
@@ -225,9 +229,52 @@ class MessageQueue:
                     continue
                 headers = Headers.decode(row.header_text)
                 rank.window.append(
-                    Waiting(row.key, row.msgid, headers, row.header_text, row.payload, row.attempt, row.losses)
+                    Waiting(
+                        row.key, row.msgid, headers, row.header_text, row.payload, row.attempt, row.losses
+                    )
                 )
                 budget.used += len(row.payload)
                 if budget.used >= budget.limit:
                     return
             rank.more = n == WINDOW_MESSAGES
+
+
+class QueueSet:
+    """All queues: those of the journal, and each one that is named, made on first use.
+
+    Args:
+        skip: tells whether a message's key is handed out at the moment.
+    """
+
+    def __init__(self, journal: Journal, skip: Callable[[int], bool]) -> None:
+        self._journal = journal
+        self._skip = skip
+        self._budget = WindowBudget()
+        self.by_name: dict[str, MessageQueue] = {}
+        self.by_id: dict[int, MessageQueue] = {}
+        for row in journal.queues():
+            self._add(
+                MessageQueue(
+                    row.id,
+                    row.name,
+                    journal,
+                    self._budget,
+                    skip,
+                    waiting=row.waiting,
+                    delayed=row.delayed,
+                    on_disk=True,
+                )
+            )
+
+    def get(self, name: str) -> MessageQueue:
+        """Return the queue of this name; '' is eventmq's default queue."""
+        name = name or DEFAULT_QUEUE
+        queue = self.by_name.get(name)
+        if queue is None:
+            queue_id = self._journal.add_queue(name)
+            queue = self._add(MessageQueue(queue_id, name, self._journal, self._budget, self._skip))
+        return queue
+
+    def _add(self, queue: MessageQueue) -> MessageQueue:
+        self.by_name[queue.name] = self.by_id[queue.id] = queue
+        return queue

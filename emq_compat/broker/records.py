@@ -27,6 +27,7 @@ __all__ = [
     "StoredResult",
     "Waiting",
     "home_key",
+    "priority_of",
     "queue_of",
 ]
 
@@ -52,8 +53,13 @@ def queue_of(key: int) -> int:
     return key >> _QUEUE_SHIFT
 
 
+def priority_of(key: int) -> int:
+    """Return the priority of a waiting message's key."""
+    return RANKS - 1 - (key >> _RANK_SHIFT & 15)
+
+
 class Moment(NamedTuple):
-    """A point in time: ``wall`` is unix seconds (eta, expiry, schedules), ``mono`` monotonic seconds (liveness)."""
+    """A time: ``wall`` is unix seconds (eta, expiry, schedules), ``mono`` monotonic seconds (liveness)."""
 
     wall: float
     mono: float
@@ -65,7 +71,14 @@ class Waiting:
     __slots__ = ("attempt", "headers", "header_text", "key", "losses", "msgid", "payload")
 
     def __init__(
-        self, key: int, msgid: str, headers: Headers, header_text: str, payload: bytes, attempt: int = 0, losses: int = 0
+        self,
+        key: int,
+        msgid: str,
+        headers: Headers,
+        header_text: str,
+        payload: bytes,
+        attempt: int = 0,
+        losses: int = 0,
     ) -> None:
         self.key = key
         self.msgid = msgid
@@ -200,7 +213,9 @@ class Journal(Protocol):
     def queues(self) -> list[QueueRow]: ...
     def set_counts(self, queue_id: int, waiting: int, delayed: int) -> None: ...
     def add_message(self, key: int, msgid: str, header_text: str, payload: bytes) -> None: ...
-    def add_delayed(self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes) -> None: ...
+    def add_delayed(
+        self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes
+    ) -> None: ...
     def next_due_ms(self) -> int | None: ...
     def due(self, until_ms: int, limit: int) -> list[tuple[int, int]]:
         """Return (key, home) of delayed messages whose time has come, oldest first."""

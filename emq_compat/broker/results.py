@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from emq_compat.broker.records import Journal, Moment, Send, StoredResult
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.records import Moment, StoredResult
 from emq_compat.message import FINAL_STATES, Failure, Outcome, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Reply
 
@@ -15,7 +16,7 @@ WAIT_S = 150.0
 
 
 def failure_body(kind: str, message: str, state: str = "FAILURE") -> bytes:
-    """Return the reply JSON of a failure that the broker itself finds; ``kind`` is a class of Celery's exceptions."""
+    """Return the reply JSON of a failure that the broker finds; ``kind``: a class of Celery's exceptions."""
     failure = Failure(type=kind, module="celery.exceptions", args=(message,), message=message)
     return Outcome(state=state, failure=failure).encode().body
 
@@ -27,9 +28,9 @@ class Results:
         expires_s: seconds a result is kept; 0: for good (Celery's result_expires).
     """
 
-    def __init__(self, journal: Journal, outbox: list[object], expires_s: float) -> None:
-        self._journal = journal
-        self._outbox = outbox
+    def __init__(self, desk: Desk, expires_s: float) -> None:
+        self._desk = desk
+        self._journal = desk.journal
         self._expires_s = expires_s
         #: task id → client → monotonic time at which the wait is forgotten.
         self._waits: dict[str, dict[bytes, float]] = {}
@@ -88,4 +89,4 @@ class Results:
 
     def _push(self, client: bytes, task_id: str, state: str, body: bytes) -> None:
         reply = Reply(msgid=new_id(), body=body, request_msgid=task_id, headers=ReplyHeaders(state=state))
-        self._outbox.append(Send(client, reply))
+        self._desk.to_client(client, reply)

@@ -55,14 +55,16 @@ class Schedules:
         """Add or replace a schedule; unless its headers say ``nohaste`` it runs once at once.
 
         Raises:
-            MessageError: neither a positive interval nor a cron string that can be read, or a payload that is no ``run``.
+            MessageError: no interval nor a cron string that can be read, or a payload that is no ``run``.
         """
         key = schedule_key(command.payload)
         if command.cron:
             if not croniter.is_valid(command.cron):
                 raise MessageError(f"the cron string {command.cron!r} can't be read")
         elif command.interval_s < 1:
-            raise MessageError(f"a schedule needs an interval of at least 1 s or a cron string, not {command.interval_s}")
+            raise MessageError(
+                f"a schedule needs an interval of at least 1 s or a cron string, not {command.interval_s}"
+            )
         haste = "nohaste" not in command.headers.split(",")
         row = ScheduleRow(
             key=key,
@@ -90,13 +92,19 @@ class Schedules:
             row = self._rows.get(key)
             if row is None or row.next_at != next_at:
                 continue
-            self._publish(Publish(queue=row.queue, headers=Headers.decode(row.header_text), payload=row.payload), now)
+            self._publish(
+                Publish(queue=row.queue, headers=Headers.decode(row.header_text), payload=row.payload), now
+            )
             left = row.runs_left - 1 if row.runs_left > 0 else row.runs_left
             if left == 0:
                 del self._rows[key]
                 self._journal.drop_schedule(key)
             else:
-                self._put(row._replace(next_at=_next(row.cron, row.interval_s, row.next_at, now.wall), runs_left=left))
+                self._put(
+                    row._replace(
+                        next_at=_next(row.cron, row.interval_s, row.next_at, now.wall), runs_left=left
+                    )
+                )
 
     def _put(self, row: ScheduleRow) -> None:
         self._rows[row.key] = row

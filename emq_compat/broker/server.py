@@ -33,8 +33,8 @@ from emq_compat.errors import JournalError, LocalProtocolError, RemoteProtocolEr
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.protocol.commands import Disconnect, Heartbeat, Hello, Kbye, PublishTopic, Reply, Request
-from emq_compat.protocol.frames import encode, request_frames
-from emq_compat.wire import RouterWire
+from emq_compat.protocol.frames import Limits, encode, request_frames
+from emq_compat.wire import Gate, RouterWire
 
 __all__ = ["Server"]
 
@@ -54,7 +54,8 @@ class Server:
 
     Raises:
         JournalError: the data folder can't be used.
-        ConfigurationError: an address can't be bound (in use, not allowed without keys …).
+        OperationalError: an address can't be bound.
+        ConfigurationError: the keys can't be used.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -70,6 +71,11 @@ class Server:
         )
         self._about: dict[str, Any] = {"broker": new_id(), "version": __version__}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate: Gate | None = None
+        self._wires: list[RouterWire] = []
+        self._turn_publishes: list[tuple[bytes, Request]] = []
+        self._publish_in: RouterWire | None = None
+        self._publish_out: zmq.Socket[bytes] | None = None
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
@@ -87,23 +93,28 @@ class Server:
     def _bind(self) -> None:
         config = self.config
         keys = Keys.for_broker(config.keys_dir) if config.keys_dir is not None else None
-        self.frontend = RouterWire(self._context, config.frontend, keys=keys, max_bytes=config.max_message_bytes)
-        self.backend = RouterWire(self._context, config.backend, keys=keys, max_bytes=config.max_message_bytes)
-        self.admin = RouterWire(self._context, config.admin, keys=keys, max_bytes=config.max_message_bytes)
-        self._wires = (self.backend, self.frontend, self.admin)
-        self._publish_in: RouterWire | None = None
-        self._publish_out: zmq.Socket[bytes] | None = None
+        self._gate = Gate(self._context, keys) if keys is not None else None
+        self.frontend = self._listen(config.frontend)
+        self.backend = self._listen(config.backend)
+        self.admin = self._listen(config.admin)
         if config.publish_in and config.publish_out:
-            self._publish_in = RouterWire(self._context, config.publish_in, keys=keys, max_bytes=config.max_message_bytes)
+            self._publish_in = self._listen(config.publish_in)
             self._publish_out = self._context.socket(zmq.PUB)
             self._publish_out.setsockopt(zmq.LINGER, 0)
+            if self._gate is not None:
+                self._gate.protect(self._publish_out)
             self._publish_out.bind(config.publish_out)
-            self._wires = (*self._wires, self._publish_in)
         self._poller = zmq.Poller()
         for wire in self._wires:
-            for polled in wire.polled():
+            for polled in wire.sockets():
                 self._poller.register(polled, zmq.POLLIN)
         self._poller.register(self._wake_r, zmq.POLLIN)
+
+    def _listen(self, endpoint: str) -> RouterWire:
+        limits = Limits(payload_bytes=self.config.max_message_bytes)
+        wire = RouterWire(self._context, endpoint, gate=self._gate, limits=limits)
+        self._wires.append(wire)
+        return wire
 
     def _start_engine(self) -> None:
         now = _now()
@@ -131,16 +142,16 @@ class Server:
         if self._probe_at is not None:
             return max(0, int((self._probe_at - now.mono) * 1000) + 1)
         deadline = self.engine.next_deadline(now)
-        asked = self.asks.next_deadline()
-        if asked is not None:
-            deadline = min(deadline, asked)
+        for other in (self.asks.next_deadline(), *(wire.deadline() for wire in self._wires)):
+            if other is not None and other < deadline:
+                deadline = other
         return max(0, int((deadline - now.mono) * 1000) + 1)
 
     def _turn(self) -> bool:
         """Do one turn; returns whether more may be waiting on a socket."""
         engine = self.engine
-        from_workers, gone = self.backend.receive(BATCH)
-        from_clients, _ = self.frontend.receive(BATCH)
+        from_workers = self.backend.receive(BATCH)
+        from_clients = self.frontend.receive(BATCH)
         self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
         now = _now()
         engine.begin_turn([c.msgid for _, c in self._turn_publishes])
@@ -149,7 +160,7 @@ class Server:
                 self._malformed("worker", identity, command)
             else:
                 engine.from_worker(identity, command, now)
-        for identity in gone:
+        for identity in self.backend.gone():
             engine.connection_gone(identity, now)
         for identity, command in from_clients:
             if isinstance(command, RemoteProtocolError):
@@ -168,21 +179,23 @@ class Server:
         self.store.commit()
         self._turn_publishes = []
         self._send(engine.take_outbox())
-        if engine.notes:
-            for level, text in engine.notes:
+        if engine.desk.notes:
+            for level, text in engine.desk.notes:
                 logger.log(logging.getLevelName(level.upper()), "%s", text)
-            engine.notes.clear()
+            engine.desk.notes.clear()
         return more
 
-    def _send(self, outbox: list[object]) -> None:
-        to_worker, to_client = self.backend.send, self.frontend.send
+    def _send(self, outbox: list[Send | Dispatch]) -> None:
+        to_worker, to_client = self.backend.send_frames, self.frontend.send_frames
         for item in outbox:
-            if type(item) is Dispatch:
+            if isinstance(item, Dispatch):
                 to_worker(
                     item.identity,
-                    request_frames(item.msgid.encode(), item.queue.encode(), item.header_text.encode(), item.payload),
+                    request_frames(
+                        item.msgid.encode(), item.queue.encode(), item.header_text.encode(), item.payload
+                    ),
                 )
-            elif isinstance(item, Send):
+            else:
                 try:
                     frames = encode(item.command, stock=item.stock)
                 except LocalProtocolError as exc:
@@ -191,24 +204,24 @@ class Server:
                 (to_worker if item.to_worker else to_client)(item.identity, frames)
 
     def _serve_administration(self, now: Moment) -> None:
-        commands, _ = self.admin.receive(BATCH)
+        commands = self.admin.receive(BATCH)
         for identity, command in commands:
             if isinstance(command, RemoteProtocolError):
                 self._malformed("administrator", identity, command)
                 continue
             answer = admin.answer(self.engine, command, now)
             if answer is not None:
-                self.admin.send(identity, encode(answer, stock=True))
+                self.admin.send(identity, answer, stock=True)
             if isinstance(command, Disconnect):
                 logger.info("an administrator asked the broker to stop")
-                for worker in self.engine.workers.values():
+                for worker in self.engine.fleet.workers.values():
                     if worker.present and worker.stock:
-                        self.backend.send(worker.identity, encode(Kbye(msgid=new_id()), stock=True))
+                        self.backend.send(worker.identity, Kbye(msgid=new_id()), stock=True)
                 self._stopping = True
 
     def _forward_publishes(self, wire: RouterWire) -> None:
         assert self._publish_out is not None
-        commands, _ = wire.receive(BATCH)
+        commands = wire.receive(BATCH)
         for identity, command in commands:
             if isinstance(command, RemoteProtocolError):
                 self._malformed("publisher", identity, command)
@@ -218,7 +231,7 @@ class Server:
     # Trouble
 
     def _malformed(self, who: str, identity: bytes, error: RemoteProtocolError) -> None:
-        self.engine.counters["malformed"] = self.engine.counters.get("malformed", 0) + 1
+        self.engine.desk.counters["malformed"] += 1
         if self._may_log(who):
             logger.warning("a message of the %s %r was dropped: %s", who, identity[:64], error)
 
@@ -238,7 +251,7 @@ class Server:
         body = json.dumps({"value": None, "error": {"type": kind, "message": text}}).encode()
         reply = Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=ReplyHeaders(state="REFUSED"))
         with contextlib.suppress(LocalProtocolError):
-            self.frontend.send(identity, encode(reply))
+            self.frontend.send(identity, reply)
 
     def _disk_failed(self, error: JournalError) -> None:
         logger.error("%s; nothing of this batch was taken, trying again every %g s", error, PROBE_S)
@@ -249,18 +262,23 @@ class Server:
 
     def _turn_without_disk(self) -> bool:
         """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
-        from_clients, _ = self.frontend.receive(BATCH)
+        from_clients = self.frontend.receive(BATCH)
         for identity, command in from_clients:
             if isinstance(command, Request):
-                self._refuse(identity, command.msgid, "BrokerRefused", "the broker can't store it: its disk takes no write")
+                self._refuse(
+                    identity,
+                    command.msgid,
+                    "BrokerRefused",
+                    "the broker can't store it: its disk takes no write",
+                )
             elif isinstance(command, Hello):
-                self.frontend.send(identity, encode(Hello(msgid=command.msgid, about=self._about)))
+                self.frontend.send(identity, Hello(msgid=command.msgid, about=self._about))
         now = time.monotonic()
         if self._probe_at is not None and now >= self._probe_at:
-            for worker in self.engine.workers.values():
+            for worker in self.engine.fleet.workers.values():
                 if worker.present:
                     beat = Heartbeat(msgid=new_id(), timestamp=time.time())
-                    self.backend.send(worker.identity, encode(beat, stock=worker.stock))
+                    self.backend.send(worker.identity, beat, stock=worker.stock)
             self._probe_at = now + PROBE_S
             if self.store.probe():
                 logger.warning("the disk takes writes again")
@@ -304,10 +322,12 @@ class Server:
 
     def close(self) -> None:
         """Close sockets and journal. Nothing needs to be written: every turn was committed."""
-        for wire in getattr(self, "_wires", ()):
+        for wire in self._wires:
             wire.close()
-        if (out := getattr(self, "_publish_out", None)) is not None:
-            out.close()
+        if self._gate is not None:
+            self._gate.close()
+        if self._publish_out is not None:
+            self._publish_out.close()
         self._context.destroy(linger=200)
         self._wake_r.close()
         self._wake_w.close()
@@ -326,12 +346,14 @@ def run_broker(config: BrokerConfig) -> None:
     """
     server = Server(config)
     try:
-        where = "memory only" if config.memory else f"journal {server.store.path}, durability {config.durability}"
-        logger.info("broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where)
+        where = (
+            "memory only" if config.memory else f"journal {server.store.path}, durability {config.durability}"
+        )
+        logger.info(
+            "broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where
+        )
         with server.handle_signals():
             server.run()
     finally:
         server.close()
         logger.info("broker %s ended", os.getpid())
-
-

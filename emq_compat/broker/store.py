@@ -68,7 +68,8 @@ class Store:
     """The engine's Journal on disk (``folder``) or, with ``folder=None``, in memory.
 
     Args:
-        folder: the data folder; made with mode 0700. Another user's, or one in use by another broker, is refused.
+        folder: the data folder; made with mode 0700. Another user's, or one
+            that another broker uses, is refused.
         durability: ``full`` (each commit is fsync'd: safe against power loss) or ``normal`` (safe against a
             killed process).
 
@@ -87,7 +88,8 @@ class Store:
             self._prepare_schema()
         except sqlite3.Error as exc:
             raise JournalError(
-                f"the journal {self.path} can't be opened: {exc}; move the file away to start empty, or restore a backup"
+                f"the journal {self.path} can't be opened: {exc}; "
+                "move the file away to start empty, or restore a backup"
             ) from exc
         self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
         self._dirty = False
@@ -113,10 +115,13 @@ class Store:
     def _prepare_schema(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._db.executescript(f"BEGIN;\n{_SQL['schema']}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;")
+            self._db.executescript(
+                f"BEGIN;\n{_SQL['schema']}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
+            )
         elif version > SCHEMA_VERSION:
             raise JournalError(
-                f"{self.path} was written by a newer emq-compat (schema {version}, this one knows {SCHEMA_VERSION}): upgrade"
+                f"{self.path} was written by a newer emq-compat "
+                f"(schema {version}, this one knows {SCHEMA_VERSION}): upgrade"
             )
 
     def _reserved(self) -> int:
@@ -252,7 +257,9 @@ class Store:
         """Store a message that waits."""
         self._write("add_message", (key, msgid, header_text, payload))
 
-    def add_delayed(self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes) -> None:
+    def add_delayed(
+        self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes
+    ) -> None:
         """Store a message that waits for its time."""
         self._write("add_delayed", (sequence, home, due_ms, msgid, header_text, payload))
 
@@ -396,7 +403,9 @@ def _claim(folder: Path) -> IO[str]:
         if info.st_uid != os.getuid():
             raise JournalError(f"the data folder {folder} belongs to another user (uid {info.st_uid})")
         if info.st_mode & 0o077:
-            raise JournalError(f"others can read the data folder {folder}: chmod 700 it, or choose another by --data")
+            raise JournalError(
+                f"others can read the data folder {folder}: chmod 700 it, or choose another by --data"
+            )
         lock = open(folder / _LOCK, "a+", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600))  # noqa: SIM115
     except OSError as exc:
         raise JournalError(f"the data folder {folder} can't be used: {exc.strerror or exc}") from exc

@@ -19,7 +19,7 @@ class Worker:
         credit: how many more it has asked for.
         tiers: its queues by weight, heaviest first; queues of one weight take turns.
         tasks: registered task names and their flags, None: it runs any path.
-        heard, gone: monotonic seconds of its last message, and of the loss of its connection (None: it stands).
+        heard, gone: monotonic seconds of its last message, of the loss of its connection (None: it is up).
         not_begun: msgids that its last HEARTBEAT listed as held and not begun.
         leaving: it has said KBYE (stock workers go on answering after that).
     """
@@ -87,7 +87,7 @@ class Worker:
         return [queue for tier in self.tiers for queue in tier]
 
     def has(self, task: str) -> bool:
-        """Whether it can run a task of this name ('' is a plain eventmq job, which any worker may be given)."""
+        """Whether it can run a task of this name ('' is a plain eventmq job: any worker may get it)."""
         return self.tasks is None or not task or task in self.tasks
 
     def late(self, task: str) -> bool:

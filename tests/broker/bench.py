@@ -81,19 +81,26 @@ class Bench:
         return sent
 
     def publish(self, n: int = 1, queue: str = "q", client: bytes = CLIENT, **headers: Any) -> list[str]:
-        """Publish n messages; returns their msgids. Headers as of Headers; ``task_id`` defaults to the msgid's own."""
+        """Publish n messages; returns their msgids. ``headers``: Headers'; the task id is made of the msgid."""
         requests = []
         for _ in range(n):
             msgid = new_id()
             head = Headers(guarantee=True, **{"task_id": "t-" + msgid, **headers})
             requests.append(
-                Request(msgid=msgid, queue=queue, headers=head, payload=job(), header_text=head.encode().encode())
+                Request(
+                    msgid=msgid, queue=queue, headers=head, payload=job(), header_text=head.encode().encode()
+                )
             )
         self.turn(*[(client, r) for r in requests])
         return [r.msgid for r in requests]
 
     def worker(
-        self, identity: bytes = b"w.1", queues: tuple[str, ...] = ("q",), slots: int = 1, credit: int = 1, **about: Any
+        self,
+        identity: bytes = b"w.1",
+        queues: tuple[str, ...] = ("q",),
+        slots: int = 1,
+        credit: int = 1,
+        **about: Any,
     ) -> list[Dispatch]:
         """A worker of ours says INFORM and READY; returns what it is handed."""
         capabilities = Capabilities(slots=slots, **about)
@@ -125,15 +132,17 @@ class Bench:
         return {m for ack in self.commands(Ack) for m in ack.acked}
 
 
-def job(path: str = "proj.tasks", callable: str = "add") -> bytes:
-    return Job(path=path, callable=callable).encode()
+def job(path: str = "proj.tasks", name: str = "add") -> bytes:
+    return Job(path=path, callable=name).encode()
 
 
 def attempt_of(d: Dispatch) -> int:
     return Headers.decode(d.header_text).attempt
 
 
-def answer(d: Dispatch, state: str = "SUCCESS", follow_ups: tuple[Publish, ...] = (), body: bytes = b"") -> Reply:
+def answer(
+    d: Dispatch, state: str = "SUCCESS", follow_ups: tuple[Publish, ...] = (), body: bytes = b""
+) -> Reply:
     return Reply(
         msgid=new_id(),
         body=body or b'{"value": 5, "state": "%s"}' % state.encode(),

@@ -22,6 +22,7 @@ def _close() -> Iterator[None]:
     while Bench.opened:
         Bench.opened.pop().store.close()
 
+
 LATE = {"tasks": {"late": "l", "early": ""}}
 
 
@@ -31,11 +32,11 @@ def test_a_publish_is_acknowledged_once_it_is_stored() -> None:
     (msgid,) = b.publish()
     assert {msgid} == b.acked()
     b.restart()
-    assert 1 == b.engine.queues["q"].waiting
+    assert 1 == b.engine.queues.by_name["q"].waiting
 
 
 def test_the_same_msgid_twice_is_one_message() -> None:
-    """A publish sent again, in the same turn, later, or after it has run, is acknowledged and not run again."""
+    """A publish sent again, in the same turn, later or after it ran, is acknowledged and not run again."""
     b = Bench()
     head = Headers(guarantee=True)
     from emq_compat.protocol.commands import Request
@@ -127,8 +128,8 @@ def test_a_worker_whose_connection_is_gone_is_lost_after_two_seconds() -> None:
     b.worker(**LATE)
     b.engine.connection_gone(b"w.1", b.now)
     b.pass_time(2.5)
-    assert b"w.1" not in b.engine.workers
-    assert 1 == b.engine.queues["q"].waiting
+    assert b"w.1" not in b.engine.fleet.workers
+    assert 1 == b.engine.queues.by_name["q"].waiting
 
 
 def test_a_heartbeat_keeps_a_worker() -> None:
@@ -137,7 +138,7 @@ def test_a_heartbeat_keeps_a_worker() -> None:
     b.publish(task="late")
     b.worker(**LATE)
     b.pass_time(100, b"w.1")
-    assert 1 == len(b.engine.in_flight)
+    assert 1 == len(b.engine.flights.by_msgid)
 
 
 def test_a_paused_broker_condemns_nobody() -> None:
@@ -147,7 +148,7 @@ def test_a_paused_broker_condemns_nobody() -> None:
     b.worker(**LATE)
     b.turn(passed_s=60)
     b.turn((b"w.1", Heartbeat(msgid=new_id(), timestamp=0.0)), passed_s=0.5)
-    assert 1 == len(b.engine.in_flight)
+    assert 1 == len(b.engine.flights.by_msgid)
 
 
 def test_past_max_redeliveries_a_task_is_dead() -> None:
@@ -213,7 +214,7 @@ def test_a_nack_gives_it_to_another() -> None:
     (d,) = b.worker()
     b.turn((d.identity, nack(d)))
     assert [first, second] == [x.msgid for x in b.worker(b"w2.1", slots=2, credit=2)]
-    assert 0 == b.engine.counters["lost"]
+    assert 0 == b.engine.desk.counters["lost"]
 
 
 def test_requeued_counts_as_a_redelivery() -> None:
@@ -226,7 +227,7 @@ def test_requeued_counts_as_a_redelivery() -> None:
 
 
 def test_eta_waits_in_the_broker_across_restarts(tmp_path: Path) -> None:
-    """A delayed message is handed out at its time, not before, also after a restart; priority still counts."""
+    """A delayed message is handed out at its time, also after a restart; priority still counts."""
     b = Bench(tmp_path / "d")
     (late,) = b.publish(eta=b.wall + 30)
     (high,) = b.publish(eta=b.wall + 30, priority=9)
@@ -254,7 +255,7 @@ def test_a_full_queue_refuses() -> None:
     (reply,) = b.commands(Reply)
     assert "QueueFull" == json.loads(reply.body)["error"]["type"]
     assert set() == b.acked()
-    assert 2 == b.engine.queues["q"].waiting
+    assert 2 == b.engine.queues.by_name["q"].waiting
 
 
 def test_a_revoke_holds_with_no_worker_up_and_across_restarts(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_a_revoke_holds_with_no_worker_up_and_across_restarts(tmp_path: Path) ->
     assert "REVOKED" == b.state(m)
     b.restart()
     assert [] == b.worker()
-    assert 0 == b.engine.queues["q"].waiting
+    assert 0 == b.engine.queues.by_name["q"].waiting
 
 
 def test_an_unknown_task_goes_to_a_worker_that_has_it() -> None:
@@ -333,12 +334,14 @@ def test_no_result_keeps_nothing() -> None:
 
 
 def test_a_stock_worker_gets_stock_headers_and_may_answer_after_kbye() -> None:
-    """Only stock headers go to it; after KBYE its REPLY still counts, and only stock_timeout gives the task to others."""
+    """Stock headers only; after KBYE its REPLY still counts; stock_timeout gives the task to others."""
     b = Bench(stock_timeout_s=60)
     first, second = b.publish(2, priority=3, limit_s=7.2)
     stock = b"stock"
     handed = b.handed(
-        (stock, Inform(msgid=new_id(), queues=((0, "q"),))), (stock, Ready(msgid="r1")), (stock, Ready(msgid="r2"))
+        (stock, Inform(msgid=new_id(), queues=((0, "q"),))),
+        (stock, Ready(msgid="r1")),
+        (stock, Ready(msgid="r2")),
     )
     assert [first, second] == [d.msgid for d in handed]
     assert {"reply-requested,timeout:8"} == {d.header_text for d in handed}
@@ -355,7 +358,7 @@ def test_windows_bound_memory_and_keep_order() -> None:
     """3,000 waiting messages: at most 1,000 in memory, all handed out in order."""
     b = Bench()
     ids = b.publish(1500) + b.publish(1500)
-    assert 1000 >= len(b.engine.queues["q"]._ranks[9].window)
+    assert 1000 >= len(b.engine.queues.by_name["q"]._ranks[9].window)
     got = [d.msgid for d in b.worker(slots=5000, credit=5000)]
     assert ids == got
 
@@ -388,11 +391,11 @@ def test_inform_held_lists_not_begun() -> None:
     (m,) = b.publish(task="late")
     for i in range(4):
         identity = b"w%d.1" % i
-        (d,) = b.worker(identity, **LATE)
+        b.worker(identity, **LATE)
         b.turn((identity, Heartbeat(msgid=new_id(), timestamp=0.0, not_begun=(m,))))
         b.pass_time(11)
-    assert 1 == b.engine.queues["q"].waiting
-    assert 0 == b.engine.counters["dead"]
+    assert 1 == b.engine.queues.by_name["q"].waiting
+    assert 0 == b.engine.desk.counters["dead"]
 
 
 def test_weights_decide_between_queues() -> None:
@@ -400,7 +403,9 @@ def test_weights_decide_between_queues() -> None:
     b = Bench()
     light, heavy = b.publish(2, queue="light"), b.publish(2, queue="heavy")
     inform = Inform(msgid="i", queues=((1, "light"), (9, "heavy")), capabilities=Capabilities(slots=9))
-    assert [*heavy, *light] == [d.msgid for d in b.handed((b"w.1", inform), (b"w.1", Ready(msgid="r", count=9)))]
+    assert [*heavy, *light] == [
+        d.msgid for d in b.handed((b"w.1", inform), (b"w.1", Ready(msgid="r", count=9)))
+    ]
 
 
 def test_reply_requested_is_answered_to_the_client() -> None:

@@ -1,0 +1,234 @@
+"""The workers: who is there, what they listen to and can run, who is silent.
+
+    (unknown) ──INFORM──▶ present ──silence, KBYE──▶ lost: what it held is given back or ends
+        ▲                    │
+        └──HELLO "inform"────┘  (any message of an unknown one is answered so)
+
+A worker that was known before a restart only by what it holds is absent: the same deadline runs for it. A
+stock worker that left may still answer; its hand-outs stay until stock_timeout.
+"""
+
+from __future__ import annotations
+
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.flights import Flights
+from emq_compat.broker.records import InFlight, Moment
+from emq_compat.broker.workers import Worker
+from emq_compat.message import Headers, ReplyHeaders, new_id
+from emq_compat.protocol.commands import (
+    SCHEDULER,
+    Ack,
+    Heartbeat,
+    Hello,
+    Inform,
+    Kbye,
+    Nack,
+    Ready,
+    Reply,
+)
+
+__all__ = ["Fleet"]
+
+#: A loop that was away for so long (stopped, a slow fsync) condemns nobody before it has listened again.
+PAUSE_S = 1.5
+#: An unknown worker is asked to INFORM at most so often.
+ASK_AGAIN_S = 0.25
+
+
+class Fleet:
+    """All workers and schedulers.
+
+    Attributes:
+        workers: identity → worker.
+        known_tasks: task name → how many present workers have it registered.
+        schedulers: identity of a stock scheduler → monotonic time at which it was last heard.
+    """
+
+    def __init__(self, desk: Desk, flights: Flights, now: Moment) -> None:
+        self._desk = desk
+        self._flights = flights
+        self.workers = flights.workers
+        self.known_tasks: dict[str, int] = {}
+        self.schedulers: dict[bytes, float] = {}
+        self._strangers: dict[bytes, float] = {}
+        self._next_beat = self._next_check = self._last_tick = now.mono
+        for message, attempt, identity, late in desk.journal.in_flight():
+            worker = self.workers.get(identity)
+            if worker is None:
+                worker = self.workers[identity] = Worker(identity, now.mono, present=False)
+            flight = InFlight(
+                key=message.key,
+                msgid=message.msgid,
+                attempt=attempt,
+                losses=message.losses,
+                headers=Headers.decode(message.header_text),
+                worker=identity,
+                late=late,
+                since=now.mono,
+            )
+            flights.track(flight, worker)
+
+    # Sessions
+
+    def inform(self, identity: bytes, command: Inform, now: Moment) -> None:
+        """Take up a worker, new or again; credit starts at 0."""
+        about = command.capabilities
+        self._strangers.pop(identity, None)
+        worker = self.workers.get(identity)
+        if worker is None:
+            worker = self.workers[identity] = Worker(identity, now.mono, present=True)
+        self._forget_tasks(worker)
+        worker.present, worker.leaving = True, False
+        worker.heard, worker.gone = now.mono, None
+        worker.credit = 0
+        worker.stock = about is None
+        queues = self._flights.queues
+        worker.listen([(w, queues.get(name)) for w, name in command.queues] or [(0, queues.get(""))])
+        self._desk.to_worker(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=worker.stock)
+        if about is not None:
+            worker.slots, worker.tasks = about.slots, about.tasks
+            worker.pid, worker.hostname = about.pid, about.hostname
+            for task in worker.tasks or ():
+                self.known_tasks[task] = self.known_tasks.get(task, 0) + 1
+            held = {(msgid, attempt) for msgid, attempt, _ in about.held}
+            worker.not_begun = frozenset(msgid for msgid, _, begun in about.held if not begun)
+            # What isn't in the list never arrived: the worker drops what reaches it before this INFORM's ACK.
+            self._flights.give_back(
+                [f for f in worker.in_flight.values() if (f.msgid, f.attempt) not in held]
+            )
+            hello = {**self._desk.about, "dead_after_s": self._desk.options.dead_after_s}
+            self._desk.to_worker(identity, Hello(msgid=new_id(), about=hello))
+            self._warn_of_namesake(worker)
+        self._beat_one(worker, now)
+        for queue in worker.queues:
+            queue.release()
+        self._next_check = min(self._next_check, now.mono + self._desk.options.dead_after_s)
+        self._desk.note("info", f"worker {worker.name}: {', '.join(q.name for q in worker.queues)}")
+
+    def _warn_of_namesake(self, worker: Worker) -> None:
+        name = worker.name.rpartition(".")[0]
+        for other in self.workers.values():
+            if other is worker or not other.present or other.gone is not None:
+                continue
+            if name and other.name.rpartition(".")[0] == name:
+                self._desk.note("warning", f"a second worker is named {name}: give each its own name (-n)")
+                return
+
+    def inform_scheduler(self, identity: bytes, command: Inform, now: Moment) -> None:
+        """A stock scheduler is acknowledged and kept alive; the broker runs the schedules itself."""
+        if command.role != SCHEDULER:
+            text = "this is the clients' address; workers connect to the other one"
+            body = b'{"value": null, "error": {"type": "ProtocolError", "message": "%s"}}' % text.encode()
+            reply = Reply(
+                msgid=new_id(), body=body, request_msgid=command.msgid, headers=ReplyHeaders(state="REFUSED")
+            )
+            self._desk.to_client(identity, reply, stock=True)
+            return
+        self.schedulers[identity] = now.mono
+        self._desk.to_client(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=True)
+        self._desk.to_client(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), stock=True)
+
+    def ask_to_inform(self, identity: bytes, now: Moment) -> None:
+        """Tell an unknown worker to say INFORM."""
+        if now.mono - self._strangers.get(identity, -1e9) < ASK_AGAIN_S:
+            return
+        if len(self._strangers) > 10_000:
+            self._strangers.clear()
+        self._strangers[identity] = now.mono
+        self._desk.to_worker(identity, Hello(msgid=new_id(), about={**self._desk.about, "inform": True}))
+
+    def ready(self, worker: Worker, command: Ready) -> None:
+        """Add to a worker's credit."""
+        if not worker.leaving:
+            worker.credit += command.count
+
+    def nack(self, worker: Worker, command: Nack) -> None:
+        """Take back what a worker has not begun."""
+        flights = [
+            flight
+            for msgid, attempt in command.returned
+            if (flight := worker.in_flight.get(msgid)) is not None and flight.attempt == attempt
+        ]
+        self._flights.give_back(flights)
+
+    def kbye(self, worker: Worker, command: Kbye, now: Moment) -> None:
+        """A worker leaves; ours has given back or answered what it held, a stock one may still answer."""
+        worker.credit = 0
+        worker.leaving = True
+        self._desk.note("info", f"worker {worker.name} leaves")
+        if not worker.stock:
+            self._lost(worker, now, "left")
+
+    def connection_gone(self, identity: bytes, now: Moment) -> None:
+        """Note that a worker's connection is gone; it has ``gone_after_s`` to be heard again."""
+        worker = self.workers.get(identity)
+        if worker is not None:
+            worker.gone = now.mono
+            self._next_check = min(self._next_check, now.mono + self._desk.options.gone_after_s)
+
+    # Time
+
+    def tick(self, now: Moment) -> None:
+        """Find who is lost, and send heartbeats that are due."""
+        if now.mono - self._last_tick > PAUSE_S:
+            floor = now.mono - self._desk.options.dead_after_s + PAUSE_S
+            for worker in self.workers.values():
+                worker.heard = max(worker.heard, floor)
+                if worker.gone is not None:
+                    worker.gone = now.mono
+        self._last_tick = now.mono
+        if now.mono >= self._next_check:
+            self._check(now)
+        if now.mono >= self._next_beat:
+            self._next_beat = now.mono + min(3.0, self._desk.options.dead_after_s / 4)
+            for worker in self.workers.values():
+                if worker.present:
+                    self._beat_one(worker, now)
+            for identity in self.schedulers:
+                self._desk.to_client(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), stock=True)
+
+    def _beat_one(self, worker: Worker, now: Moment) -> None:
+        beat = Heartbeat(msgid=new_id(), timestamp=now.wall)
+        self._desk.to_worker(worker.identity, beat, stock=worker.stock)
+
+    def _check(self, now: Moment) -> None:
+        options = self._desk.options
+        next_check = now.mono + options.dead_after_s
+        for worker in list(self.workers.values()):
+            if worker.leaving and worker.stock:
+                deadline = worker.heard + options.stock_timeout_s if worker.in_flight else now.mono
+            else:
+                deadline = worker.lost_at(options.dead_after_s, options.gone_after_s)
+            if deadline <= now.mono:
+                self._lost(worker, now, "was lost")
+            else:
+                next_check = min(next_check, deadline)
+        for identity, heard in list(self.schedulers.items()):
+            if heard + max(60.0, options.dead_after_s) < now.mono:
+                del self.schedulers[identity]
+        self._next_check = next_check
+
+    def next_deadline(self) -> float | None:
+        """Return the monotonic time at which ``tick`` is due; None: nobody is here."""
+        return min(self._next_beat, self._next_check) if self.workers or self.schedulers else None
+
+    def _lost(self, worker: Worker, now: Moment, how: str) -> None:
+        self._forget_tasks(worker)
+        if worker.in_flight and worker.stock and not worker.leaving:
+            worker.leaving, worker.present, worker.credit = True, False, 0
+            return
+        del self.workers[worker.identity]
+        self._flights.worker_lost(worker, now, how)
+
+    def _forget_tasks(self, worker: Worker) -> None:
+        if not worker.tasks:
+            return
+        for task in worker.tasks:
+            left = self.known_tasks.get(task, 0) - 1
+            if left > 0:
+                self.known_tasks[task] = left
+            else:
+                self.known_tasks.pop(task, None)
+        worker.tasks = None
+        for queue in self._flights.queues.by_id.values():
+            queue.release()

@@ -1,0 +1,119 @@
+"""Hand-outs in flight: tracked, given back, lost, put aside.
+
+A hand-out ends in one of four ways: its outcome comes (the engine finishes it), it never began and is given
+back uncounted, it was lost and is handed out again or ends as WorkerLostError, or the task rejected it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.queues import QueueSet
+from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
+from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.workers import Worker
+from emq_compat.message import FAILURE
+
+__all__ = ["Flights"]
+
+
+class Flights:
+    """Every hand-out that has no outcome yet.
+
+    Attributes:
+        by_msgid: msgid → hand-out.
+        by_key: the message's key → hand-out.
+        by_task: task id → msgid.
+        requesters: msgid → client that asked for the REPLY itself (waiting and in flight).
+    """
+
+    def __init__(self, desk: Desk, results: Results) -> None:
+        self._desk = desk
+        self._results = results
+        self.by_msgid: dict[str, InFlight] = {}
+        self.by_key: dict[int, InFlight] = {}
+        self.by_task: dict[str, str] = {}
+        self.requesters: dict[str, bytes] = {}
+        self.queues = QueueSet(desk.journal, self.by_key.__contains__)
+        #: where hand-outs are counted as held: every worker the engine knows.
+        self.workers: dict[bytes, Worker] = {}
+
+    def track(self, flight: InFlight, worker: Worker) -> None:
+        """Note a hand-out to a worker."""
+        worker.in_flight[flight.msgid] = flight
+        self.by_msgid[flight.msgid] = flight
+        self.by_key[flight.key] = flight
+        if flight.headers.task_id:
+            self.by_task[flight.headers.task_id] = flight.msgid
+
+    def end(self, flight: InFlight) -> None:
+        """Forget a hand-out; what becomes of its message is the caller's to say."""
+        msgid = flight.msgid
+        del self.by_msgid[msgid]
+        del self.by_key[flight.key]
+        worker = self.workers.get(flight.worker)
+        if worker is not None:
+            worker.in_flight.pop(msgid, None)
+        if self.by_task.get(flight.headers.task_id) == msgid:
+            del self.by_task[flight.headers.task_id]
+
+    def give_back(self, flights: Iterable[InFlight]) -> None:
+        """Put hand-outs that never began back into their queues, uncounted."""
+        for flight in flights:
+            self._requeue(flight, flight.losses)
+
+    def lose(self, flight: InFlight, now: Moment, how: str) -> None:
+        """Hand a lost task out again if it acknowledges late and may be, else end it as WorkerLostError.
+
+        ``how`` completes the sentence of the error.
+        """
+        counters, limit = self._desk.counters, self._desk.options.max_redeliveries
+        counters["lost"] += 1
+        losses = flight.losses + 1
+        if flight.late and not (limit and losses > limit):
+            counters["redelivered"] += 1
+            self._requeue(flight, losses)
+            return
+        self.end(flight)
+        if flight.late:
+            how += f"; it was handed out {losses} times, and the limit is {limit} redeliveries"
+        self.bury(flight, f"WorkerLostError: {how}", now, losses)
+        task_id = flight.headers.task_id
+        if task_id:
+            body = failure_body("WorkerLostError", how)
+            self._results.put(task_id, FAILURE, body, now, keep=not flight.headers.no_result)
+
+    def bury(self, flight: InFlight, reason: str, now: Moment, losses: int) -> None:
+        """Move the message of a hand-out that was ended to the dead letters."""
+        self._desk.counters["dead"] += 1
+        self.requesters.pop(flight.msgid, None)
+        queue = self.queues.by_id[queue_of(flight.key)]
+        self._desk.journal.bury(flight.key, flight.msgid, queue.name, reason, now.wall, losses)
+
+    def worker_lost(self, worker: Worker, now: Moment, how: str) -> None:
+        """End or give back all that a lost worker held."""
+        if worker.in_flight:
+            self._desk.note("warning", f"worker {worker.name} {how}; it held {len(worker.in_flight)} tasks")
+        for flight in list(worker.in_flight.values()):
+            if flight.late and flight.msgid in worker.not_begun:
+                self._requeue(flight, flight.losses)
+            else:
+                self.lose(flight, now, f"the worker {worker.name} {how}")
+
+    def _requeue(self, flight: InFlight, losses: int) -> None:
+        message = self._desk.journal.read_message(flight.key)
+        self.end(flight)
+        if message is None:
+            return
+        self._desk.journal.give_back(flight.key, flight.attempt, losses)
+        waiting = Waiting(
+            flight.key,
+            flight.msgid,
+            flight.headers,
+            message.header_text,
+            message.payload,
+            flight.attempt,
+            losses,
+        )
+        self.queues.by_id[queue_of(flight.key)].put_back((waiting,))

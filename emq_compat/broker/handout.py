@@ -1,0 +1,132 @@
+"""Who gets what: first idle slots, one message each in turn, then reserves.
+
+So an idle worker never waits behind a busy one's reserve. A worker takes from its heaviest queues first;
+those of one weight take turns. A message whose task a worker doesn't have is set aside for those that do.
+"""
+
+from __future__ import annotations
+
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.fleet import Fleet
+from emq_compat.broker.flights import Flights
+from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
+from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.workers import Worker
+from emq_compat.message import REVOKED, Headers
+
+__all__ = ["HandOut"]
+
+
+class HandOut:
+    """Gives waiting messages to workers that asked.
+
+    Args:
+        revoked: task ids that must not run; changed by the engine.
+    """
+
+    def __init__(
+        self, desk: Desk, fleet: Fleet, flights: Flights, results: Results, revoked: set[str]
+    ) -> None:
+        self._desk = desk
+        self._fleet = fleet
+        self._flights = flights
+        self._results = results
+        self._revoked = revoked
+
+    def run(self, now: Moment) -> None:
+        """Hand out all that can be handed out now."""
+        ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present]
+        if not ready:
+            return
+        if len(ready) > 1:
+            ready.sort(key=lambda w: (-w.weight, len(w.in_flight) - w.slots))
+        takers = [w for w in ready if w.idle_slots > 0]
+        while takers:
+            takers = [w for w in takers if self._give(w, now, idle=True) and w.idle_slots > 0]
+        takers = [w for w in ready if w.credit > 0 and not w.stock]
+        while takers:
+            takers = [w for w in takers if self._give(w, now, idle=False) and w.credit > 0]
+
+    def _give(self, worker: Worker, now: Moment, *, idle: bool) -> bool:
+        """Hand the worker one message, for an idle slot or its reserve; False: there is none for it."""
+        for tier in worker.tiers:
+            for _ in range(len(tier)):
+                queue = tier[0]
+                if len(tier) > 1:
+                    tier.append(tier.pop(0))
+                message = self._next_for(worker, queue, now)
+                if message is None:
+                    continue
+                if message.losses and not idle:
+                    # What was lost before is handed out alone: it waits for an idle slot.
+                    queue.put_back((message,))
+                    return False
+                self._assign(worker, queue, message, now)
+                return True
+        return False
+
+    def _next_for(self, worker: Worker, queue: MessageQueue, now: Moment) -> Waiting | None:
+        """Take the queue's next message that this worker may have; end those that must not run any more."""
+        if queue.blocked:
+            for task in queue.blocked:
+                if worker.has(task):
+                    return queue.pop_set_aside(task)
+        while (message := queue.pop()) is not None:
+            headers = message.headers
+            if headers.expires and headers.expires <= now.wall:
+                self._end_waiting(message, "expired", now)
+            elif headers.task_id in self._revoked:
+                self._end_waiting(message, "revoked", now)
+            elif worker.has(headers.task) or not self._fleet.known_tasks.get(headers.task):
+                return message
+            else:
+                queue.set_aside(message)
+        return None
+
+    def _end_waiting(self, message: Waiting, why: str, now: Moment) -> None:
+        self._desk.journal.finish(message.key, message.msgid)
+        self._flights.requesters.pop(message.msgid, None)
+        task_id = message.headers.task_id
+        if task_id:
+            body = failure_body("TaskRevokedError", why, REVOKED)
+            self._results.put(task_id, REVOKED, body, now, keep=not message.headers.no_result)
+
+    def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
+        attempt = message.attempt + 1
+        headers = message.headers
+        late = worker.late(headers.task)
+        flight = InFlight(
+            key=message.key,
+            msgid=message.msgid,
+            attempt=attempt,
+            losses=message.losses,
+            headers=headers,
+            worker=worker.identity,
+            late=late,
+            since=now.mono,
+        )
+        worker.credit -= 1
+        queue.handed_out += 1
+        self._desk.counters["handed_out"] += 1
+        self._flights.track(flight, worker)
+        self._desk.journal.hand_out(message.key, attempt, worker.identity, late)
+        if worker.stock:
+            text = _stock_headers(headers)
+        else:
+            text = message.header_text
+            text = f"{text},attempt:{attempt}" if text else f"attempt:{attempt}"
+            if message.losses:
+                text += ",redelivered"
+        self._desk.outbox.append(Dispatch(worker.identity, message.msgid, queue.name, text, message.payload))
+
+
+def _stock_headers(headers: Headers) -> str:
+    """Return the headers for a stock worker, which must answer: its REPLY is how we learn of the end."""
+    parts = ["reply-requested"]
+    if headers.retry_count:
+        parts.append(f"retry-count:{headers.retry_count}")
+    limit = headers.timeout if headers.timeout is not None else headers.limit_s
+    if limit is not None:
+        parts.append(f"timeout:{max(1, int(limit + 0.999))}")
+    return ",".join(parts)

@@ -1,0 +1,173 @@
+"""``emq-compat broker``: the durable broker; also takes a backup of one that runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emq_compat.broker.server import run_broker
+from emq_compat.client import client_for
+from emq_compat.config import BrokerConfig, default_data_dir
+from emq_compat.errors import ConfigurationError, EmqError
+
+__all__ = ["broker"]
+
+_DEFAULTS = BrokerConfig()
+
+
+@click.command()
+@click.option("--frontend", default=_DEFAULTS.frontend, show_default=True, help="Where clients connect.")
+@click.option("--backend", default=_DEFAULTS.backend, show_default=True, help="Where workers connect.")
+@click.option("--admin", default=_DEFAULTS.admin, show_default=True, help="Where emq-cli connects.")
+@click.option(
+    "--ipc",
+    type=click.Path(path_type=Path),
+    help="Listen on sockets in this folder (mode 0700) instead: emq+ipc://FOLDER.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help=f"Folder of the journal. [default: {default_data_dir()}]"
+)
+@click.option("--memory", is_flag=True, help="Keep nothing on disk.")
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "normal"]),
+    default=_DEFAULTS.durability,
+    show_default=True,
+    help="full: safe against power loss; normal: against a killed process.",
+)
+@click.option(
+    "--dead-after",
+    type=click.FloatRange(min=0.5),
+    default=_DEFAULTS.dead_after_s,
+    show_default=True,
+    help="Seconds of silence after which a worker counts as lost.",
+)
+@click.option(
+    "--max-redeliveries",
+    type=click.IntRange(min=0),
+    default=_DEFAULTS.max_redeliveries,
+    show_default=True,
+    help="How often a late-acked task may lose its worker; 0: no limit.",
+)
+@click.option(
+    "--queue-limit",
+    type=click.IntRange(min=0),
+    default=_DEFAULTS.queue_limit,
+    show_default=True,
+    help="Messages a queue may hold; 0: no limit.",
+)
+@click.option(
+    "--stock-timeout",
+    type=click.FloatRange(min=1),
+    default=_DEFAULTS.stock_timeout_s,
+    show_default=True,
+    help="Seconds after which what a stock worker left unanswered is handed out again.",
+)
+@click.option(
+    "--result-expires",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.result_expires_s,
+    show_default=True,
+    help="Seconds a result is kept; 0: for good.",
+)
+@click.option(
+    "--publish",
+    "pubsub",
+    is_flag=True,
+    help="Forward PUBLISH from 47298 to subscribers on 47299, as eventmq does.",
+)
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="EMQ_KEYS",
+    help="Folder of CURVE keys: only clients with keys are let in.",
+)
+@click.option("--insecure", is_flag=True, help="Allow other machines to connect without keys.")
+@click.option(
+    "--backup",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Tell the running broker at --frontend to write a copy of its journal to this file, and end.",
+)
+@click.option("-l", "--loglevel", default="info", show_default=True, help="debug, info, warning, error.")
+def broker(
+    frontend: str,
+    backend: str,
+    admin: str,
+    ipc: Path | None,
+    data: Path | None,
+    memory: bool,
+    durability: str,
+    dead_after: float,
+    max_redeliveries: int,
+    queue_limit: int,
+    stock_timeout: float,
+    result_expires: float,
+    pubsub: bool,
+    keys: Path | None,
+    insecure: bool,
+    backup: Path | None,
+    loglevel: str,
+) -> None:
+    """Run the durable broker (eMQP/1.0, stock eventmq clients and job managers included)."""
+    level = loglevel.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise click.BadParameter(f"{loglevel!r} is none of debug, info, warning, error", param_hint="-l")
+    logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s/broker] %(message)s")
+    try:
+        if backup is not None:
+            _back_up(frontend, ipc, backup)
+            return
+        options: dict[str, Any] = {
+            "frontend": frontend,
+            "backend": backend,
+            "admin": admin,
+            "memory": memory,
+            "durability": durability,
+            "dead_after_s": dead_after,
+            "max_redeliveries": max_redeliveries,
+            "queue_limit": queue_limit,
+            "stock_timeout_s": stock_timeout,
+            "result_expires_s": result_expires,
+            "keys_dir": keys,
+            "insecure": insecure,
+            "log_level": level,
+        }
+        if data is not None:
+            options["data"] = data
+        if ipc is not None:
+            folder = _private_folder(ipc)
+            options |= {
+                "frontend": f"ipc://{folder}/client.sock",
+                "backend": f"ipc://{folder}/worker.sock",
+                "admin": f"ipc://{folder}/admin.sock",
+            }
+        if pubsub:
+            options |= {"publish_in": "tcp://127.0.0.1:47298", "publish_out": "tcp://127.0.0.1:47299"}
+        run_broker(BrokerConfig(**options))
+    except EmqError as exc:
+        if level == "DEBUG":
+            raise
+        raise click.ClickException(str(exc)) from exc
+
+
+def _private_folder(folder: Path) -> Path:
+    """Make the sockets' folder, for this user only."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            raise ConfigurationError(
+                f"others can reach the sockets in {folder}: chmod 700 it, or choose another folder"
+            )
+    except OSError as exc:
+        raise ConfigurationError(f"the folder {folder} can't be used: {exc.strerror or exc}") from exc
+    return folder.resolve()
+
+
+def _back_up(frontend: str, ipc: Path | None, file: Path) -> None:
+    """Ask the running broker for a copy of its journal."""
+    url = f"emq+ipc://{ipc.resolve()}" if ipc is not None else "emq://" + frontend.removeprefix("tcp://")
+    written = client_for(url).ask("backup", timeout_s=3600.0, file=str(file.absolute()))
+    click.echo(f"written: {written}")

@@ -55,6 +55,9 @@ _REASONS = {
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: do both use CURVE, and keys that match?",
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed: is it a broker, and do both use CURVE?",
 }
+_NO_HELLO = (
+    "no emq-compat broker answers the HELLO there; is it a stock eventmq router? then write {}?stock=1"
+)
 _WATCHED = _CONNECTED | _GONE | sum(_REASONS)
 
 
@@ -297,8 +300,8 @@ class Channels:
         return left_s > 0
 
     def _open(self, deadline: float, limit_s: float) -> Channel:
+        failed: dict[Address, str] = {}
         for rounds in itertools.count():
-            failed: dict[Address, str] = {}
             channel = self._round(deadline, failed)
             if channel is not None:
                 return channel
@@ -326,7 +329,11 @@ class Channels:
                 # A silent address takes its share of the time, a refusing one none.
                 channel.open(now + (deadline - now) / (count - i))
             except Silent:
-                failed[address] = _unanswered(channel)
+                if channel.connected:
+                    failed[address] = _NO_HELLO.format(address)
+                else:
+                    # The last try's time may have been too short to hear a refusal again.
+                    failed.setdefault(address, "nothing answers")
             except (Cut, OperationalError) as exc:
                 failed[address] = str(exc)
             except BaseException:
@@ -341,15 +348,6 @@ class Channels:
 
 def _pause_s(tries: int) -> float:
     return min(_BACKOFF_S * (1 << min(tries, 16)), _BACKOFF_MAX_S) * random.uniform(0.5, 1)
-
-
-def _unanswered(channel: Channel) -> str:
-    if not channel.connected:
-        return "nothing answers"
-    return (
-        "no emq-compat broker answers the HELLO there; if it is a stock eventmq router, "
-        f"write tcp:// or {channel.address}?stock=1"
-    )
 
 
 #: ZeroMQ's objects of the process this one was forked from: its I/O threads don't exist here, so they may

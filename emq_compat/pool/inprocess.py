@@ -1,9 +1,9 @@
 """What the pools that run work in this very process (threads, solo) have in common.
 
-Nothing can kill a thread. At a hard limit, or when told to terminate, an exception is raised in the work; whether
-or not it gets through, the assignment is Lost and a result that comes later is dropped. A thread that sits in a
-blocking call outlives its slot: slots are daemon threads, and a process that wants to end though one is stuck
-must use ``os._exit``.
+Nothing can kill a thread. At a hard limit, or when told to terminate, an exception is raised in the work;
+whether or not it gets through, the assignment is Lost and a result that comes later is dropped. A thread that
+sits in a blocking call outlives its slot: slots are daemon threads, and a process that wants to end though
+one is stuck must use ``os._exit``.
 """
 
 from __future__ import annotations
@@ -172,6 +172,8 @@ class InProcessPool(Pool):
 
     def step(self, readable: Sequence[int], now: float) -> list[PoolEvent]:
         """Take in what slots have posted and keep limits."""
+        if readable:
+            self._wake.clear()
         self._take_in(now)
         for slot in tuple(self._slots):
             if slot.hard_at <= now:
@@ -191,9 +193,7 @@ class InProcessPool(Pool):
         return at
 
     def _take_in(self, now: float) -> None:
-        if self._woken:
-            self._wake.clear()
-            self._woken = False
+        self._woken = False
         posted = self._posted
         while posted:
             post = posted.popleft()

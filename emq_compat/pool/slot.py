@@ -1,7 +1,7 @@
 """A slot of this process (a thread, or the main thread) as the loop sees it, and the code that runs in it.
 
-Work goes through a queue from which both the slot and the loop can take: who gets a job has it, so a job is begun
-or taken back, never both.
+Work goes through a queue from which both the slot and the loop can take: who gets a job has it, so a job is
+begun or taken back, never both.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Slot(ABC):
 
     @abstractmethod
     def interrupt(self, given: Given, raised: type[BaseException]) -> bool:
-        """Raise the exception in the running work if it is ``given``; False: call again, it may not have come."""
+        """Raise the exception in the running work if it is ``given``; False: it may not have come, call again."""
 
     # The slot's side
 
@@ -133,7 +133,7 @@ class Slot(ABC):
 
     @abstractmethod
     def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
-        """Call the work so that ``interrupt`` reaches it and nothing behind it."""
+        """Call the work so that ``interrupt`` reaches it and nothing behind it; skip what was given up."""
 
     def _report(self, given: Given, post: Post) -> Report:
         def report(state: str, body: bytes) -> None:

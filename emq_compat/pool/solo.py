@@ -1,8 +1,8 @@
 """The solo pool: one assignment at a time, in the main thread; the loop runs in another one.
 
 So heartbeats go on while a task runs, and a task may use what only the main thread can (signals, some GUI and
-numeric libraries). A limit is raised in the task by a signal, which interrupts blocking calls too; it can't be
-forced: after a hard limit the slot stays busy until the work really ends.
+numeric libraries). A limit is raised in the task by a signal, which interrupts blocking calls too; it can't
+be forced: after a hard limit the slot stays busy until the work really ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.message import Reply
 from emq_compat.pool.base import Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
-from emq_compat.pool.slot import Given, Slot
+from emq_compat.pool.slot import Given, Slot, Stopped
 
 __all__ = ["SoloPool"]
 
@@ -61,6 +61,8 @@ class _MainThreadSlot(Slot):
     def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
         self._current = given
         try:
+            if given.given_up is not None:
+                return Stopped()
             return work(given.assignment.delivery, report)
         except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the slot goes on
             return exc

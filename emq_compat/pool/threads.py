@@ -11,7 +11,7 @@ from collections.abc import Callable
 from emq_compat.message import Reply
 from emq_compat.pool.base import Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
-from emq_compat.pool.slot import Given, Post, Slot
+from emq_compat.pool.slot import Given, Post, Slot, Stopped
 
 __all__ = ["ThreadsPool"]
 
@@ -21,7 +21,7 @@ _set_async_exc.restype = ctypes.c_int
 
 
 class _ThreadSlot(Slot):
-    """A thread. Exceptions are raised in it between two bytecodes, so not while it sits in a blocking call."""
+    """A thread. Exceptions are raised in it between two bytecodes, not while it sits in a blocking call."""
 
     def __init__(self, name: str, work: Work, post: Post) -> None:
         super().__init__(name)
@@ -45,7 +45,8 @@ class _ThreadSlot(Slot):
         try:
             with self._lock:
                 self._current = given
-            result = work(given.assignment.delivery, report)
+                given_up = given.given_up is not None
+            result = Stopped() if given_up else work(given.assignment.delivery, report)
         except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the thread goes on
             result = exc
         while True:

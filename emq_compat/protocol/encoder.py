@@ -258,8 +258,12 @@ def _write_kbye(command: Kbye, stock: bool, limits: Limits) -> list[bytes]:
 
 
 def _write_hello(command: Hello, stock: bool, limits: Limits) -> list[bytes]:
-    _ours(stock)
-    return [b"", VERSION, b"HELLO", _id_bytes(command.msgid), _json_bytes(command.about, "about", limits)]
+    frames = [b"", VERSION, b"HELLO", _id_bytes(command.msgid)]
+    if command.about or not stock:
+        # emq-cli says HELLO without a frame, and no other stock program says or reads it.
+        _ours(stock)
+        frames.append(_json_bytes(command.about, "about", limits))
+    return frames
 
 
 def _write_ask(command: Ask, stock: bool, limits: Limits) -> list[bytes]:

@@ -286,7 +286,7 @@ def join_kombu() -> None:
     Takes the time of importing kombu.exceptions, once, and only where something went wrong.
     """
     try:
-        from kombu import exceptions as kombu
+        from kombu import exceptions as kombu  # noqa: PLC0415 - heavy, and only needed here
     except ImportError:  # a user can't name its classes then
         return
     if not issubclass(OperationalError, kombu.OperationalError):

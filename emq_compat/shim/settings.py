@@ -62,6 +62,10 @@ class Settings(MutableMapping[str, Any]):
         own["_source"], own["_unknown"] = found, unknown
         self._changed()
 
+    def touch(self) -> None:
+        """Make everything that was computed from the settings old."""
+        self.__dict__["version"] += 1
+
     def problems(self) -> list[str]:
         """Return a line for each unknown name (with the nearest known one) and each value of a wrong kind."""
         lines = []

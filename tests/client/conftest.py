@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,10 @@ from tests.client.fake_broker import FakeBroker
 from tests.processes import Proc, Procs
 
 
-def message(queue: str = "q", **headers: object) -> Publish:
+def message(queue: str = "q", **headers: Any) -> Publish:
     """A message that any broker takes."""
-    return Publish(
-        queue=queue, headers=Headers(task_id=new_id(), **headers), payload=b'["run",{"path":"m","callable":"f"}]'  # type: ignore[arg-type]
-    )
+    payload = b'["run",{"path":"m","callable":"f"}]'
+    return Publish(queue=queue, headers=Headers(task_id=new_id(), **headers), payload=payload)
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def connect() -> Iterator[Callable[..., Client]]:
     """A function that makes clients, which are closed at the end."""
     made: list[Client] = []
 
-    def client(url: str, timeout_s: float = 4.0, **options: object) -> Client:
-        made.append(Client(url, timeout_s=timeout_s, **options))  # type: ignore[arg-type]
+    def client(url: str, timeout_s: float = 4.0, **options: Any) -> Client:
+        made.append(Client(url, timeout_s=timeout_s, **options))
         return made[-1]
 
     yield client
@@ -67,7 +67,8 @@ class BrokerProcess:
 
     def start(self) -> Proc:
         endpoint = f"tcp://127.0.0.1:{self.port}"
-        self.proc = self.procs.python("-m", "tests.client.fake_broker", endpoint, self.file, ready="listening")
+        argv = ("-m", "tests.client.fake_broker", endpoint, self.file)
+        self.proc = self.procs.python(*argv, ready="listening")
         return self.proc
 
     def taken(self) -> list[str]:

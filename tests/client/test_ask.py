@@ -26,7 +26,8 @@ def test_ask(broker: FakeBroker, client: Client) -> None:
 
 def test_ask_refused(broker: FakeBroker, client: Client) -> None:
     """An answer that is an error raises with its type and message."""
-    broker.behaviour.answers["odd"] = lambda arguments: {"error": {"type": "UnknownVerb", "message": "no 'odd'"}}
+    error = {"type": "UnknownVerb", "message": "no 'odd'"}
+    broker.behaviour.answers["odd"] = lambda arguments: {"error": error}
 
     with pytest.raises(BrokerRefused, match="UnknownVerb: no 'odd'"):
         client.ask("odd")
@@ -36,7 +37,8 @@ def test_ask_unanswered(broker: FakeBroker, client: Client) -> None:
     """A question without an answer ends at its own limit, and names verb and address."""
     broker.behaviour.answers["stats"] = lambda arguments: None
 
-    with within(1), pytest.raises(OperationalError, match=f"{broker.url} did not answer 'stats' within 0.2 s"):
+    says = f"{broker.url} did not answer 'stats' within 0.2 s"
+    with within(1), pytest.raises(OperationalError, match=says):
         client.ask("stats", timeout_s=0.2)
 
 
@@ -50,7 +52,7 @@ def test_inspect(broker: FakeBroker, client: Client) -> None:
 
 
 def test_results(broker: FakeBroker, client: Client) -> None:
-    """Stored results are returned by task id, and None where there is none; many ids go in several questions."""
+    """Stored results are returned by task id, None where there is none; many ids go in several questions."""
 
     def answer(arguments: dict[str, list[str]]) -> dict[str, object]:
         stored = {"state": "SUCCESS", "reply": {"value": 5, "state": "SUCCESS"}}
@@ -99,7 +101,7 @@ def test_wait_for_nothing(broker: FakeBroker, client: Client) -> None:
 
 
 def test_wait_times_out(broker: FakeBroker, client: Client) -> None:
-    """At the time-out TimeoutError names an id, after the results that were there; the connection stays in use."""
+    """At the time-out TimeoutError names an id, after the results that were there; the connection is kept."""
     broker.finish("a")
     waiting = client.wait(["a", "b", "c"], 0.3)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ def in_threads(count: int, call: Callable[[], object]) -> list[BaseException | N
         barrier.wait(10)
         try:
             call()
-        except BaseException as exc:
+        except Exception as exc:  # noqa: BLE001  (handed to the test)
             raised.append(exc)
         else:
             raised.append(None)
@@ -58,7 +57,7 @@ def in_threads(count: int, call: Callable[[], object]) -> list[BaseException | N
 def in_fork(call: Callable[[], object]) -> None:
     """Make the call in a forked child; raises if it raised there, or hung."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 on: fork beside ZeroMQ's threads, as meant here
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 on: a fork beside threads; meant here
         pid = os.fork()
     if pid == 0:
         status = 1
@@ -66,7 +65,7 @@ def in_fork(call: Callable[[], object]) -> None:
             signal.alarm(20)
             call()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (the child must end here)
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -81,7 +80,8 @@ def test_nothing_listens(free_port: Callable[[], int], connect: Callable[..., Cl
     for _ in range(2):
         with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError) as caught:
             client.publish(message())
-        assert f"no broker within 0.5 s at emq://127.0.0.1:{port}: the connection was refused" == str(caught.value)
+        says = f"no broker within 0.5 s at emq://127.0.0.1:{port}: the connection was refused"
+        assert says == str(caught.value)
 
 
 def test_accepts_and_is_silent(silent_port: int, connect: Callable[..., Client]) -> None:
@@ -94,7 +94,7 @@ def test_accepts_and_is_silent(silent_port: int, connect: Callable[..., Client])
         lambda: client.ask("stats"),
         lambda: client.results(["x"]),
     ):
-        with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=f"127.0.0.1:{silent_port}: nothing"):
+        with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=f"{silent_port}: nothing answers"):
             call()
 
 
@@ -136,7 +136,8 @@ def test_no_ack(broker: FakeBroker, connect: Callable[..., Client]) -> None:
     client = connect(broker.url, LIMIT_S)
     broker.behaviour.acks = False
 
-    with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=f"{broker.url} did not confirm.*0.5 s"):
+    says = f"{broker.url} did not confirm.*0.5 s"
+    with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=says):
         client.publish(message())
 
     broker.behaviour.acks = True
@@ -242,7 +243,7 @@ def test_fork_while_threads_publish(broker_process: BrokerProcess, connect: Call
         try:
             while not stop.is_set():
                 client.publish(message())
-        except BaseException as exc:
+        except Exception as exc:  # noqa: BLE001  (handed to the test)
             failed.append(exc)
 
     threads = [threading.Thread(target=publish) for _ in range(4)]
@@ -270,7 +271,9 @@ def test_failover(broker: FakeBroker, free_port: Callable[[], int], connect: Cal
     assert 4 == len(broker.taken)
 
 
-def test_failover_from_a_silent_one(broker: FakeBroker, silent_port: int, connect: Callable[..., Client]) -> None:
+def test_failover_from_a_silent_one(
+    broker: FakeBroker, silent_port: int, connect: Callable[..., Client]
+) -> None:
     """Where the first address is silent, the next one still gets its share of the time."""
     client = connect(f"emq://127.0.0.1:{silent_port};{broker.url}", 1.0)
 
@@ -304,7 +307,7 @@ def test_bulk_nothing_listens(free_port: Callable[[], int], connect: Callable[..
     client = connect(f"emq://127.0.0.1:{free_port()}", LIMIT_S)
     sent = [message() for _ in range(10)]
 
-    with within(LIMIT_S + SLACK_S), pytest.raises(NotPublished, match="10 of 10.*refused") as caught:
+    with within(LIMIT_S + SLACK_S), pytest.raises(NotPublished, match=r"10 of 10.*refused") as caught:
         client.publish_all(sent)
 
     assert tuple(one.msgid for one in sent) == caught.value.msgids
@@ -362,4 +365,4 @@ def test_chaos(broker_process: BrokerProcess, connect: Callable[..., Client]) ->
 
     taken = broker_process.taken()
     assert set(confirmed) <= set(taken)
-    assert time.monotonic() and len(confirmed) > 1_800
+    assert len(confirmed) > 1_800

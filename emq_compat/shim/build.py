@@ -1,0 +1,253 @@
+"""From a call to a message: what ``delay()`` publishes.
+
+A Plan holds what is the same for every message of a task (path, name, queue, limits …), as text ready to be
+joined: building one message is two calls of the JSON encoder and one join.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.message import Headers, Publish, new_id
+from emq_compat.shim.codec import dumps
+from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
+from emq_compat.shim.paths import TaskPath
+
+if TYPE_CHECKING:
+    from emq_compat.shim.request import Context
+
+__all__ = ["Options", "Plan", "argument_check", "build", "build_with", "unix_time"]
+
+
+class Options:
+    """The options of one publish that differ from the task's own; times are unix seconds, 0: none."""
+
+    __slots__ = (
+        "eta", "expires", "extra", "headers", "ignore_result", "limit_s", "parent_id", "priority", "queue",
+        "retries", "root_id", "soft_limit_s", "task_id",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan) -> None:
+        self.eta = 0.0
+        self.expires = 0.0
+        self.extra: dict[str, Any] = {}
+        self.headers: Mapping[str, Any] | None = None
+        self.ignore_result = plan.ignore_result
+        self.limit_s: float | None = None
+        self.parent_id: str | None = None
+        self.priority = plan.priority
+        self.queue = plan.queue
+        self.retries = 0
+        self.root_id: str | None = None
+        self.soft_limit_s: float | None = None
+        self.task_id: str | None = None
+
+
+class Plan:
+    """What is the same in every message of one task, under one version of the app's settings."""
+
+    __slots__ = (
+        "_head", "_origin_pid", "_tail", "check", "expires", "ignore_result", "limit_s", "name", "path",
+        "priority", "queue", "stock", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: TaskPath,
+        queue: str,
+        version: int,
+        stock: bool = False,
+        priority: int = 0,
+        ignore_result: bool = False,
+        expires: float | datetime | None = None,
+        limit_s: float | None = None,
+        check: Callable[..., None] | None = None,
+    ) -> None:
+        """``expires`` (seconds or a time) and ``limit_s`` (stock workers don't know it) are the task's."""
+        self.name = name
+        self.path = path
+        self.queue = queue
+        self.version = version
+        self.stock = stock
+        self.priority = priority
+        self.ignore_result = ignore_result
+        self.expires = expires
+        self.limit_s = limit_s
+        self.check = check
+        self._head = (
+            f'["run",{{"path":{dumps(path.path)},"callable":{dumps(path.callable)},'
+            f'"class_args":{dumps(path.class_args)},"class_kwargs":{{}},"args":'
+        )
+        self._origin_pid = 0
+        self._tail = ""
+
+    def tail(self) -> str:
+        """Return the text between the arguments and the task's id; it names this process as the origin."""
+        pid = os.getpid()
+        if pid != self._origin_pid:
+            origin = f"gen{pid}@{os.uname().nodename}"
+            self._tail = f',"celery":{{"task":{dumps(self.name)},"origin":{dumps(origin)},"id":'
+            self._origin_pid = pid
+        return self._tail
+
+
+def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: Context | None) -> Publish:
+    """Return the message of a call without options; ``request`` is that of the task that makes it.
+
+    Raises:
+        EncodeError: an argument can't be carried; the message names it. It is a TypeError, as in Celery.
+        TypeError: the arguments don't fit the task's signature.
+    """
+    if plan.check is not None:
+        plan.check(*args, **kwargs)
+    task_id = new_id()
+    try:
+        payload = (
+            f'{plan._head}{dumps(args if type(args) is tuple else list(args))},"kwargs":{dumps(kwargs)}'
+            f'{plan.tail()}"{task_id}"'
+        )
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _unfit(plan, args, kwargs, exc) from exc
+    if request is not None and request.id is not None:
+        payload += f',"parent_id":{dumps(request.id)},"root_id":{dumps(request.root_id or request.id)}'
+    return Publish(
+        queue=plan.queue,
+        headers=Headers(
+            guarantee=not plan.stock,
+            timeout=None if plan.limit_s is None else ceil(plan.limit_s),
+            task_id=task_id,
+            task=plan.name,
+            priority=plan.priority,
+            expires=0.0 if plan.expires is None else unix_time(plan.expires, time.time()),
+            no_result=plan.ignore_result,
+        ),
+        payload=(payload + "}}]").encode(),
+    )
+
+
+def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Publish:
+    """Return the message of a call with options.
+
+    Raises:
+        EncodeError, TypeError: as ``build``; for headers, too.
+        ImproperlyConfigured: a stock router can't do what an option asks for.
+    """
+    if plan.check is not None:
+        plan.check(*args, **kwargs)
+    if plan.stock:
+        _refuse_for_stock(plan, options)
+    task_id = options.task_id or new_id()
+    extra: dict[str, Any] = dict(options.extra)
+    if options.parent_id is not None:
+        extra["parent_id"] = options.parent_id
+    if options.root_id is not None and options.root_id != task_id:
+        extra["root_id"] = options.root_id
+    if options.headers:
+        extra["headers"] = dict(options.headers)
+    try:
+        payload = (
+            f'{plan._head}{dumps(list(args))},"kwargs":{dumps(dict(kwargs))}{plan.tail()}{dumps(task_id)}'
+        )
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _unfit(plan, args, kwargs, exc) from exc
+    if extra:
+        try:
+            payload += "," + dumps(extra)[1:-1]
+        except (TypeError, ValueError, RecursionError) as exc:
+            join_kombu()
+            raise EncodeError(f"an option of {plan.name} can't be carried: {exc}") from exc
+    limit_s = options.limit_s if options.limit_s is not None else plan.limit_s
+    return Publish(
+        queue=options.queue,
+        headers=Headers(
+            guarantee=not plan.stock,
+            timeout=None if limit_s is None else ceil(limit_s),
+            task_id=task_id,
+            task=plan.name,
+            priority=options.priority,
+            eta=options.eta,
+            expires=options.expires,
+            no_result=options.ignore_result,
+            limit_s=options.limit_s,
+            soft_limit_s=options.soft_limit_s,
+            retries=options.retries,
+        ),
+        payload=(payload + "}}]").encode(),
+    )
+
+
+def unix_time(value: float | datetime | str, now: float, *, tz: Any = timezone.utc) -> float:
+    """Return a countdown in seconds, a datetime (naive: in ``tz``) or its ISO text as unix time.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+    """
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=tz)).timestamp()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"a number of seconds or a datetime is expected, not {value!r}")
+    return now + value
+
+
+def _refuse_for_stock(plan: Plan, options: Options) -> None:
+    """A stock router keeps no time and knows no task: say so, rather than run the task at the wrong time."""
+    impossible = [
+        name
+        for name, asked in (
+            ("countdown or eta", options.eta),
+            ("expires", options.expires),
+            ("soft_time_limit", options.soft_limit_s),
+        )
+        if asked
+    ]
+    if impossible:
+        raise ImproperlyConfigured(
+            f"{plan.name}: a stock eventmq router can't do {', '.join(impossible)}; use an emq:// broker"
+        )
+
+
+def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
+    """Return a function of the same signature that does nothing: calling it checks arguments as Python does.
+
+    None: the signature can't be had, or takes everything.
+    """
+    try:
+        parameters = list(inspect.signature(run).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    kinds = [p.kind for p in parameters]
+    if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] and kinds[-1] is inspect.Parameter.VAR_KEYWORD:
+        return None
+    empty = inspect.Parameter.empty
+    plain = [
+        p.replace(annotation=empty, default=empty if p.default is empty else None) for p in parameters
+    ]
+    name = getattr(run, "__name__", "run")
+    name = name if name.isidentifier() else "run"
+    scope: dict[str, Any] = {}
+    # The text holds nothing but parameter names of a Python function and the word None.
+    exec(f"def {name}{inspect.Signature(plain)}: pass", {}, scope)  # noqa: S102
+    return scope[name]  # type: ignore[no-any-return]
+
+
+def _unfit(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Exception) -> EncodeError:
+    """Return the error that names the first argument which can't be carried."""
+    join_kombu()
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    named += [(f"argument {key!r}", value) for key, value in kwargs.items()]
+    for label, value in named:
+        try:
+            dumps(value)
+        except (TypeError, ValueError, RecursionError) as exc:
+            return EncodeError(f"{plan.name}: {label} ({type(value).__name__}) can't be carried: {exc}")
+    return EncodeError(f"{plan.name}: the arguments can't be carried: {cause}")

@@ -1,0 +1,176 @@
+"""The current app and the running task: the shim's only module-level state.
+
+Celery's API has both (``current_app``, ``shared_task``, ``current_task``): they can't be arguments. The app
+is one per thread with a default for all; the running task is a stack of frames in a context variable, so that
+threads and coroutines each have their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.message import Delivery, Publish
+from emq_compat.shim.request import Context
+
+if TYPE_CHECKING:
+    from emq_compat.run import Report
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.task import Task
+
+__all__ = [
+    "CurrentApp",
+    "CurrentTask",
+    "Frame",
+    "app_or_none",
+    "frame_var",
+    "get_app",
+    "set_app",
+    "set_default_app",
+    "set_fallback",
+]
+
+
+class Frame:
+    """One run of a task: its request, what it wants published when it ends, and the run around it.
+
+    ``entered`` is False until the body has begun: a task class with its own ``__call__`` gets to the body
+    through the base class's, which must not take that for a direct call.
+    """
+
+    __slots__ = ("delivery", "entered", "follow_ups", "previous", "report", "request", "task")
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        request: Context,
+        *,
+        delivery: Delivery | None = None,
+        report: Report | None = None,
+        previous: Frame | None = None,
+        entered: bool = True,
+    ) -> None:
+        self.task = task
+        self.request = request
+        self.delivery = delivery
+        self.report = report
+        self.previous = previous
+        self.entered = entered
+        self.follow_ups: list[Publish] | None = None
+
+    def publish_later(self, message: Publish) -> None:
+        """Have a message published in the transaction that ends this run."""
+        if self.follow_ups is None:
+            self.follow_ups = []
+        self.follow_ups.append(message)
+
+    def published(self) -> tuple[Publish, ...]:
+        """Return what is to be published when this run ends."""
+        return tuple(self.follow_ups) if self.follow_ups else ()
+
+
+frame_var: ContextVar[Frame | None] = ContextVar("emq_compat_frame", default=None)
+
+
+class _Apps(threading.local):
+    current: Celery | None = None
+
+
+_apps = _Apps()
+_default: Celery | None = None
+_default_is_chosen = False
+_make_fallback: Callable[[], Celery] | None = None
+
+
+def app_or_none() -> Celery | None:
+    """Return this thread's app, else the default one, else None."""
+    return _apps.current or _default
+
+
+def set_app(app: Celery) -> None:
+    """Make ``app`` this thread's current one, and that of threads without one unless another was chosen."""
+    global _default
+    _apps.current = app
+    if not _default_is_chosen:
+        _default = app
+
+
+def set_default_app(app: Celery | None) -> None:
+    """Choose the app of every thread that has none of its own; None: none, and the choice is open again."""
+    global _default, _default_is_chosen
+    _default = app
+    _default_is_chosen = app is not None
+    if app is None:
+        _apps.current = None
+
+
+def set_fallback(make: Callable[[], Celery]) -> None:
+    """Say how the app is made that exists where nobody made one."""
+    global _make_fallback
+    _make_fallback = make
+
+
+def get_app() -> Celery:
+    """Return this thread's app, else the default one; makes one where there is none."""
+    global _default
+    app = _apps.current or _default
+    if app is None:
+        assert _make_fallback is not None
+        app = _default = _make_fallback()
+    return app
+
+
+class CurrentApp:
+    """``celery.current_app``: whatever it is asked, it asks the app that is current then."""
+
+    __slots__ = ()
+
+    def _get_current_object(self) -> Celery:
+        return get_app()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(get_app(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(get_app(), name, value)
+
+    def __call__(self) -> Celery:
+        return get_app()
+
+    def __eq__(self, other: object) -> bool:
+        return get_app() is (other() if isinstance(other, CurrentApp) else other)
+
+    def __hash__(self) -> int:
+        return hash(get_app())
+
+    def __repr__(self) -> str:
+        return repr(get_app())
+
+
+class CurrentTask:
+    """``celery.current_task``: the task that is running here; falsy where none is."""
+
+    __slots__ = ()
+
+    def _get_current_object(self) -> Task[..., Any] | None:
+        frame = frame_var.get()
+        return frame.task if frame is not None else None
+
+    def __bool__(self) -> bool:
+        return frame_var.get() is not None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get_current_object(), name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._get_current_object() == (
+            other._get_current_object() if isinstance(other, CurrentTask) else other
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._get_current_object())
+
+    def __repr__(self) -> str:
+        return repr(self._get_current_object())

@@ -1,0 +1,116 @@
+"""From a function to a registered task: what the decorators ``@app.task`` and ``@shared_task`` do."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+
+from emq_compat.shim import current
+from emq_compat.shim.exceptions import DuplicateTaskNameWarning
+from emq_compat.shim.paths import declaring_module
+from emq_compat.shim.task import FromSetting, Task
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+
+__all__ = ["share_with", "shared_task", "task_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Tasks of ``shared_task``: they belong to every app, made before or after them.
+_shared: dict[str, Task[..., Any]] = {}
+_apps: weakref.WeakSet[Celery] = weakref.WeakSet()
+
+_FROM_SETTINGS = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
+#: Options of Celery's decorator that mean nothing here: a task is made at once, and by one app.
+_WITHOUT_MEANING = frozenset({"shared", "lazy", "filter"})
+
+
+def task_of(
+    app: Celery, fun: Callable[..., Any], options: Mapping[str, Any], *, shared: bool = False
+) -> Task[..., Any]:
+    """Return the task made of ``fun`` and register it with ``app``.
+
+    A name that is taken keeps its task, as in Celery; a warning says so where the functions differ.
+    """
+    options = dict(options)
+    name = options.pop("name", None) or app.gen_task_name(fun.__name__, fun.__module__)
+    known = app.tasks.get(name)
+    if known is not None:
+        _warn_of_other(known, fun, name)
+        return known
+    base = options.pop("base", None) or (Task if shared else app.Task)
+    run = fun if options.pop("bind", False) else staticmethod(fun)
+    attributes = {
+        key: value
+        for key, value in options.items()
+        if key not in _WITHOUT_MEANING and not (value is None and key in _FROM_SETTINGS)
+    }
+    cls = type(
+        fun.__name__,
+        (base,),
+        {
+            "name": name,
+            "run": run,
+            "_app": None if shared else app,
+            "__doc__": fun.__doc__,
+            "__module__": fun.__module__,
+            "__wrapped__": run,
+            **attributes,
+        },
+    )
+    task: Task[..., Any] = cls()
+    task.__qualname__ = fun.__qualname__
+    task.declared_in = declaring_module()
+    app.tasks[name] = task
+    return task
+
+
+def share_with(app: Celery) -> None:
+    """Give an app every shared task: those there are, and those to come."""
+    _apps.add(app)
+    app.tasks.update(_shared)
+
+
+@overload
+def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(
+    *, bind: Literal[True], **options: Any
+) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+@overload
+def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*args: Any, **options: Any) -> Any:
+    """Make a task that belongs to every app, and acts for the one that is current when it is called."""
+    if not args:
+        return lambda fun: _shared_task_of(fun, options)
+    if len(args) > 1 or not callable(args[0]):
+        raise TypeError("@shared_task takes one function, or keyword options")
+    return _shared_task_of(args[0], options)
+
+
+def _shared_task_of(fun: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    task = task_of(current.get_app(), fun, options, shared=True)
+    _shared[task.name] = task
+    for app in list(_apps):
+        app.tasks.setdefault(task.name, task)
+    return task
+
+
+def _warn_of_other(known: Task[..., Any], fun: Callable[..., Any], name: str) -> None:
+    """Warn where a second function of the same file is declared under a name that is taken.
+
+    The same function seen twice (a script that is imported, too; a reload) is no mistake.
+    """
+    first = getattr(getattr(known.run, "__func__", known.run), "__code__", None)
+    second = getattr(fun, "__code__", None)
+    if first is None or second is None or first.co_filename != second.co_filename:
+        return
+    if first.co_firstlineno != second.co_firstlineno:
+        warnings.warn(
+            DuplicateTaskNameWarning(f"task {name} is declared twice; the first declaration counts"),
+            stacklevel=4,
+        )

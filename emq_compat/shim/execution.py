@@ -1,0 +1,151 @@
+"""Running a task's body: from a request to an Outcome, and the message that a retry publishes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.message import (
+    FAILURE,
+    IGNORED,
+    REJECTED,
+    REQUEUED,
+    RETRY,
+    SUCCESS,
+    Delivery,
+    Outcome,
+    Publish,
+)
+from emq_compat.run import Report, failure_of
+from emq_compat.shim.build import unix_time
+from emq_compat.shim.codec import dumps, jsonable
+from emq_compat.shim.current import Frame, frame_var
+from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
+from emq_compat.shim.options import queue_name
+
+if TYPE_CHECKING:
+    from emq_compat.shim.request import Context
+    from emq_compat.shim.task import Task
+
+__all__ = ["call", "execute", "retry_message"]
+
+logger = logging.getLogger("emq_compat.task")
+
+
+def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the task's body inside its frame; returns and raises what the body does."""
+    task = frame.task
+    token = frame_var.set(frame)
+    try:
+        return task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs)
+    finally:
+        frame_var.reset(token)
+
+
+def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:
+    """Run a task for a delivery. Whatever its body raises is an Outcome, SystemExit and the like included."""
+    frame = Frame(
+        task,
+        request,
+        delivery=delivery,
+        report=report,
+        previous=frame_var.get(),
+        entered=not task._custom_call,
+    )
+    try:
+        value = call(frame, request.args or (), request.kwargs or {})
+    except Retry as exc:
+        failure = failure_of(exc.exc or exc, jsonable=jsonable)
+        logger.info("Task %s[%s] retry: %s", task.name, request.id, failure.message)
+        return Outcome(state=RETRY, failure=failure, follow_ups=frame.published())
+    except Ignore:
+        logger.info("Task %s[%s] ignored", task.name, request.id)
+        return Outcome(state=IGNORED, follow_ups=frame.published())
+    except Reject as exc:
+        failure = failure_of(exc, jsonable=jsonable)
+        kind = "requeue" if exc.requeue else "dead-letter"
+        logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
+        return Outcome(state=REQUEUED if exc.requeue else REJECTED, failure=failure)
+    except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
+        failure = failure_of(exc, jsonable=jsonable)
+        # The safe text, not exc_info: what can't be printed must not break the log, too.
+        logger.error(
+            "Task %s[%s] raised unexpected: %s: %s\n%s",
+            task.name,
+            request.id,
+            failure.type,
+            failure.message,
+            failure.traceback,
+        )
+        return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
+    return Outcome(state=SUCCESS, value=value, follow_ups=frame.published())
+
+
+def retry_message(
+    frame: Frame,
+    *,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    eta: datetime | float | str | None,
+    countdown: float | None,
+    options: Mapping[str, Any],
+) -> Publish:
+    """Return the message that tries the running task again: the same task id, queue, headers and expiry.
+
+    ``options`` may change queue, priority, expires and the time limits.
+
+    Raises:
+        EncodeError: a changed argument can't be carried.
+    """
+    delivery = frame.delivery
+    assert delivery is not None
+    now = time.time()
+    headers = delivery.headers
+    changed: dict[str, Any] = {
+        "attempt": 0,
+        "redelivered": False,
+        "retries": (frame.request.retries or 0) + 1,
+        "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
+    }
+    if options.get("priority") is not None:
+        changed["priority"] = options["priority"]
+    if options.get("expires") is not None:
+        changed["expires"] = unix_time(options["expires"], now)
+    if options.get("time_limit") is not None:
+        changed["limit_s"] = options["time_limit"]
+    if options.get("soft_time_limit") is not None:
+        changed["soft_limit_s"] = options["soft_time_limit"]
+    payload = delivery.payload
+    if args is not None or kwargs is not None or options.get("headers"):
+        payload = _changed_payload(frame, payload, args, kwargs, options.get("headers"))
+    queue = options.get("queue")
+    return Publish(
+        queue=delivery.queue if queue is None else queue_name(queue),
+        headers=replace(headers, **changed),
+        payload=payload,
+    )
+
+
+def _changed_payload(
+    frame: Frame,
+    payload: bytes,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    headers: Mapping[str, Any] | None,
+) -> bytes:
+    document = json.loads(payload)
+    if args is not None:
+        document[1]["args"] = list(args)
+    if kwargs is not None:
+        document[1]["kwargs"] = dict(kwargs)
+    if headers:
+        document[1].setdefault("celery", {})["headers"] = dict(headers)
+    try:
+        return dumps(document).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise EncodeError(f"{frame.task.name}: retry's arguments can't be carried: {exc}") from exc

@@ -1,0 +1,98 @@
+"""Finding the app that ``-A`` names, by Celery's rules.
+
+| written | means |
+| --- | --- |
+| ``proj:app``, ``proj.celery:app`` | that attribute of that module |
+| ``proj`` | its ``app``, else its ``celery`` (unless that is the submodule), else what ``proj.celery`` has, else the first Celery instance in it |
+| ``proj.celery`` | the same of that module |
+| ``proj.celery.app`` | that attribute, where no module has this name |
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+
+from emq_compat.errors import ConfigurationError
+from emq_compat.shim.app import Celery
+
+__all__ = ["AppNotFound", "find_app"]
+
+
+class AppNotFound(ConfigurationError):
+    """No app is where -A says."""
+
+
+def find_app(written: str) -> Celery:
+    """Return the app; the current directory is on the import path while it is looked for, and after.
+
+    Raises:
+        AppNotFound: there is no such module, or no app in it; the message names what was missing.
+        Exception: what importing the module raises, with the module named in a chained AppNotFound.
+    """
+    if not written:
+        raise AppNotFound("-A needs the name of a module")
+    cwd = os.getcwd()
+    if cwd not in sys.path and "" not in sys.path:
+        sys.path.insert(0, cwd)
+    module_name, colon, attribute = written.partition(":")
+    if colon:
+        return _attribute(_imported(module_name, written), attribute, written)
+    module = _imported_if_there(module_name)
+    if module is None:
+        parent, _, last = module_name.rpartition(".")
+        holder = _imported_if_there(parent) if parent else None
+        if holder is None:
+            raise AppNotFound(f"-A {written}: there is no module {module_name!r} (looked in {cwd}, too)")
+        return _attribute(holder, last, written)
+    found = _in_module(module)
+    if found is None:
+        raise AppNotFound(f"-A {written}: no Celery app in the module {module.__name__}")
+    return found
+
+
+def _in_module(module: ModuleType) -> Celery | None:
+    for name in ("app", "celery"):
+        value = getattr(module, name, None)
+        if isinstance(value, Celery):
+            return value
+    if hasattr(module, "__path__"):
+        inner = _imported_if_there(f"{module.__name__}.celery")
+        found = _in_module(inner) if inner is not None else None
+        if found is not None:
+            return found
+    return next((value for value in vars(module).values() if isinstance(value, Celery)), None)
+
+
+def _attribute(module: ModuleType, path: str, written: str) -> Celery:
+    value: object = module
+    for part in path.split("."):
+        value = getattr(value, part, None)
+    if isinstance(value, ModuleType):
+        value = _in_module(value)
+    if callable(value) and not isinstance(value, (Celery, type)):
+        value = value()  # a factory; Celery 5.7 takes one, too
+    if not isinstance(value, Celery):
+        raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}")
+    return value
+
+
+def _imported(name: str, written: str) -> ModuleType:
+    module = _imported_if_there(name)
+    if module is None:
+        raise AppNotFound(f"-A {written}: there is no module {name!r} (looked in {os.getcwd()}, too)")
+    return module
+
+
+def _imported_if_there(name: str) -> ModuleType | None:
+    """Import a module; None: there is none of this name. Whatever fails inside it is AppNotFound from that."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and (name == exc.name or name.startswith(exc.name + ".")):
+            return None
+        raise AppNotFound(f"importing {name} failed: {exc}") from exc
+    except Exception as exc:
+        raise AppNotFound(f"importing {name} failed: {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,136 @@
+"""The keyword options of apply_async and send_task: which there are, and what they come to in a message."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from emq_compat.shim.build import Options, Plan, unix_time
+from emq_compat.shim.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from emq_compat.shim.request import Context
+    from emq_compat.shim.settings import Settings
+
+__all__ = ["queue_name", "read_options"]
+
+#: What kombu would be told, or what the caller has dealt with: without meaning for a message of ours.
+_WITHOUT_MEANING: Final = frozenset(
+    {
+        "add_to_parent", "compression", "connection", "delivery_mode", "exchange", "exchange_type",
+        "immediate", "mandatory", "producer", "publisher", "reply_to", "result_cls", "retry", "retry_policy",
+        "router", "routing_key", "task_type", "origin",
+    }
+)  # fmt: skip
+_MEANT: Final = frozenset(
+    {
+        "countdown", "eta", "expires", "group_id", "group_index", "headers", "ignore_result", "parent_id",
+        "priority", "queue", "retries", "root_id", "serializer", "shadow", "soft_time_limit", "task_id",
+        "time_limit",
+    }
+)  # fmt: skip
+#: Workflows: not there yet, and not to be left out silently.
+_LATER: Final = frozenset(
+    {"chain", "chord", "link", "link_error", "replaced_task_nesting", "stamped_headers"}
+)
+
+
+def read_options(
+    plan: Plan, conf: Settings, given: Mapping[str, Any], request: Context | None
+) -> Options:
+    """Return the options of one publish; ``request`` is that of the task that publishes.
+
+    Raises:
+        TypeError: there is no such option (the nearest is named), or a time is none.
+        ValueError: a value is out of its range.
+        ImproperlyConfigured: the serializer is not JSON, or a queue's name can't be.
+        NotImplementedError: the option belongs to workflows.
+    """
+    options = Options(plan)
+    for name, value in given.items():
+        if name not in _MEANT and name not in _WITHOUT_MEANING and value is not None:
+            if name in _LATER:
+                if value in ([], (), {}, 0):
+                    continue
+                raise NotImplementedError(f"the option {name} is not supported yet")
+            near = difflib.get_close_matches(name, _MEANT | _LATER, n=1)
+            raise TypeError(f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else ""))
+    get = given.get
+    if request is not None and request.id is not None:
+        options.parent_id = request.id
+        options.root_id = request.root_id or request.id
+    options.parent_id = get("parent_id") or options.parent_id
+    options.root_id = get("root_id") or options.root_id
+    options.task_id = get("task_id")
+    options.headers = get("headers")
+    options.retries = get("retries") or 0
+    _read_times(options, plan, conf, given)
+    if (queue := get("queue")) is not None:
+        options.queue = queue_name(queue)
+    if (priority := get("priority")) is not None:
+        options.priority = _priority(priority)
+    if (ignore := get("ignore_result")) is not None:
+        options.ignore_result = bool(ignore)
+    for name in ("group_id", "group_index", "shadow"):
+        if get(name) is not None:
+            options.extra[name.removesuffix("_id")] = given[name]
+    if get("serializer") not in (None, "json"):
+        raise ImproperlyConfigured(f"serializer {given['serializer']!r}: messages are JSON")
+    return options
+
+
+def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str, Any]) -> None:
+    now = time.time()
+    get = given.get
+    zone = None if conf.enable_utc else _zone(conf)
+    tz: dict[str, Any] = {} if zone is None else {"tz": zone}
+    if (eta := get("eta")) is not None:
+        options.eta = unix_time(eta, now, **tz)
+    elif (countdown := get("countdown")) is not None and float(countdown) > 0:
+        options.eta = now + float(countdown)
+    if (expires := get("expires")) is not None:
+        options.expires = unix_time(expires, now, **tz)
+    elif plan.expires is not None:
+        options.expires = unix_time(plan.expires, now)
+    options.limit_s = _limit("time_limit", get("time_limit"))
+    options.soft_limit_s = _limit("soft_time_limit", get("soft_time_limit"))
+    hard, soft = options.limit_s, options.soft_limit_s
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError("soft_time_limit must not be longer than time_limit")
+
+
+def _zone(conf: Settings) -> Any:
+    """Return the zone of naive datetimes where messages aren't in UTC; None: this machine's."""
+    if conf.timezone is None or not isinstance(conf.timezone, str):
+        return conf.timezone
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - few projects need it
+
+    return ZoneInfo(conf.timezone)
+
+
+def _limit(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+    return value
+
+
+def _priority(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
+        raise ValueError(f"priority must be 0 to 9, not {value!r}")
+    return value
+
+
+def queue_name(queue: Any) -> str:
+    """Return the name of a queue given by name or as a kombu Queue.
+
+    Raises:
+        ImproperlyConfigured: the name is empty or holds a control character.
+    """
+    name = queue if isinstance(queue, str) else getattr(queue, "name", queue)
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise ImproperlyConfigured(f"{name!r} can't be a queue's name")
+    return name

@@ -1,0 +1,188 @@
+"""ShimProgram: what a job manager runs when it serves a Celery-style app (``worker -A``)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from emq_compat.errors import EmqError, NotAllowed
+from emq_compat.message import REVOKED, SUCCESS, Delivery, Job, Outcome, Reply
+from emq_compat.run import Report, TaskPolicy, failed, failure_of, reply_of
+from emq_compat.shim.app import Celery
+from emq_compat.shim.codec import dumps
+from emq_compat.shim.exceptions import (
+    EncodeError,
+    ImproperlyConfigured,
+    NoImportablePath,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+)
+from emq_compat.shim.execution import execute
+from emq_compat.shim.find_app import find_app
+from emq_compat.shim.paths import path_of
+from emq_compat.shim.registry import nearest
+from emq_compat.shim.request import request_of
+from emq_compat.shim.task import Task
+
+__all__ = ["ShimProgram", "rebuild"]
+
+logger = logging.getLogger("emq_compat.task")
+
+
+class ShimProgram:
+    """Implements run.Program for an app: runs its registered tasks, and nothing else.
+
+    ``found_as`` is what ``-A`` said, by which a spawned process finds the app again; empty: it can't be.
+    ``app.hostname`` is the node name that tasks see; set it before anything is forked.
+    """
+
+    soft_limit_exceeded: type[BaseException] = SoftTimeLimitExceeded
+
+    def __init__(self, app: Celery, *, found_as: str = "") -> None:
+        self.app = app
+        self.rebuild: tuple[str, tuple[str, ...]] | None = (
+            ("emq_compat.shim.program:rebuild", (found_as, app.hostname)) if found_as else None
+        )
+        self._policies: dict[str, TaskPolicy] | None = None
+        self._by_path: dict[tuple[str, str], Task[..., object]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+        return self.app.main or "__main__"
+
+    @property
+    def default_queue(self) -> str:
+        """The setting task_default_queue."""
+        return str(self.app.conf.task_default_queue)
+
+    @property
+    def default_policy(self) -> TaskPolicy:
+        """The settings task_acks_late, task_time_limit …, for what names no registered task."""
+        conf = self.app.conf
+        return TaskPolicy(
+            acks_late=bool(conf.task_acks_late),
+            reject_on_worker_lost=bool(conf.task_reject_on_worker_lost),
+            limit_s=conf.task_time_limit,
+            soft_limit_s=conf.task_soft_time_limit,
+        )
+
+    @property
+    def policies(self) -> Mapping[str, TaskPolicy]:
+        """Task name → policy of every registered task; imports the app's task modules first."""
+        if self._policies is None:
+            self._load()
+            self._policies = {
+                name: TaskPolicy(
+                    acks_late=bool(task.acks_late),
+                    reject_on_worker_lost=bool(task.reject_on_worker_lost),
+                    limit_s=task.time_limit,
+                    soft_limit_s=task.soft_time_limit,
+                )
+                for name, task in self.app.tasks.items()
+            }
+        return self._policies
+
+    def worker_init(self) -> None:
+        """Import the app's task modules and say what is odd about its settings.
+
+        Raises:
+            Exception: what importing one of them raises.
+        """
+        _ = self.policies
+        for line in self.app.conf.problems():
+            logger.warning("%s", line)
+
+    def child_init(self) -> None:
+        """Make the app current in this process."""
+        self._load()
+
+    def child_exit(self) -> None:
+        """Nothing."""
+
+    def _load(self) -> None:
+        self.app.set_current()
+        self.app.set_default()
+        self.app.finalize()
+
+    def work(self, delivery: Delivery, report: Report) -> Reply:
+        """Run one delivery (run.Program.work)."""
+        try:
+            return self._work(delivery, report)
+        except EmqError as exc:
+            logger.error("refused: %s", exc)
+            return failed(exc)
+        except BaseException as exc:  # noqa: BLE001 - a soft limit that comes late ends the task, not the worker
+            return failed(exc)
+
+    def _work(self, delivery: Delivery, report: Report) -> Reply:
+        headers = delivery.headers
+        job = Job.decode(delivery.payload)
+        name = headers.task or job.celery.get("task")
+        task = self.app.tasks.get(name) if isinstance(name, str) else None
+        if task is None:
+            if name:
+                return self._unknown(str(name))
+            task = self._task_at(job)
+        request = request_of(task.name, job, delivery, self.app.hostname)
+        if headers.expires and time.time() > headers.expires:
+            logger.info("Task %s[%s] expired", task.name, request.id)
+            expired = failure_of(TaskRevokedError("expired"))
+            return reply_of(Outcome(state=REVOKED, failure=expired))
+        if task.track_started:
+            report("STARTED", b'{"value":null,"state":"STARTED"}')
+        began = time.monotonic()
+        outcome = execute(task, request, delivery, report)
+        if outcome.follow_ups and not delivery.attempt:
+            raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
+        if outcome.state != SUCCESS:
+            return reply_of(outcome)
+        reply = self._returned(task, outcome)
+        if logger.isEnabledFor(logging.INFO):
+            took_s = time.monotonic() - began
+            logger.info("Task %s[%s] succeeded in %.6fs", task.name, request.id, took_s)
+        return reply
+
+    def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
+        """Return the Reply of a task that returned; a value that can't be carried is a failure."""
+        try:
+            body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"}}'
+        except (TypeError, ValueError, RecursionError) as exc:
+            error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
+            logger.error("%s", error)
+            return failed(error)
+        return Reply(state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups)
+
+    def _unknown(self, name: str) -> Reply:
+        near = ", ".join(nearest(name, self.app.tasks))
+        logger.error("no task %r is registered here%s", name, f"; near it: {near}" if near else "")
+        return failed(NotRegistered(name))
+
+    def _task_at(self, job: Job) -> Task[..., object]:
+        """Return the registered task that a plain eventmq job names by its path.
+
+        Raises:
+            NotAllowed: there is none.
+        """
+        if self._by_path is None:
+            self._by_path = {}
+            for task in self.app.tasks.values():
+                try:
+                    path = path_of(task)
+                except NoImportablePath:
+                    continue
+                if not path.class_args:
+                    self._by_path[path.path, path.callable] = task
+        found = self._by_path.get((job.path, job.callable))
+        if found is None:
+            raise NotAllowed(f"{job.path}.{job.callable} is no registered task")
+        return found
+
+
+def rebuild(found_as: str, hostname: str) -> ShimProgram:
+    """Make a ShimProgram again in a new process."""
+    app = find_app(found_as)
+    app.hostname = hostname
+    return ShimProgram(app, found_as=found_as)

@@ -1,0 +1,109 @@
+"""From the error in a stored result back to an exception that can be caught by its class.
+
+Nothing is imported because a message says so: the class is looked up in modules that are loaded already.
+Where it isn't found, a stand-in of the same name takes its place. ``SystemExit``, ``KeyboardInterrupt``,
+``GeneratorExit`` and ``asyncio.CancelledError`` always come back as stand-ins: the end of a remote task must
+not end the program, or cancel the coroutine, that asks for its result.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emq_compat.shim import exceptions
+from emq_compat.shim.exceptions import RemoteTraceback
+
+__all__ = ["exception_from"]
+
+_OURS = {
+    name: value
+    for name, value in vars(exceptions).items()
+    if isinstance(value, type) and issubclass(value, BaseException)
+}
+#: Modules whose exceptions are ours under the same name: results come from genuine Celery workers, too.
+_ALIASES = frozenset({"celery.exceptions", "billiard.exceptions", "kombu.exceptions", exceptions.__name__})
+_NEVER_RAISED = frozenset({"SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError"})
+
+
+def exception_from(error: Mapping[str, Any], traceback: str = "") -> BaseException:
+    """Return the exception that ``error`` (a reply's ``{"type", "module", "args", "message"}``) tells of.
+
+    ``traceback`` is the worker's; it becomes the exception's ``__cause__``, so that it is shown with it.
+    """
+    name = _text(error.get("type")) or "Exception"
+    module = _text(error.get("module"))
+    raw = error.get("args")
+    args = tuple(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else ()
+    message = _text(error.get("message"))
+    cls = _loaded_class(module, name)
+    exc = _made(cls, args) if cls is not None else None
+    if exc is None:
+        exc = _stand_in(name, module, Exception)(*args)
+    if not _says(exc, message):
+        # Its text needs what the constructor would have set, or an argument that JSON couldn't carry.
+        spoken = _stand_in(type(exc).__name__, type(exc).__module__, type(exc), text=message)
+        exc = _made(spoken, args) or _stand_in(name, module, Exception, text=message)(*args)
+    if traceback:
+        exc.__cause__ = RemoteTraceback(traceback)
+    return exc
+
+
+def _stand_in(
+    name: str, module: str, base: type[BaseException], *, text: str | None = None
+) -> type[BaseException]:
+    """Return a new class of this name whose text, if given, is ``text``."""
+    body: dict[str, Any] = {"__module__": module or "builtins"}
+    if text is not None:
+        body["__str__"] = lambda self: text
+    return type(name.rpartition(".")[2] or "Exception", (base,), body)
+
+
+def _loaded_class(module: str, name: str) -> type[BaseException] | None:
+    """Return the exception class ``module.name`` if it is loaded; nested classes are found, too."""
+    if name in _NEVER_RAISED:
+        return None
+    if module in _ALIASES and name in _OURS:
+        return _OURS[name]
+    found: Any = builtins if module == "builtins" else sys.modules.get(module)
+    for part in name.split("."):
+        # Only what stands in the namespace: a module's __getattr__ may import, a property may do anything.
+        found = found.__dict__.get(part) if found is not None and hasattr(found, "__dict__") else None
+    if not isinstance(found, type) or not issubclass(found, BaseException):
+        return None
+    return found if found.__name__ not in _NEVER_RAISED else None
+
+
+def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
+    """Return an instance with these ``args``, through its constructor if that takes and keeps them.
+
+    None: it can't be made of them in any way (an ExceptionGroup, whose members JSON doesn't carry).
+    """
+    try:
+        made = cls(*args)
+        if type(made) is cls and tuple(made.args) == args:
+            return made
+    except Exception:  # noqa: BLE001, S110 - a constructor of the user's own; made without it below
+        pass
+    for new in (cls.__new__, BaseException.__new__):
+        try:
+            made = new(cls, *args)
+            made.args = args
+        except Exception:  # noqa: BLE001, S112 - a __new__ of the user's own
+            continue
+        if isinstance(made, cls):
+            return made
+    return None
+
+
+def _says(exc: BaseException, message: str) -> bool:
+    try:
+        return str(exc) == message
+    except Exception:  # noqa: BLE001 - a __str__ of the user's own
+        return False
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

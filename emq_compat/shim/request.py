@@ -1,0 +1,158 @@
+"""``task.request``: what a running task can know of its message (Celery's Context)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from emq_compat.message import Delivery, Job
+from emq_compat.shim.codec import mentions_types, revive
+
+__all__ = ["Context", "request_of"]
+
+
+class Context:
+    """The attributes of one run, under Celery's names; what isn't known has the default below."""
+
+    _children: list[Any] | None = None
+
+    args: Sequence[Any] | None = None
+    callbacks: list[Any] | None = None
+    called_directly: bool = True
+    chain: list[Any] | None = None
+    chord: Any = None
+    correlation_id: str | None = None
+    delivery_info: dict[str, Any] | None = None
+    errbacks: list[Any] | None = None
+    eta: str | None = None
+    expires: str | None = None
+    group: str | None = None
+    group_index: int | None = None
+    headers: dict[str, Any] | None = None
+    hostname: str | None = None
+    id: str | None = None
+    ignore_result: bool = False
+    is_eager: bool = False
+    kwargs: Mapping[str, Any] | None = None
+    logfile: str | None = None
+    loglevel: int | None = None
+    origin: str | None = None
+    parent_id: str | None = None
+    properties: dict[str, Any] | None = None
+    retries: int = 0
+    reply_to: str | None = None
+    replaced_task_nesting: int = 0
+    root_id: str | None = None
+    shadow: str | None = None
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
+    task: str | None = None
+    taskset: str | None = None
+    #: (hard, soft) in seconds.
+    timelimit: Sequence[float | None] | None = None
+    utc: bool | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.update(*args, **kwargs)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set attributes, as dict.update does."""
+        self.__dict__.update(*args, **kwargs)
+
+    def clear(self) -> None:
+        """Forget everything that was set."""
+        self.__dict__.clear()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute, or ``default`` where there is none."""
+        return getattr(self, key, default)
+
+    @property
+    def time_limit(self) -> float | None:
+        """The message's hard time limit in seconds."""
+        return self.timelimit[0] if self.timelimit else None
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """The message's soft time limit in seconds."""
+        return self.timelimit[1] if self.timelimit else None
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of what this run has published."""
+        if self._children is None:
+            self._children = []
+        return self._children
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """Return the options of apply_async that publish this run's task again."""
+        hard, soft = self.timelimit or (None, None)
+        return {
+            "task_id": self.id,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "group_id": self.group,
+            "group_index": self.group_index,
+            "shadow": self.shadow,
+            "chord": self.chord,
+            "chain": self.chain,
+            "link": self.callbacks,
+            "link_error": self.errbacks,
+            "expires": self.expires,
+            "soft_time_limit": soft,
+            "time_limit": hard,
+            "headers": self.headers,
+            "retries": self.retries,
+            "reply_to": self.reply_to,
+            "replaced_task_nesting": self.replaced_task_nesting,
+            "origin": self.origin,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Context: {vars(self)!r}>"
+
+
+def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Context:
+    """Return what a task's run can know of its message, on the node ``hostname``."""
+    headers, celery = delivery.headers, job.celery
+    task_id = headers.task_id or celery.get("id") or delivery.msgid
+    typed = mentions_types(delivery.payload)
+    request = Context(
+        id=task_id,
+        task=task,
+        args=revive(job.args) if typed else job.args,
+        kwargs=revive(job.kwargs) if typed else job.kwargs,
+        called_directly=False,
+        correlation_id=task_id,
+        root_id=task_id,
+        hostname=hostname,
+        retries=headers.retries,
+        ignore_result=headers.no_result,
+        utc=True,
+        delivery_info={
+            "exchange": "",
+            "routing_key": delivery.queue,
+            "priority": headers.priority,
+            "redelivered": headers.redelivered,
+        },
+    )
+    own = request.__dict__
+    for key in celery:
+        if key in _FROM_MESSAGE:
+            own[key] = celery[key]
+    if headers.eta:
+        own["eta"] = _iso(headers.eta)
+    if headers.expires:
+        own["expires"] = _iso(headers.expires)
+    if headers.limit_s is not None or headers.soft_limit_s is not None:
+        own["timelimit"] = (headers.limit_s, headers.soft_limit_s)
+    return request
+
+
+#: Members of a Job's Celery part that are the request's attributes as they are.
+_FROM_MESSAGE = frozenset({"root_id", "parent_id", "headers", "origin", "group", "group_index", "shadow"})
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()

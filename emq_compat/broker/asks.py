@@ -23,6 +23,9 @@ __all__ = ["Asks"]
 
 Arguments = dict[str, Any]
 
+#: Begins to copy the journal to a file; the function is called, in the loop, with what went wrong or None.
+Backup = Callable[[Path, Callable[[EmqError | None], None]], None]
+
 
 class _Inspection:
     """An ``inspect`` under way: which workers were asked, and what they have answered."""
@@ -40,7 +43,7 @@ class _Inspection:
 class Asks:
     """Answers clients' ASKs out of the engine."""
 
-    def __init__(self, engine: Engine, backup: Callable[[Path], None], now: Moment) -> None:
+    def __init__(self, engine: Engine, backup: Backup, now: Moment) -> None:
         self._engine = engine
         self._backup = backup
         self._started = now
@@ -60,12 +63,15 @@ class Asks:
                 )
             ok = verb(self, client, command, dict(command.arguments), now)
         except EmqError as exc:
-            error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
-            self._answer(client, command.msgid, json.dumps(error).encode())
+            self._answer_error(client, command.msgid, exc)
             return
         if ok is not None:
             body = ok if isinstance(ok, bytes) else json.dumps({"ok": ok}).encode()
             self._answer(client, command.msgid, body)
+
+    def _answer_error(self, client: bytes, asked: str, exc: EmqError) -> None:
+        error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
+        self._answer(client, asked, json.dumps(error).encode())
 
     def _answer(self, client: bytes, asked: str, body: bytes) -> None:
         self._engine.desk.to_client(client, Answer(msgid=new_id(), body=body, asked=asked))
@@ -188,12 +194,18 @@ class Asks:
             )
         return rows
 
-    def _do_backup(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> str:
+    def _do_backup(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> None:
         file = arguments.get("file")
         if not isinstance(file, str) or not os.path.isabs(file):
             raise MessageError("backup needs 'file', an absolute path on the broker's machine")
-        self._backup(Path(file))
-        return file
+
+        def done(exc: EmqError | None) -> None:
+            if exc is None:
+                self._answer(client, command.msgid, json.dumps({"ok": file}).encode())
+            else:
+                self._answer_error(client, command.msgid, exc)
+
+        self._backup(Path(file), done)
 
     # Dead letters
 

@@ -2,8 +2,8 @@
 
 One turn is: commands of clients and workers, then ``tick`` (what is due, who is lost), then ``hand_out``,
 then ``close_turn``; the caller commits the journal and only then sends what ``take_outbox`` gives. So
-whatever leaves is on disk: an ACK means stored, a hand-out is journalled before its REQUEST is sent, and a result, the
-end of its hand-out and its follow-ups are one transaction.
+whatever leaves is on disk: an ACK means stored, a hand-out is journalled before its REQUEST is sent, and a
+result, the end of its hand-out and its follow-ups are one transaction.
 
 The life of a message:
 

@@ -15,7 +15,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +30,7 @@ from emq_compat.broker.engine import Engine, EngineOptions
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
 from emq_compat.config import BrokerConfig
-from emq_compat.errors import JournalError, LocalProtocolError, RemoteProtocolError
+from emq_compat.errors import EmqError, JournalError, LocalProtocolError, RemoteProtocolError
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.protocol.commands import Disconnect, Heartbeat, Hello, Kbye, PublishTopic, Reply, Request
@@ -83,6 +84,8 @@ class Server:
         #: monotonic time at which the disk is tried again; None: it works.
         self._probe_at: float | None = None
         self._log_at: dict[str, float] = {}
+        self._backups: list[threading.Thread] = []
+        self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
         try:
             self._bind()
             self._start_engine()
@@ -172,6 +175,8 @@ class Server:
         more = len(from_workers) == BATCH or len(from_clients) == BATCH
         if self._publish_in is not None:
             self._forward_publishes(self._publish_in)
+        if self._backups:
+            self._end_backups()
         engine.tick(now)
         self.asks.tick(now)
         engine.hand_out(now)
@@ -287,17 +292,37 @@ class Server:
                 return True
         return False
 
-    def _backup(self, file: Path) -> None:
+    def _backup(self, file: Path, done: Callable[[EmqError | None], None]) -> None:
         """Copy the journal in a thread of its own: the broker goes on."""
-        if file.exists():
-            raise JournalError(f"{file} exists already")
-        self.store.backup(file)
+
+        def copy() -> None:
+            error: EmqError | None = None
+            try:
+                self.store.backup(file)
+            except EmqError as exc:
+                error = exc
+            self._backups_done.append((done, error))
+            self._wake()
+
+        thread = threading.Thread(target=copy, name="backup", daemon=True)
+        self._backups.append(thread)
+        thread.start()
+
+    def _end_backups(self) -> None:
+        """Tell those who asked for a backup what has become of it."""
+        while self._backups_done:
+            done, error = self._backups_done.popleft()
+            done(error)
+        self._backups = [thread for thread in self._backups if thread.is_alive()]
 
     # End
 
     def stop(self) -> None:
         """End ``run`` after the turn it is in; may be called from a signal handler or another thread."""
         self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             self._wake_w.send(b"\0")
 
@@ -322,6 +347,9 @@ class Server:
 
     def close(self) -> None:
         """Close sockets and journal. Nothing needs to be written: every turn was committed."""
+        self.store.interrupt_backups()
+        for thread in self._backups:
+            thread.join()
         for wire in self._wires:
             wire.close()
         if self._gate is not None:

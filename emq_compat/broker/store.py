@@ -80,13 +80,22 @@ class Store:
     def __init__(self, folder: Path | None, *, durability: str = "full") -> None:
         self._lock: IO[str] | None = None
         self.path: Path | None = None
+        self._copying: list[sqlite3.Connection] = []
         if folder is not None:
             self._lock = _claim(folder)
             self.path = folder / _FILE
         try:
-            self._db = self._open(durability)
-            self._prepare_schema()
-        except sqlite3.Error as exc:
+            self._db = self._connect()
+            try:
+                self._prepare(durability)
+            except BaseException:
+                self._db.close()
+                raise
+        except (sqlite3.Error, JournalError) as exc:
+            if self._lock is not None:
+                self._lock.close()
+            if isinstance(exc, JournalError):
+                raise
             raise JournalError(
                 f"the journal {self.path} can't be opened: {exc}; "
                 "move the file away to start empty, or restore a backup"
@@ -100,20 +109,20 @@ class Store:
 
     # Opening
 
-    def _open(self, durability: str) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         if self.path is not None:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        db = sqlite3.connect(self.path or ":memory:", isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(self.path or ":memory:", isolation_level=None, check_same_thread=False)
+
+    def _prepare(self, durability: str) -> None:
+        db = self._db
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         db.execute("PRAGMA wal_autocheckpoint = 4000")
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("PRAGMA cache_size = -49152")
         db.execute("PRAGMA temp_store = MEMORY")
-        return db
-
-    def _prepare_schema(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._db.executescript(
                 f"BEGIN;\n{_SQL['schema']}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
@@ -196,6 +205,8 @@ class Store:
     def backup(self, file: Path) -> None:
         """Write a consistent copy of the last committed state to ``file``, from a connection of its own.
 
+        May be called in a thread of its own while the others are used.
+
         Raises:
             JournalError: the journal is in memory, the file exists, or it can't be written.
         """
@@ -205,13 +216,23 @@ class Store:
             raise JournalError(f"{file} exists already")
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            source = sqlite3.connect(self.path, isolation_level=None)
-            try:
-                source.execute("VACUUM INTO ?", (str(file),))
-            finally:
-                source.close()
-        except (OSError, sqlite3.Error) as exc:
+        except OSError as exc:
+            raise JournalError(f"the backup {file} can't be written: {exc.strerror or exc}") from exc
+        source = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self._copying.append(source)
+        try:
+            source.execute("VACUUM INTO ?", (str(file),))
+        except sqlite3.Error as exc:
+            file.unlink(missing_ok=True)
             raise JournalError(f"the backup {file} can't be written: {exc}") from exc
+        finally:
+            self._copying.remove(source)
+            source.close()
+
+    def interrupt_backups(self) -> None:
+        """Have the backups under way fail now; may be called from another thread than theirs."""
+        for source in tuple(self._copying):
+            source.interrupt()
 
     def _write(self, name: str, row: tuple[Any, ...]) -> None:
         self._pending[name].append(row)

@@ -81,7 +81,7 @@ class Bench:
         return sent
 
     def publish(self, n: int = 1, queue: str = "q", client: bytes = CLIENT, **headers: Any) -> list[str]:
-        """Publish n messages; returns their msgids. ``headers``: Headers'; the task id is made of the msgid."""
+        """Publish n messages (``headers``: of Headers); their task ids are made of their msgids, returned."""
         requests = []
         for _ in range(n):
             msgid = new_id()

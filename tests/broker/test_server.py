@@ -1,0 +1,342 @@
+"""A real broker process: what it keeps when it is killed, what it refuses, and how it starts and ends."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from emq_compat.client import Client
+from emq_compat.errors import BrokerRefused, NotPublished, OperationalError, QueueFull
+from emq_compat.message import Publish, new_id
+from tests.broker.conftest import Broker, HandWorker, message
+from tests.processes import Procs, wait_until
+
+pytestmark = pytest.mark.integration
+
+Worker = Callable[..., HandWorker]
+
+
+def test_what_was_confirmed_survives_kill_9(broker: Broker, hand_worker: Worker) -> None:
+    """Every publish that returned is handed out, once, by a broker that was killed and started again."""
+    confirmed: list[str] = []
+    killed = threading.Event()
+
+    def publish() -> None:
+        while not killed.is_set():
+            one = message()
+            try:
+                broker.client.publish(one)
+            except OperationalError:
+                return
+            confirmed.append(one.msgid)
+
+    proc = broker.start()
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    wait_until(lambda: len(confirmed) > 300, what="300 publishes")
+    proc.kill()
+    killed.set()
+    publisher.join()
+    broker.start()
+    worker = hand_worker("q")
+    worker.ready(len(confirmed) + 10)
+    worker.take(len(confirmed))
+    broker.client.ask("stats")
+    worker.until(lambda: broker.waiting() == 0)
+    taken = [request.msgid for request in worker.taken]
+    assert len(taken) == len(set(taken))
+    assert set(confirmed) <= set(taken)
+    assert len(set(taken) - set(confirmed)) <= 1  # the one that was under way
+
+
+def test_order_is_kept_across_a_restart(broker: Broker, hand_worker: Worker) -> None:
+    """First in, first out within a priority, the higher one first, also when a restart lies between."""
+    proc = broker.start()
+    first = [message(priority=n % 3) for n in range(30)]
+    broker.client.publish_all(first)
+    proc.stop()
+    broker.start()
+    second = [message(priority=n % 3) for n in range(30)]
+    broker.client.publish_all(second)
+    worker = hand_worker("q")
+    worker.ready(60)
+    taken = [request.msgid for request in worker.take(60)]
+    by_priority = [m.msgid for p in (2, 1, 0) for m in first + second if m.headers.priority == p]
+    assert by_priority == taken
+
+
+def test_a_result_is_read_after_a_restart(broker: Broker, hand_worker: Worker) -> None:
+    """A result that was acknowledged is there for another process, after kill -9 too; forget deletes it."""
+    proc = broker.start()
+    one = message()
+    broker.client.publish(one)
+    worker = hand_worker("q")
+    worker.ready(1)
+    worker.succeed(worker.take(1)[0], b'"done"')
+    proc.kill()
+    broker.start()
+    task_id = one.headers.task_id
+    stored = broker.client.results([task_id])[task_id]
+    assert stored is not None
+    assert ("SUCCESS", "done") == (stored.state, stored.reply["value"])
+    assert 1 == broker.client.ask("forget", ids=[task_id])
+    assert {task_id: None} == broker.client.results([task_id])
+
+
+def test_a_result_is_gone_after_its_time(broker: Broker, hand_worker: Worker) -> None:
+    """--result-expires: an expired result is neither given out nor kept."""
+    broker.start("--result-expires", "1")
+    one = message()
+    broker.client.publish(one)
+    worker = hand_worker("q")
+    worker.ready(1)
+    worker.succeed(worker.take(1)[0])
+    assert 1 == broker.client.ask("stats")["results"]
+    worker.until(lambda: broker.client.ask("stats")["results"] == 0)
+    assert {one.headers.task_id: None} == broker.client.results([one.headers.task_id])
+
+
+def test_eta_is_kept_by_the_broker(broker: Broker, hand_worker: Worker) -> None:
+    """A message with an eta leaves at its time, not before, also from a broker that was killed meanwhile."""
+    proc = broker.start()
+    eta = time.time() + 2
+    broker.client.publish(message(eta=eta))
+    proc.kill()
+    broker.start()
+    worker = hand_worker("q")
+    worker.ready(1)
+    assert 1 == broker.waiting()
+    worker.take(1)
+    assert -0.01 <= time.time() - eta < 2
+
+
+def test_a_full_queue_refuses(broker: Broker) -> None:
+    """--queue-limit: what is past it is refused to its publisher, by name, and the rest is kept (case 5b)."""
+    broker.start("--queue-limit", "100")
+    messages = [message() for _ in range(150)]
+    with pytest.raises(NotPublished) as refused:
+        broker.client.publish_all(messages)
+    assert [m.msgid for m in messages[100:]] == list(refused.value.msgids)
+    with pytest.raises(QueueFull, match="q"):
+        broker.client.publish(message())
+    broker.client.publish(message("other"))
+    assert 100 == broker.waiting()
+
+
+def test_a_full_disk_refuses_and_recovers(broker: Broker) -> None:
+    """While the disk takes no write publishers are told so; what was confirmed is kept, and it goes on after."""
+    proc = broker.start("-l", "debug")
+    broker.client.publish(message())
+    process = psutil.Process(proc.pid)
+    used = max(f.stat().st_size for f in broker.data.iterdir())
+    process.rlimit(resource.RLIMIT_FSIZE, (used, resource.RLIM_INFINITY))
+    confirmed = 1
+
+    def fill() -> bool:
+        nonlocal confirmed
+        try:
+            broker.client.publish_all([message(task="x" * 500) for _ in range(50)])
+        except NotPublished:
+            return True
+        confirmed += 50
+        return False
+
+    wait_until(fill, what="a refusal")
+    with pytest.raises(BrokerRefused, match="disk"):
+        broker.client.publish(message())
+    process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def publish() -> bool:
+        try:
+            broker.client.publish(message())
+        except OperationalError:
+            return False
+        return True
+
+    wait_until(publish, what="a publish that is taken again")
+    assert confirmed + 1 <= broker.waiting() <= confirmed + 1
+    proc.kill()
+    broker.start()
+    assert confirmed + 1 == broker.waiting()
+
+
+def test_a_second_broker_on_the_folder_is_refused(
+    broker: Broker, procs: Procs, free_port: Callable[[], int]
+) -> None:
+    """Two brokers never share a journal: the second one names the first and ends with an error."""
+    first = broker.start()
+    second = Broker(procs, free_port, broker.data)
+    proc = second.start(ready=None)
+    assert 1 == proc.wait()
+    assert f"another broker (pid {first.pid})" in proc.output()
+    assert "Traceback" not in proc.output()
+
+
+def test_a_port_in_use_is_named(
+    broker: Broker, procs: Procs, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """An address that can't be bound ends the start with a line that names it."""
+    broker.start()
+    second = Broker(procs, free_port, tmp_path / "other")
+    second.ports["backend"] = broker.ports["backend"]
+    proc = second.start(ready=None)
+    assert 1 == proc.wait()
+    assert str(broker.ports["backend"]) in proc.output()
+    assert "Traceback" not in proc.output()
+
+
+def test_the_folder_is_private(broker: Broker) -> None:
+    """The data folder is 0700 and its files are 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        broker.start()
+    finally:
+        os.umask(before)
+    broker.client.publish(message())
+    assert 0o700 == stat.S_IMODE(broker.data.stat().st_mode)
+    modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in broker.data.iterdir()}
+    assert "journal.sqlite3" in modes
+    assert {0o600} == set(modes.values()), modes
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_on_signals(broker: Broker, signum: int) -> None:
+    """TERM and INT end the broker with status 0 within a second or so."""
+    proc = broker.start()
+    assert 0 == proc.stop(5, signum)
+    assert "ended" in proc.output()
+
+
+def test_a_backup_is_a_journal(
+    broker: Broker, procs: Procs, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """--backup writes a copy, while publishing goes on, that another broker can be started on."""
+    broker.start()
+    broker.client.publish_all([message() for _ in range(500)])
+    done = threading.Event()
+
+    def publish() -> None:
+        with Client(broker.url) as client:
+            while not done.is_set():
+                client.publish(message("busy"))
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    copy = tmp_path / "copy" / "journal.sqlite3"
+    copy.parent.mkdir(mode=0o700)
+    backup = procs.python("-c", "from emq_compat.cli.broker import broker; broker()", "--frontend", broker.endpoint("frontend"), "--backup", str(copy))
+    assert 0 == backup.wait()
+    done.set()
+    publisher.join()
+    assert f"written: {copy}" in backup.output()
+    again = procs.python("-c", "from emq_compat.cli.broker import broker; broker()", "--frontend", broker.endpoint("frontend"), "--backup", str(copy))
+    assert 1 == again.wait()
+    assert "exists already" in again.output()
+    other = Broker(procs, free_port, copy.parent)
+    other.start()
+    assert 500 == other.waiting()
+    other.client.close()
+
+
+def test_memory_forgets(broker: Broker) -> None:
+    """--memory keeps nothing on disk and says so."""
+    proc = broker.start("--memory")
+    broker.client.publish(message())
+    assert "memory only" in proc.output()
+    assert not broker.data.exists()
+    proc.stop()
+    broker.start("--memory")
+    assert 0 == broker.waiting()
+
+
+def test_the_same_message_twice_is_one(broker: Broker, hand_worker: Worker) -> None:
+    """A MSGID that was published before is confirmed and dropped: waiting, in flight, ended, or restarted."""
+    proc = broker.start()
+    one = message()
+    broker.client.publish(one)
+    broker.client.publish(one)
+    worker = hand_worker("q")
+    worker.ready(5)
+    worker.take(1)
+    broker.client.publish(one)
+    worker.succeed(worker.taken[0])
+    broker.client.publish(one)
+    proc.kill()
+    broker.start()
+    broker.client.publish(one)
+    assert 0 == broker.waiting()
+    assert 1 == len(worker.taken)
+
+
+def test_a_worker_that_vanishes_is_seen(broker: Broker, hand_worker: Worker) -> None:
+    """What a lost worker held ends within seconds: early-acked as WorkerLostError, late-acked elsewhere."""
+    broker.start()
+    tasks = {"early": "", "late": "l"}
+    early, late = message(task="early"), message(task="late")
+    broker.client.publish_all([early, late])
+    first = hand_worker("q", tasks=tasks)
+    first.ready(2)
+    first.take(2)
+    first.close()
+    second = hand_worker("q", tasks=tasks)
+    second.ready(2)
+    [again] = second.take(1)
+    assert (late.msgid, True) == (again.msgid, again.headers.redelivered)
+    [(task_id, stored)] = broker.client.wait([early.headers.task_id], 10)
+    assert early.headers.task_id == task_id
+    assert "FAILURE" == stored.state
+    assert "WorkerLostError" == stored.reply["error"]["type"]
+    [dead] = broker.client.ask("dead_list")
+    assert early.msgid == dead["msgid"]
+    assert dead["reason"].startswith("WorkerLostError: the worker")
+
+
+def test_purge_counts_what_waits(broker: Broker) -> None:
+    """purge drops what waits, delayed ones included, and tells how many."""
+    broker.start()
+    broker.client.publish_all([message() for _ in range(10)] + [message(eta=time.time() + 100)])
+    assert 11 == broker.client.ask("purge", queue="q")
+    assert 0 == broker.waiting()
+    assert 0 == broker.client.ask("purge", queue="none")
+
+
+def test_a_wrong_question_is_refused_by_name(broker: Broker) -> None:
+    """An unknown verb, or a wrong argument, is answered with an error that names it."""
+    broker.start()
+    with pytest.raises(BrokerRefused, match="nonsense"):
+        broker.client.ask("nonsense")
+    with pytest.raises(BrokerRefused, match="ids"):
+        broker.client.ask("results", ids="x")
+
+
+def test_a_large_payload_passes(broker: Broker, hand_worker: Worker) -> None:
+    """20 MB go in and come out unchanged; more than a frame may have is refused before it is sent."""
+    broker.start()
+    payload = b'["run",{"path":"m","callable":"f","args":["' + os.urandom(10 << 20).hex().encode() + b'"]}]'
+    one = message()
+    broker.client.publish(Publish(queue="q", headers=one.headers, payload=payload, msgid=new_id()))
+    worker = hand_worker("q")
+    worker.ready(1)
+    assert payload == worker.take(1)[0].payload
+
+
+def test_start_up_with_a_backlog(broker: Broker, hand_worker: Worker) -> None:
+    """A backlog larger than the window in memory is given out whole, in order, after a restart."""
+    proc = broker.start("--durability", "normal")
+    messages = [message() for _ in range(6000)]
+    broker.client.publish_all(messages)
+    proc.kill()
+    broker.start()
+    worker = hand_worker("q")
+    worker.ready(6000)
+    taken = worker.take(6000)
+    assert [m.msgid for m in messages] == [request.msgid for request in taken]

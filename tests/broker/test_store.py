@@ -1,0 +1,108 @@
+"""The journal: who may open a folder, which schemas it takes, and what a failed commit leaves."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from emq_compat.broker.store import SCHEMA_VERSION, Store
+from emq_compat.errors import JournalError
+
+pytestmark = pytest.mark.integration
+
+
+def journal(folder: Path) -> Path:
+    """The folder's database."""
+    return folder / "journal.sqlite3"
+
+
+def add(store: Store, n: int) -> None:
+    """Store n results."""
+    for i in range(n):
+        store.put_result(f"t{i}", "SUCCESS", b'{"value":1}', time.time() + 60)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A folder that a newer release has written is left as it is; the error says what to do."""
+    folder = tmp_path / "data"
+    Store(folder).close()
+    with sqlite3.connect(journal(folder)) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    with pytest.raises(JournalError, match=r"newer emq-compat .*upgrade"):
+        Store(folder)
+    with sqlite3.connect(journal(folder)) as db:
+        assert (SCHEMA_VERSION + 1,) == db.execute("PRAGMA user_version").fetchone()
+    db.close()
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    """A file that is no database is refused with a message that names it, and left as it is."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    journal(folder).write_bytes(b"no database at all" * 1000)
+    with pytest.raises(JournalError, match=r"journal\.sqlite3"):
+        Store(folder)
+    assert journal(folder).read_bytes().startswith(b"no database")
+
+
+def test_a_folder_that_others_read_is_refused(tmp_path: Path) -> None:
+    """A folder that others can enter is refused; the message says chmod."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    with pytest.raises(JournalError, match="chmod 700"):
+        Store(folder)
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, mocker: object) -> None:
+    """A folder that belongs to somebody else is refused, naming the owner."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    mocker.patch("os.getuid", return_value=os.getuid() + 1)  # type: ignore[attr-defined]
+    with pytest.raises(JournalError, match=f"uid {folder.stat().st_uid}"):
+        Store(folder)
+
+
+def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
+    """A folder is free again once its store is closed."""
+    folder = tmp_path / "data"
+    first = Store(folder)
+    with pytest.raises(JournalError, match=f"pid {os.getpid()}"):
+        Store(folder)
+    first.close()
+    Store(folder).close()
+
+
+def test_a_failed_commit_is_undone_as_a_whole(tmp_path: Path) -> None:
+    """When the disk is full nothing of the batch stays, and a smaller one goes in afterwards."""
+    store = Store(tmp_path / "data")
+    add(store, 1)
+    store.commit()
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    add(store, 10_000)
+    with pytest.raises(JournalError, match="full"):
+        store.commit()
+    assert 1 == store.sizes()["results"]
+    store.put_result("small", "SUCCESS", b"{}", None)
+    store.commit()
+    assert {"small"} == set(store.results(["small", "t500"]))
+    store.close()
+
+
+def test_sequences_never_repeat(tmp_path: Path) -> None:
+    """A restart goes on with larger sequence numbers, whether or not the last ones were committed."""
+    folder = tmp_path / "data"
+    store = Store(folder)
+    before = [store.next_sequence() for _ in range(10)]
+    store.commit()
+    more = [store.next_sequence() for _ in range(10)]
+    store.close()
+    store = Store(folder)
+    assert store.next_sequence() > max(before + more)
+    store.close()

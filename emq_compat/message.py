@@ -26,6 +26,7 @@ __all__ = [
     "REJECTED",
     "REQUEUED",
     "RETRY",
+    "RETURNED",
     "REVOKED",
     "STARTED",
     "SUCCESS",
@@ -51,6 +52,8 @@ IGNORED = "IGNORED"
 REJECTED = "REJECTED"
 #: The message goes back to its queue and counts as a redelivery (``Reject(requeue=True)``, a lost child).
 REQUEUED = "REQUEUED"
+#: The message goes back to its queue, uncounted: its worker is shut down and the task acknowledges late.
+RETURNED = "RETURNED"
 
 #: States after which a result does not change any more.
 FINAL_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
@@ -411,7 +414,7 @@ class Outcome:
     """What a job came to, as a value: ending a task needs no socket and no callback.
 
     Attributes:
-        state: SUCCESS, FAILURE, RETRY, REVOKED, IGNORED, REJECTED or REQUEUED.
+        state: SUCCESS, FAILURE, RETRY, REVOKED, IGNORED, REJECTED, REQUEUED or RETURNED.
         value: the returned value, JSON (only for SUCCESS).
         failure: what was raised (FAILURE, RETRY, REVOKED).
         follow_ups: messages to be published in the same transaction (a retry, the next link, callbacks).

@@ -34,6 +34,7 @@ from emq_compat.message import (
     IGNORED,
     REJECTED,
     REQUEUED,
+    RETURNED,
     REVOKED,
     SUCCESS,
     Headers,
@@ -235,7 +236,13 @@ class Engine:
             return
         state = headers.state if headers is not None else SUCCESS
         if state == REQUEUED:
-            self.flights.lose(flight, now, "the task was rejected or its child was lost")
+            if flight.late:
+                self.flights.lose(flight, now, "the task was rejected or its child was lost")
+                return
+            # Acknowledged before it ran: there is nothing left to put back (as with Celery's Reject).
+            state = REJECTED
+        elif state == RETURNED:
+            self.flights.take_back(flight)
             return
         self.flights.end(flight)
         if state == REJECTED:

@@ -1,7 +1,8 @@
 """Hand-outs in flight: tracked, given back, lost, put aside.
 
-A hand-out ends in one of four ways: its outcome comes (the engine finishes it), it never began and is given
-back uncounted, it was lost and is handed out again or ends as WorkerLostError, or the task rejected it.
+A hand-out ends in one of five ways: its outcome comes (the engine finishes it), it never began and is given
+back uncounted, its worker was shut down and returns it, it was lost and is handed out again or ends as
+WorkerLostError, or the task rejected it.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ class Flights:
         """Put hand-outs that never began back into their queues, uncounted."""
         for flight in flights:
             self._requeue(flight, flight.losses)
+
+    def take_back(self, flight: InFlight) -> None:
+        """Put a hand-out back that had begun when its worker was shut down: flagged, but not a loss."""
+        self._desk.counters["redelivered"] += 1
+        self._desk.journal.mark_redelivered(flight.key)
+        self._requeue(flight, flight.losses)
 
     def lose(self, flight: InFlight, now: Moment, how: str) -> None:
         """Hand a lost task out again if it acknowledges late and may be, else end it as WorkerLostError.

@@ -75,6 +75,9 @@ INSERT INTO in_flight (key, attempt, worker, late) VALUES (?, ?, ?, ?)
 -- name: give_back
 UPDATE messages SET attempt = ?2, losses = ?3 WHERE key = ?1
 
+-- name: mark_redelivered
+UPDATE messages SET headers = headers || ',redelivered' WHERE key = ? AND headers NOT LIKE '%,redelivered%'
+
 -- name: end_hand_out
 DELETE FROM in_flight WHERE key = ?
 

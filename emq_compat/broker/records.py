@@ -7,7 +7,7 @@ in as a Moment, disk is behind the Journal protocol, and what is to be sent is r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from emq_compat.message import Headers, Publish
@@ -235,6 +235,10 @@ class Journal(Protocol):
         """End a hand-out; the message waits again."""
         ...
 
+    def mark_redelivered(self, key: int) -> None:
+        """Add the header ``redelivered`` to a message."""
+        ...
+
     def in_flight(self) -> list[tuple[StoredMessage, int, bytes, bool]]:
         """Return (message without payload, attempt, worker, late) of every hand-out."""
         ...
@@ -272,4 +276,5 @@ class Journal(Protocol):
 
 def as_publish(row: DeadLetter) -> Publish:
     """Return a dead letter as a message to be published anew (under a new msgid)."""
-    return Publish(queue=row.queue, headers=Headers.decode(row.header_text), payload=row.payload)
+    headers = replace(Headers.decode(row.header_text), redelivered=False)
+    return Publish(queue=row.queue, headers=headers, payload=row.payload)

@@ -326,6 +326,10 @@ class Store:
         self._write("give_back", (key, attempt, losses))
         self._write("end_hand_out", (key,))
 
+    def mark_redelivered(self, key: int) -> None:
+        """See Journal."""
+        self._execute("mark_redelivered", (key,), writes=True)
+
     def in_flight(self) -> list[tuple[StoredMessage, int, bytes, bool]]:
         """See Journal."""
         return [(StoredMessage(*row[:6]), row[6], row[7], bool(row[8])) for row in self._execute("in_flight")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emq_compat.message import FAILURE, REQUEUED, REVOKED, Delivery, Failure, Outcome, Reply
+from emq_compat.message import FAILURE, REQUEUED, RETURNED, REVOKED, Delivery, Failure, Outcome, Reply
 from emq_compat.pool.base import Lost
 from emq_compat.run import TaskPolicy
 
@@ -39,7 +39,7 @@ def reply_to_lost(
         )
     if lost.reason == "stopped":
         if policy.acks_late:
-            return Outcome(state=REQUEUED).encode()
+            return Outcome(state=RETURNED).encode()
         return _failed("WorkerLostError", f"the worker was shut down while it ran {named}")
     if lost.reason == "time-limit":
         if expired_by_eventmq:

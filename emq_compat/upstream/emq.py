@@ -31,7 +31,7 @@ import zmq
 from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
 from emq_compat.keys import Keys
-from emq_compat.message import FAILURE, REQUEUED, Delivery, Failure, Outcome, Reply, ReplyHeaders
+from emq_compat.message import FAILURE, REQUEUED, RETURNED, Delivery, Failure, Outcome, Reply, ReplyHeaders
 from emq_compat.protocol import commands
 from emq_compat.protocol.frames import encode
 from emq_compat.upstream.base import (
@@ -229,7 +229,7 @@ class EmqUpstream(Upstream):
 
     def reply(self, key: Key, reply: Reply) -> None:
         msgid, attempt = key
-        if reply.state == REQUEUED and key in self._stock_requests:
+        if reply.state in (REQUEUED, RETURNED) and key in self._stock_requests:
             self.nack((key,))
             return
         self._held.pop(key, None)

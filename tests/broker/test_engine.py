@@ -226,6 +226,30 @@ def test_requeued_counts_as_a_redelivery() -> None:
     assert Headers.decode(again.header_text).redelivered
 
 
+def test_requeued_by_an_early_acked_task_is_put_aside() -> None:
+    """Reject(requeue=True) of a task that acknowledges early has nothing to put back: a dead letter."""
+    b = Bench()
+    b.publish(task="early")
+    (d,) = b.worker()
+    assert [] == list(b.reply(d, "REQUEUED", ready=1))
+    (dead,) = b.engine.desk.journal.dead_letters(0, 10)
+    assert "rejected by the task" == dead.reason
+
+
+def test_returned_is_no_loss() -> None:
+    """RETURNED (a worker that is shut down) puts a task back, flagged, however often that happens."""
+    b = Bench(max_redeliveries=1)
+    b.publish(task="late")
+    (d,) = b.worker(**LATE)
+    assert not Headers.decode(d.header_text).redelivered
+    for _ in range(5):
+        (d,) = b.reply(d, "RETURNED", ready=1)
+        assert Headers.decode(d.header_text).redelivered
+        assert 1 == d.header_text.count("redelivered")
+    assert 0 == b.engine.desk.counters["lost"]
+    assert 0 == b.engine.desk.counters["dead"]
+
+
 def test_eta_waits_in_the_broker_across_restarts(tmp_path: Path) -> None:
     """A delayed message is handed out at its time, also after a restart; priority still counts."""
     b = Bench(tmp_path / "d")

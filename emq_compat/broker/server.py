@@ -27,6 +27,7 @@ from emq_compat import __version__
 from emq_compat.broker import admin
 from emq_compat.broker.asks import Asks
 from emq_compat.broker.engine import Engine, EngineOptions
+from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
 from emq_compat.config import BrokerConfig
@@ -366,6 +367,19 @@ def _now() -> Moment:
     return Moment(time.time(), time.monotonic())
 
 
+def _warn_of_neighbours(config: BrokerConfig) -> None:
+    """Say so when other people's programs on this machine can use the broker as well."""
+    if config.keys_dir is not None or not any(e.startswith("tcp://") for e in config.endpoints().values()):
+        return
+    if users := other_users():
+        named = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+        logger.warning(
+            "every user of this machine (%s) can connect to the broker: --ipc FOLDER keeps others out "
+            "(emq+ipc://FOLDER), or --keys DIR",
+            named,
+        )
+
+
 def run_broker(config: BrokerConfig) -> None:
     """Run a broker in this process until TERM or INT.
 
@@ -380,6 +394,7 @@ def run_broker(config: BrokerConfig) -> None:
         logger.info(
             "broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where
         )
+        _warn_of_neighbours(config)
         with server.handle_signals():
             server.run()
     finally:

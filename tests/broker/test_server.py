@@ -133,7 +133,7 @@ def test_a_full_queue_refuses(broker: Broker) -> None:
 
 
 def test_a_full_disk_refuses_and_recovers(broker: Broker) -> None:
-    """While the disk takes no write publishers are told so; what was confirmed is kept, and it goes on after."""
+    """While the disk takes no write publishers are told; what was confirmed is kept, and it goes on after."""
     proc = broker.start("-l", "debug")
     broker.client.publish(message())
     process = psutil.Process(proc.pid)

@@ -203,7 +203,7 @@ class ZygoteNursery(Nursery):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()  # or each child would write it once more
         ours, theirs = _orders_pair()
-        pid = os.fork()
+        pid = zygote.fork()
         if pid == 0:
             ours.close()
             zygote.run_zygote(program, theirs, self._death_fd)

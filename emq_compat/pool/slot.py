@@ -118,7 +118,7 @@ class Slot(ABC):
 
     @abstractmethod
     def interrupt(self, given: Given, raised: type[BaseException]) -> bool:
-        """Raise the exception in the running work if it is ``given``; False: it may not have come, call again."""
+        """Raise it in the running work if that is ``given``; False: it may not have come, call again."""
 
     # The slot's side
 

@@ -18,6 +18,7 @@ __all__ = ["ThreadsPool"]
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
 _set_async_exc.restype = ctypes.c_int
+_NOTHING = ctypes.py_object()  # a null pointer; None would be raised, as the object that it is
 
 
 class _ThreadSlot(Slot):
@@ -54,7 +55,7 @@ class _ThreadSlot(Slot):
                 with self._lock:
                     self._current = None
                     # One that was set and has not come yet would hit the next assignment.
-                    _set_async_exc(threading.get_ident(), None)
+                    _set_async_exc(threading.get_ident(), _NOTHING)
                 return result
             except BaseException:  # noqa: BLE001, S112 - the interruption came just here: the work is over
                 continue

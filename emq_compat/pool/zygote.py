@@ -36,6 +36,7 @@ __all__ = [
     "TWIN",
     "become_subreaper",
     "exit_text",
+    "fork",
     "kill_group_and_reap",
     "run_zygote",
 ]
@@ -152,7 +153,7 @@ class _Zygote:
 
     def _fork_child(self, number: int, fds: list[int]) -> None:
         try:
-            pid = _fork()
+            pid = fork()
         except OSError as exc:
             self._answer(FAILED, number, exc.errno or 0)
             return
@@ -175,7 +176,7 @@ class _Zygote:
     def _fork_twin(self, number: int, fds: list[int]) -> bool:
         """Return True in the twin."""
         try:
-            pid = _fork()
+            pid = fork()
         except OSError as exc:
             os.close(fds[0])
             self._answer(FAILED, number, exc.errno or 0)
@@ -220,10 +221,12 @@ class _Zygote:
             self._answer(EXITED, ended.si_pid, status)
 
 
-def _fork() -> int:
+def fork() -> int:
+    """Fork without Python 3.12's warning.
+
+    It counts the system's threads, and numpy alone has some; those that matter were counted before.
+    """
     with warnings.catch_warnings():
-        # Python 3.12 counts the system's threads (numpy alone has some); what matters was counted at the
-        # start.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 

@@ -40,7 +40,8 @@ def _pid(rest: bytes, delivery: Delivery, report: Report) -> Reply:
 
 
 def _who(rest: bytes, delivery: Delivery, report: Report) -> Reply:
-    return success(f"{delivery.msgid} {delivery.queue} {delivery.headers.task_id} {delivery.attempt}".encode())
+    known = delivery.msgid, delivery.queue, delivery.headers.task_id, delivery.attempt
+    return success(" ".join(map(str, known)).encode())
 
 
 def _sleep(rest: bytes, delivery: Delivery, report: Report) -> Reply:
@@ -66,15 +67,18 @@ def _stubborn(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     while time.monotonic() < end:
         try:
             time.sleep(0.01)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - that's what it's for
             continue
     return success(b"late")
 
 
 def _raise(rest: bytes, delivery: Delivery, report: Report) -> Reply:
-    raise {"ValueError": ValueError, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[rest.decode()](
-        "out of the work"
-    )
+    known: dict[bytes, type[BaseException]] = {
+        b"ValueError": ValueError,
+        b"SystemExit": SystemExit,
+        b"KeyboardInterrupt": KeyboardInterrupt,
+    }
+    raise known[rest]("out of the work")
 
 
 def _follow(rest: bytes, delivery: Delivery, report: Report) -> Reply:
@@ -116,8 +120,8 @@ def _multiprocess(rest: bytes, delivery: Delivery, report: Report) -> Reply:
         first = pool.map(square, [1, 2, 3])
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
         second = list(executor.map(square, [4, 5]))
-    third = subprocess.run([sys.executable, "-c", "print(36)"], capture_output=True, check=True).stdout.split()
-    return success(f"{first} {second} {third}".encode())
+    third = subprocess.run([sys.executable, "-c", "print(36)"], capture_output=True, check=True)
+    return success(f"{first} {second} {third.stdout.split()}".encode())
 
 
 def _terminate_own(rest: bytes, delivery: Delivery, report: Report) -> Reply:
@@ -132,7 +136,8 @@ def _parents(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     # A process that a task starts and leaves: in its group, and in a session of its own.
     pids = []
     for session in (False, True):
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=session)
+        argv = [sys.executable, "-c", "import time; time.sleep(300)"]
+        child = subprocess.Popen(argv, start_new_session=session)
         pids.append(child.pid)
         child.returncode = 0  # it is meant to be left: no warning
     report("PIDS", " ".join(map(str, pids)).encode())
@@ -172,8 +177,11 @@ def _random(rest: bytes, delivery: Delivery, report: Report) -> Reply:
 _kept: list[bytearray] = []
 LOCK = threading.Lock()
 
-_WORDS = {name.removeprefix("_").rstrip("_"): thing for name, thing in list(globals().items()) if name.startswith("_")
-          and callable(thing)}
+_WORDS = {
+    name.removeprefix("_"): thing
+    for name, thing in list(globals().items())
+    if name.startswith("_") and callable(thing)
+}
 
 
 class Rebuilt:

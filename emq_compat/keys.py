@@ -24,7 +24,7 @@ from zmq.utils import z85
 
 from emq_compat.errors import ConfigurationError
 
-__all__ = ["Keys", "add_client", "authorized_clients", "new_keys"]
+__all__ = ["Keys", "add_client", "authorized_clients", "new_keys", "remove_client"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -122,6 +122,25 @@ def add_client(folder: Path, name: str) -> Path:
         _write_pair(handout / "client.key", public, secret)
         _write_public(listed, public)
     return handout
+
+
+def remove_client(folder: Path, name: str) -> None:
+    """Let a client in no more, and forget what was made for it; connections that it has stay.
+
+    Raises:
+        ConfigurationError: there is no such client, or its files can't be removed.
+    """
+    listed = folder / "clients" / f"{name}.pub"
+    if not _NAME.fullmatch(name) or not listed.exists():
+        there = ", ".join(sorted(authorized_clients(folder).values())) or "nobody"
+        raise ConfigurationError(f"{folder} lets in no client {name!r}; it lets in: {there}")
+    with _writing(folder):
+        listed.unlink()
+        handout = folder / "handout" / name
+        for made in (handout / "broker.pub", handout / "client.key"):
+            made.unlink(missing_ok=True)
+        if handout.is_dir():
+            handout.rmdir()
 
 
 @contextmanager

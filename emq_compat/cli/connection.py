@@ -1,0 +1,119 @@
+"""What the commands that talk to a broker share: ``-A`` and ``-b``, and errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from emq_compat.address import DEFAULT_URL, Address
+from emq_compat.client import Client
+from emq_compat.errors import EmqError
+from emq_compat.shim.app import Celery
+from emq_compat.shim.find_app import AppNotFound, find_app
+
+__all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker"]
+
+
+class Connection:
+    """Which app and which broker a command was told of.
+
+    Args:
+        app: what ``-A`` says, or None.
+        broker: what ``-b`` says, or None; it wins over the app's setting, and that over EMQ_BROKER_ADDR.
+    """
+
+    def __init__(self, app: str | None, broker: str | None) -> None:
+        self.app_name = app or ""
+        self._broker = broker or ""
+
+    @functools.cached_property
+    def url(self) -> str:
+        """The broker's address; raises as ``find_app`` when the app is asked for it and can't be had."""
+        if self._broker:
+            return self._broker
+        if self.app_name:
+            conf = find_app(self.app_name).conf
+            written = conf.broker_write_url or conf.broker_url
+            if written:
+                return written if isinstance(written, str) else ";".join(written)
+        return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
+
+    @property
+    def stock(self) -> bool:
+        """Whether that is a stock eventmq router; raises AddressError."""
+        return Address.parse(self.url)[0].stock
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """A connection to the broker, closed at the block's end."""
+        with Client(self.url) as client:
+            yield client
+
+    @contextmanager
+    def app(self) -> Iterator[Celery]:
+        """The app with its tasks, connected to the broker; a nameless one without ``-A``.
+
+        Raises:
+            AppNotFound: there is none, or importing its tasks failed.
+        """
+        app = load_app(self.app_name) if self.app_name else Celery("emq-compat", set_as_current=False)
+        app.conf.update(broker_url=self.url, broker_write_url=None)
+        try:
+            yield app
+        finally:
+            app.close()
+
+
+def load_app(written: str) -> Celery:
+    """Return the app that ``-A`` names with its task modules imported.
+
+    Raises:
+        AppNotFound: there is none, or importing its tasks failed.
+    """
+    app = find_app(written)
+    try:
+        app.finalize()
+    except Exception as exc:
+        raise AppNotFound(f"-A {written}: importing its tasks failed: {type(exc).__name__}: {exc}") from exc
+    return app
+
+
+@contextmanager
+def one_line_errors(loglevel: str) -> Iterator[None]:
+    """Turn what went wrong into one line and the exit status 1; with ``debug`` the traceback comes, too."""
+    try:
+        yield
+    except EmqError as exc:
+        if loglevel.lower() == "debug":
+            raise
+        raise click.ClickException(str(exc)) from exc
+
+
+def talks_to_broker(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``-A``, ``-b`` and ``-l``; the command's first argument is then a Connection.
+
+    ``-A`` and ``-b`` may stand before the command's name, too, as Celery's command line has it.
+    """
+
+    @click.option(
+        "-A", "--app", metavar="APP", help="The app, as Celery finds it: proj, proj.celery, proj:app."
+    )
+    @click.option("-b", "--broker", metavar="URL", help="The broker. [default: the app's, EMQ_BROKER_ADDR]")
+    @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug shows tracebacks.")
+    @functools.wraps(command)
+    def connected(app: str | None, broker: str | None, loglevel: str, **arguments: Any) -> None:
+        before = click.get_current_context().find_root().params
+        level = loglevel.upper()
+        if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+            raise click.BadParameter(f"{loglevel!r} is none of debug, info, warning, error", param_hint="-l")
+        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+        with one_line_errors(loglevel):
+            command(Connection(app or before.get("app"), broker or before.get("broker")), **arguments)
+
+    return connected

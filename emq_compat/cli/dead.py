@@ -1,0 +1,112 @@
+"""``emq-compat dead``: the messages that were put aside, for an operator to decide."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+
+from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.table import amount, printable, table
+from emq_compat.client import Client
+
+__all__ = ["dead"]
+
+_PAGE = 1000
+
+
+@click.group()
+def dead() -> None:
+    """Show, requeue and drop dead letters: messages that can't be run, or were lost too often."""
+
+
+@dead.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="KEY", help="Only those behind this key."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@talks_to_broker
+def list_(connection: Connection, limit: int, after: int, as_json: bool) -> None:
+    """List dead letters, oldest first."""
+    rows: list[dict[str, Any]] = []
+    with connection.client() as client:
+        total = client.ask("stats")["dead"]
+        while len(rows) < limit:
+            page = client.ask("dead_list", limit=min(_PAGE, limit - len(rows)), after=after)
+            if not page:
+                break
+            rows += page
+            after = page[-1]["key"]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    if not rows:
+        click.echo("No dead letters." if not total else "No more dead letters.")
+        return
+    lines = [
+        (row["key"], _when(row["at"]), row["queue"], row["task"] or "-", row["task_id"] or "-", row["reason"])
+        for row in rows
+    ]
+    click.echo(table(("key", "since", "queue", "task", "id", "reason"), lines))
+    if len(rows) == limit and limit < total:
+        click.echo(f"There are {total:,} in all; more: --after {after}", err=True)
+
+
+@dead.command("show")
+@click.argument("key", type=click.IntRange(min=0))
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@talks_to_broker
+def show(connection: Connection, key: int, as_json: bool) -> None:
+    """Show one dead letter with its headers and payload."""
+    with connection.client() as client:
+        letter = client.ask("dead_show", key=key)
+    if as_json:
+        click.echo(json.dumps(letter, ensure_ascii=False))
+        return
+    letter["at"] = _when(letter["at"])
+    width = max(map(len, letter))
+    for name, value in letter.items():
+        click.echo(f"{name.ljust(width)}  {printable(str(value))}")
+
+
+@dead.command("requeue")
+@click.argument("keys", type=click.IntRange(min=0), nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@talks_to_broker
+def requeue(connection: Connection, keys: tuple[int, ...], every: bool) -> None:
+    """Put dead letters back into their queues, to be run again."""
+    with connection.client() as client:
+        _need_keys(client, keys, every)
+        done = client.ask("dead_requeue", **({"all": True} if every else {"keys": list(keys)}))
+    click.echo(f"Put back {amount(done, 'message')}.")
+
+
+@dead.command("drop")
+@click.argument("keys", type=click.IntRange(min=0), nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@click.option("-f", "--force", is_flag=True, help="Don't ask first.")
+@talks_to_broker
+def drop(connection: Connection, keys: tuple[int, ...], every: bool, force: bool) -> None:
+    """Drop dead letters for good."""
+    with connection.client() as client:
+        _need_keys(client, keys, every)
+        total = client.ask("stats")["dead"] if every else len(set(keys))
+        if total and not force:
+            click.confirm(f"Drop {amount(total, 'dead letter')} for good?", abort=True, err=True)
+        done = client.ask("dead_drop", **({"all": True} if every else {"keys": list(keys)}))
+    click.echo(f"Dropped {amount(done, 'dead letter')}.")
+
+
+def _need_keys(client: Client, keys: tuple[int, ...], every: bool) -> None:
+    """Refuse a call that names none, or one that isn't there: nothing is done by halves."""
+    if every == bool(keys):
+        raise click.UsageError("name keys (of `dead list`), or give --all")
+    for key in keys:
+        client.ask("dead_show", key=key)
+
+
+def _when(unix_time: float) -> str:
+    return datetime.fromtimestamp(unix_time).astimezone().isoformat(sep=" ", timespec="seconds")

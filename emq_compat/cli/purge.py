@@ -1,0 +1,56 @@
+"""``emq-compat purge``: drop the messages that wait in queues."""
+
+from __future__ import annotations
+
+import click
+
+from emq_compat.cli.connection import Connection, load_app, talks_to_broker
+from emq_compat.cli.table import amount, printable
+
+__all__ = ["purge"]
+
+
+@click.command()
+@click.option(
+    "-Q", "--queues", metavar="NAMES", help="Queues, joined by commas. [default: the app's; else all]"
+)
+@click.option("-X", "--exclude-queues", metavar="NAMES", help="Leave these out.")
+@click.option("-f", "--force", is_flag=True, help="Don't ask first.")
+@talks_to_broker
+def purge(connection: Connection, queues: str | None, exclude_queues: str | None, force: bool) -> None:
+    """Drop all messages that wait in queues, delayed ones and those with an eta included.
+
+    What workers hold already is not touched. There is no way back.
+    """
+    with connection.client() as client:
+        known = {queue["name"]: queue["waiting"] + queue["delayed"] for queue in client.ask("queues")}
+        wanted = _names(queues)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            there = ", ".join(sorted(map(printable, known))) or "none"
+            raise click.ClickException(f"there is no queue {unknown[0]!r}; there are: {there}")
+        if not wanted and connection.app_name:
+            wanted = [str(load_app(connection.app_name).conf.task_default_queue)]
+        wanted = [name for name in wanted or sorted(known) if name not in _names(exclude_queues)]
+        total = sum(known.get(name, 0) for name in wanted)
+        if not total:
+            click.echo(f"Nothing waits in {_listed(wanted)}.")
+            return
+        if not force:
+            click.confirm(
+                f"Drop {amount(total, 'message')} of {_listed(wanted)} for good?", abort=True, err=True
+            )
+        dropped = sum(client.ask("purge", queue=name) for name in wanted)
+    click.echo(f"Dropped {amount(dropped, 'message')} of {_listed(wanted)}.")
+
+
+def _names(written: str | None) -> list[str]:
+    return [name.strip() for name in (written or "").split(",") if name.strip()]
+
+
+def _listed(names: list[str]) -> str:
+    return (
+        f"the {'queue' if len(names) == 1 else 'queues'} {', '.join(map(printable, names))}"
+        if names
+        else "any queue"
+    )

@@ -1,0 +1,125 @@
+"""``emq-compat report``: what a bug report should say of the installation, with secrets hidden."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+import zmq
+
+from emq_compat import __version__
+from emq_compat.cli.connection import Connection, load_app, talks_to_broker
+from emq_compat.cli.table import amount, printable
+from emq_compat.client import Client
+from emq_compat.errors import EmqError
+from emq_compat.shim.app import Celery
+
+__all__ = ["hidden", "report"]
+
+#: How long the broker may take to say how it is.
+_BROKER_S = 2.0
+_LIBRARIES = (
+    "pyzmq", "kombu", "click", "croniter", "psutil",
+    "celery", "eventmq", "redis", "SQLAlchemy", "amqp", "watchfiles",
+)  # fmt: skip
+_SECRET_NAME = re.compile(
+    r"pass|secret|token|credential|api_?key|access_key|security_key|auth_kwargs", re.IGNORECASE
+)
+_PASSWORD_IN_URL = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://[^/@\s:]*):[^/\s]*@", re.IGNORECASE)
+_VARIABLE = re.compile(r"(EMQ|EVENTMQ|CELERY|C_FORCE|REMAP)_")
+_HIDDEN = "(hidden)"
+
+
+@click.command()
+@talks_to_broker
+def report(connection: Connection) -> None:
+    """Print versions, settings and the broker's state, for a bug report.
+
+    Passwords and keys are hidden; names of hosts, tasks and queues are not: read it before you send it.
+    """
+    for heading, lines in (
+        ("Versions", _versions()),
+        ("Environment", _environment(os.environ)),
+        ("App", _app(connection)),
+        ("Broker", _broker(connection)),
+    ):
+        click.echo(f"{heading}:")
+        for line in lines:
+            click.echo(f"  {printable(line)}")
+
+
+def hidden(name: str, value: Any) -> Any:
+    """Return ``value`` as it may be shown: without what its name, or a URL in it, tells to be secret."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if _SECRET_NAME.search(name):
+        return _HIDDEN if value else value
+    if isinstance(value, str):
+        return _PASSWORD_IN_URL.sub(rf"\g<before>:{_HIDDEN}@", value)
+    if isinstance(value, Mapping):
+        return {key: hidden(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [hidden("", item) for item in value]
+    return value
+
+
+def _versions() -> Iterator[str]:
+    yield f"emq-compat {__version__}"
+    yield f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})"
+    yield f"{platform.platform()}, {amount(os.cpu_count() or 1, 'CPU')}"
+    yield f"libzmq {zmq.zmq_version()}, CURVE {'yes' if zmq.has('curve') else 'no'}"
+    for library in _LIBRARIES:
+        try:
+            yield f"{library} {version(library)}"
+        except PackageNotFoundError:
+            continue
+
+
+def _environment(environ: Mapping[str, str]) -> Iterator[str]:
+    found = sorted(name for name in environ if _VARIABLE.match(name))
+    for name in found:
+        yield f"{name}={hidden(name, environ[name])}"
+    if not found:
+        yield "nothing that concerns emq-compat"
+
+
+def _app(connection: Connection) -> Iterator[str]:
+    if not connection.app_name:
+        yield "none (-A)"
+        return
+    try:
+        app = load_app(connection.app_name)
+    except EmqError as exc:
+        yield str(exc)
+        return
+    yield f"{connection.app_name}: {app.main or 'no name'}, {amount(len(app.tasks), 'task')}"
+    yield from _settings(app)
+
+
+def _settings(app: Celery) -> Iterator[str]:
+    for name, value in sorted(app.conf.changes.items()):
+        yield f"{name} = {hidden(name, value)!r}"
+    yield from app.conf.problems()
+
+
+def _broker(connection: Connection) -> Iterator[str]:
+    try:
+        yield str(hidden("", connection.url))
+        if connection.stock:
+            yield "a stock eventmq router, which answers no questions"
+            return
+        with Client(connection.url, timeout_s=_BROKER_S) as client:
+            stats = client.ask("stats")
+            workers, queues = client.ask("workers"), client.ask("queues")
+    except EmqError as exc:
+        yield str(hidden("", str(exc)))
+        return
+    for name, value in stats.items():
+        yield f"{name} = {value}"
+    yield f"{amount(len(workers), 'worker')} in sight, {amount(len(queues), 'queue')}"

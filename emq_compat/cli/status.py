@@ -1,0 +1,121 @@
+"""``emq-compat status``: the broker, its workers with what they hold, its queues."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.table import amount, duration, printable, table
+
+__all__ = ["status"]
+
+#: What `celery status` ends with when no worker answers (EX_UNAVAILABLE).
+_NO_WORKER = 69
+#: Tasks that are listed of one worker.
+_TASKS_SHOWN = 10
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@click.option(
+    "-t",
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, max=60),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long workers may take to say what they run.",
+)
+@talks_to_broker
+def status(connection: Connection, as_json: bool, timeout_s: float) -> None:
+    """Show the workers with what they hold, and the queues with what waits.
+
+    Ends with 69 when no worker is connected, as `celery status` does.
+    """
+    with connection.client() as client:
+        stats = client.ask("stats")
+        workers = client.ask("workers")
+        queues = client.ask("queues")
+        running = _answers(client.inspect("active", timeout_s=timeout_s))
+        reserved = _answers(client.inspect("reserved", timeout_s=timeout_s))
+    for worker in workers:
+        worker["active"] = _of(running, worker["name"])
+        worker["reserved"] = _of(reserved, worker["name"])
+    if as_json:
+        document = {"broker": connection.url, "stats": stats, "workers": workers, "queues": queues}
+        click.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        click.echo(_text(connection.url, stats, workers, queues))
+    if not any(worker.get("present", True) for worker in workers):
+        sys.exit(_NO_WORKER)
+
+
+def _answers(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return identity → tasks of the workers that answered with some; the others answered an error."""
+    return {name: answer["ok"] for name, answer in found.items() if isinstance(answer.get("ok"), list)}
+
+
+def _of(found: Mapping[str, list[dict[str, Any]]], worker: str) -> list[dict[str, Any]] | None:
+    """Return a worker's tasks; None: it did not answer. The broker lists it by name or by identity."""
+    return next((tasks for name, tasks in found.items() if worker in (name, name.rpartition(".")[0])), None)
+
+
+def _text(
+    url: str,
+    stats: Mapping[str, Any],
+    workers: Sequence[Mapping[str, Any]],
+    queues: Sequence[Mapping[str, Any]],
+) -> str:
+    waiting = sum(queue["waiting"] for queue in queues)
+    delayed = sum(queue["delayed"] for queue in queues)
+    parts = [
+        f"Broker {url}, up {duration(stats['uptime_s'])}: {waiting:,} waiting, {delayed:,} delayed, "
+        f"{stats['in_flight']:,} in flight, {amount(stats['dead'], 'dead letter')}."
+    ]
+    if workers:
+        rows = [
+            (
+                worker["name"],
+                "lost?" if not worker.get("present", True) else "stock" if worker["stock"] else "ready",
+                worker["hostname"] or "-",
+                worker["pid"] or "-",
+                f"{worker['in_flight']} of {worker['slots']}" if worker["slots"] else worker["in_flight"],
+                ", ".join(worker["queues"]),
+                duration(worker["silent_s"]) + " ago",
+            )
+            for worker in workers
+        ]
+        parts.append(table(("worker", "state", "host", "pid", "holds", "queues", "heard"), rows))
+        held = [line for worker in workers for line in _held(worker)]
+        if held:
+            parts.append("\n".join(held))
+    else:
+        parts.append("No worker is connected.")
+    if queues:
+        columns = ("name", "waiting", "delayed", "in_flight", "workers")
+        heads = ("queue", "waiting", "delayed", "in flight", "workers")
+        parts.append(table(heads, [[queue[column] for column in columns] for queue in queues]))
+    return "\n\n".join(parts)
+
+
+def _held(worker: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for state in ("active", "reserved"):
+        tasks = worker[state] or []
+        for task in tasks[:_TASKS_SHOWN]:
+            since = ""
+            if task.get("time_start"):
+                took = duration(max(0.0, time.time() - task["time_start"]))
+                since = f", for {took} in process {task['worker_pid']}"
+            name = printable(f"{task['name']}[{task['id']}]")
+            lines.append(f"{worker['name']}: {'running' if state == 'active' else 'not begun'} {name}{since}")
+        if len(tasks) > _TASKS_SHOWN:
+            lines.append(f"{worker['name']}: and {len(tasks) - _TASKS_SHOWN} more")
+    return lines

@@ -1,0 +1,164 @@
+"""`emq-compat call`."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from emq_compat.cli.call import Call, plain_publish
+from emq_compat.client import Client
+from tests.cli.conftest import Site
+from tests.processes import wait_until
+
+pytestmark = [pytest.mark.integration]
+
+
+def test_task_of_an_app_is_called_and_waited_for(site: Site) -> None:
+    """`call -A` publishes a task by its name into its own queue; --wait prints what it returned, as JSON."""
+    site.start_broker()
+    site.start_worker()
+
+    assert "5\n" == site.emq("call", "-A", "proj", "proj.add", "-a", "[2, 3]", "--wait", "30")
+    assert '"ab"\n' == site.emq("-A", "proj", "call", "proj.add", "-k", '{"x": "a", "y": "b"}', "-t", "30")
+    assert "0\n" == site.emq("call", "-A", "proj", "proj.sleep", "-a", "[0]", "-t", "30")
+
+    told = site.emq("call", "-A", "proj", "proj.fail", "-a", '["no\\u001b[31m"]', "-t", "30", status=1)
+    assert "ended as FAILURE: ValueError: no\\x1b[31m" in told
+    traced = site.run("call", "-A", "proj", "proj.fail", "-a", '["no"]', "-t", "30", "--traceback")
+    assert "Traceback (most recent call last)" in traced.stderr
+    assert 1 == traced.returncode
+
+
+def test_plain_functions_are_called_by_their_path(site: Site) -> None:
+    """`call MODULE:FUNCTION` needs no app: a job manager runs the function, or the class's method."""
+    site.start_broker()
+    site.start_jobmanager()
+
+    assert "42\n" == site.emq("call", "-b", site.url, "functions:double", "-a", "[21]", "-t", "40")
+    env = {"EMQ_BROKER_ADDR": site.url}
+    greet = ("call", "functions:Greeter.greet", "-k", '{"name": "Ada"}', "-t", "40")
+    assert '"hello Ada"\n' == site.emq(*greet, env=env)
+    assert "NotAllowed" in site.emq("call", "-b", site.url, "os:getcwd", "-t", "40", status=1)
+
+
+def test_id_is_printed_and_options_reach_the_broker(site: Site) -> None:
+    """Without --wait the id is printed, by which the message waits in the broker with its options."""
+    site.start_broker()
+
+    assert "mine\n" == site.emq(
+        "call", "-A", "proj", "proj.add", "-a", "[1, 2]", "--task-id", "mine", "-Q", "q"
+    )
+    later = site.emq(
+        "call", "-A", "proj", "proj.add", "-a", "[1, 2]", "--countdown", "3600", "--priority", "9"
+    )
+    assert 36 == len(later.strip())
+    site.emq("call", "-b", site.url, "functions:double", "--eta", "2100-01-01T00:00:00", "--expires", "60")
+
+    with Client(site.url) as client:
+        queues = {queue["name"]: (queue["waiting"], queue["delayed"]) for queue in client.ask("queues")}
+    assert {"q": (1, 0), "celery": (0, 1), "default": (0, 1)} == queues
+
+
+def test_eta_holds_a_task_back(site: Site) -> None:
+    """A task with --countdown runs when its time has come, not before."""
+    site.start_broker()
+    site.start_worker()
+    began = time.monotonic()
+
+    assert "3\n" == site.emq("call", "-A", "proj", "proj.add", "-a", "[1, 2]", "--countdown", "2", "-t", "30")
+
+    assert time.monotonic() - began >= 2
+
+
+def test_unknown_task_is_noted_and_published(site: Site) -> None:
+    """A name that the app doesn't have is published all the same, with a note of what is near it."""
+    site.start_broker()
+
+    done = site.run("call", "-A", "proj", "proj.ad", "-a", "[1, 2]")
+
+    assert 0 == done.returncode
+    assert "proj has no task 'proj.ad'; near it: proj.add" in done.stderr
+    with Client(site.url) as client:
+        wait_until(lambda: client.ask("stats")["published"] == 1, what="one message")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("proj.add", "-a", "{}"), "is not a JSON list"),
+        (("proj.add", "-a", "[1"), "is not a JSON list"),
+        (("proj.add", "-k", "[]"), "is not a JSON object"),
+        (("proj.add", "--eta", "tomorrow"), "neither a number of seconds nor a time"),
+        (("proj.add", "--eta", "1", "--countdown", "1"), "not both"),
+        (("functions:", "-b", "emq://127.0.0.1:1024"), "neither MODULE:FUNCTION nor MODULE:Class.method"),
+        ((), "Missing argument"),
+        (("proj.add", "-l", "loud"), "none of debug"),
+    ],
+)
+def test_wrong_arguments_are_told(site: Site, argv: tuple[str, ...], told: str) -> None:
+    """A wrong option ends with 2 and a message that says what is wrong with it."""
+    assert told in site.emq("call", *argv, status=2)
+
+
+def test_arguments_that_do_not_fit_are_told(site: Site) -> None:
+    """Arguments that the task's function doesn't take are refused here, and nothing is published."""
+    site.start_broker()
+
+    told = site.emq("call", "-A", "proj", "proj.add", "-a", "[1]", status=1)
+
+    assert "'y'" in told
+    with Client(site.url) as client:
+        assert 0 == client.ask("stats")["published"]
+
+
+def test_no_broker_is_one_message_in_time(site: Site) -> None:
+    """Where nobody listens, one line names the address, within seconds."""
+    began = time.monotonic()
+
+    told = site.emq("call", "-A", "proj", "proj.add", "-a", "[1, 2]", status=1)
+
+    assert 1 == len(told.strip().splitlines())
+    assert f"127.0.0.1:{site.ports[0]}" in told
+    assert time.monotonic() - began < 30
+
+
+def test_app_that_fails_to_import_is_one_message(site: Site) -> None:
+    """An app that isn't there, and one whose import fails, are one line; -l debug shows the traceback."""
+    assert "there is no module 'nothere'" in site.emq("call", "-A", "nothere", "x.y", status=1)
+    (site.folder / "broken.py").write_text("import missing_library\n")
+    told = site.emq("call", "-A", "broken", "x.y", status=1)
+    assert "missing_library" in told
+    assert 1 == len(told.strip().splitlines())
+    assert "Traceback" in site.run("call", "-A", "broken", "x.y", "-l", "debug").stderr
+
+
+def test_stock_router_is_refused_what_it_cannot_do(site: Site) -> None:
+    """--wait and times are refused for a stock router before anything is sent."""
+    stock = "tcp://127.0.0.1:47291"
+    assert "keeps no results" in site.emq("call", "-b", stock, "functions:double", "-t", "1", status=1)
+    assert "knows no --countdown" in site.emq(
+        "call", "-b", stock, "functions:double", "--countdown", "1", status=1
+    )
+    assert "comes with kombu upstreams" in site.emq("call", "-b", "amqp://h", "a:b", "-t", "1", status=1)
+
+
+def test_payload_of_a_plain_call_is_eventmqs_own() -> None:
+    """What is published for a path is eventmq's `run`, so that a stock job manager runs it, too."""
+    asked = Call(
+        name="functions:Greeter.greet",
+        args=["x"],
+        kwargs={},
+        eta=0.0,
+        expires=0.0,
+        queue=None,
+        priority=None,
+        task_id="t",
+    )
+
+    made = plain_publish(asked, stock=True)
+
+    assert ("default", "") == (made.queue, made.headers.stock())
+    expected = {"path": "functions:Greeter", "callable": "greet", "args": ["x"], "kwargs": {}}
+    assert expected.items() <= json.loads(made.payload)[1].items()

@@ -1,0 +1,45 @@
+"""`emq-compat keys`."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.cli.conftest import Site
+
+pytestmark = [pytest.mark.integration]
+
+
+def test_keys_let_in_who_has_one(site: Site) -> None:
+    """With keys the broker answers who is let in, and refuses others, and removed ones, in bounded time."""
+    made = site.emq("keys", "new", "keys")
+    assert "broker --keys keys" in made
+    assert "handout/laptop" in site.emq("keys", "add-client", "keys", "laptop")
+    assert ["client", "laptop"] == [
+        line.split()[0] for line in site.emq("keys", "list", "keys").splitlines()[1:]
+    ]
+    site.start_broker("--memory", "--keys", "keys")
+
+    for folder in ("keys", "keys/handout/laptop"):
+        assert 69 == site.run("status", "-b", f"{site.url}&keys={site.folder / folder}").returncode
+
+    began = time.monotonic()
+    assert f"127.0.0.1:{site.ports[0]}" in site.emq("status", "-b", site.url, status=1)
+    assert time.monotonic() - began < 30
+
+    laptop = (site.folder / "keys/handout/laptop").rename(site.folder / "laptop")
+    site.emq("keys", "remove-client", "keys", "laptop")
+    site.emq("status", "-b", f"{site.url}&keys={laptop}", status=1)
+    assert "client" in site.emq("keys", "list", "keys")
+
+
+def test_wrong_folders_and_names_are_told(site: Site) -> None:
+    """Keys that exist are not overwritten; folders without keys, and names that can't be, are told."""
+    site.emq("keys", "new", "keys")
+    assert "already holds keys" in site.emq("keys", "new", "keys", status=1)
+    assert "keys new" in site.emq("keys", "add-client", "nothere", "x", status=1)
+    assert "can't name a client" in site.emq("keys", "add-client", "keys", "../x", status=1)
+    assert "exists already" in site.emq("keys", "add-client", "keys", "client", status=1)
+    assert "lets in no client 'x'" in site.emq("keys", "remove-client", "keys", "x", status=1)
+    assert "doesn't exist" in site.emq("keys", "list", "nothere", status=1)

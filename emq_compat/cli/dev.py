@@ -158,16 +158,16 @@ class _Session:
         """
         terminal = self._terminal
         broker = self._start("broker", broker_argv)
-        if (
-            not terminal.turn_until(lambda: _listens(address), _BROKER_STARTS_S, 0.05)
-            and not terminal.interrupts
-        ):
-            raise OperationalError(f"the broker did not start listening at {address}")
+        listening = terminal.turn_until(lambda: _listens(address), _BROKER_STARTS_S, 0.05)
+        if broker.status is not None:
+            raise OperationalError(f"the broker ended with {broker.status}")
+        if not listening and not terminal.interrupts:
+            raise OperationalError(f"the broker did not begin to listen at {address}")
         changes = _Changes(folders or (), terminal)
         if folders is not None and not changes.start():
             terminal.say("changed files are not noticed: pip install 'emq-compat[reload]'")
         try:
-            if not terminal.interrupts and broker.status is None:
+            if not terminal.interrupts:
                 self._worker = self._start("worker", self._worker_argv)
                 self._loop(broker, changes)
         finally:

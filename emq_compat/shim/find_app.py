@@ -87,7 +87,7 @@ def _imported(name: str, written: str) -> ModuleType:
 
 
 def _imported_if_there(name: str) -> ModuleType | None:
-    """Import a module; None: there is none of this name. Whatever fails inside it is AppNotFound from that."""
+    """Import a module; None: there is none of this name. What fails inside it is AppNotFound from that."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:

@@ -264,7 +264,7 @@ class EagerResult(AsyncResult[R]):
             raise self._result if isinstance(self._result, BaseException) else Exception(self._result)
         return self._result  # type: ignore[no-any-return]
 
-    wait = get  # type: ignore[assignment]
+    wait = get
 
     def _stored(self) -> StoredResult | None:
         return None

@@ -1,0 +1,69 @@
+"""Celery's API on emq-compat: ``from emq_compat.celery_shim import Celery, shared_task``.
+
+A task is registered under its name (Celery's rules: ``module.function``, or ``name=``), and our workers find
+it by that. The message names an importable path, too, by which a stock eventmq job manager calls the same
+task: which path a task has, and what happens where there is none, stands in ``emq_compat/shim/paths.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from emq_compat.errors import NotPublished, QueueFull
+from emq_compat.message import new_id
+from emq_compat.shim import current, exceptions, states
+from emq_compat.shim.app import Celery
+from emq_compat.shim.declare import shared_task
+from emq_compat.shim.exceptions import (
+    EncodeError,
+    Ignore,
+    MaxRetriesExceededError,
+    NotRegistered,
+    OperationalError,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from emq_compat.shim.request import Context
+from emq_compat.shim.result import AsyncResult, EagerResult
+from emq_compat.shim.task import Task
+
+__all__ = [
+    "AsyncResult",
+    "Celery",
+    "Context",
+    "EagerResult",
+    "EncodeError",
+    "Ignore",
+    "MaxRetriesExceededError",
+    "NotPublished",
+    "NotRegistered",
+    "OperationalError",
+    "QueueFull",
+    "Reject",
+    "Retry",
+    "SoftTimeLimitExceeded",
+    "Task",
+    "TaskRevokedError",
+    "TimeLimitExceeded",
+    "WorkerLostError",
+    "current_app",
+    "current_task",
+    "exceptions",
+    "shared_task",
+    "states",
+    "task",
+    "uuid",
+]
+
+#: Stands for the app that is current when it is used, made here where there is none.
+current_app = cast(Celery, current.CurrentApp())
+#: Stands for the task that is running here; falsy where none is.
+current_task = cast("Task[..., Any]", current.CurrentTask())
+#: The same as ``shared_task``, for a project that has no app in hand.
+task = shared_task
+#: Returns a new task id.
+uuid = new_id

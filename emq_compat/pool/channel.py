@@ -2,8 +2,7 @@
 
 Two channels a child. *Work* goes down a socket that keeps message borders (SEQPACKET): one message an
 assignment. Both the child and the parent can receive from the child's end, and the kernel gives each message
-to
-exactly one of them: a child that has received a message has begun it, and what the parent receives has not
+to exactly one of them: a child that has received a message has begun it, and what the parent receives has not
 begun and never will. *Replies* come up a stream of length-prefixed frames.
 
 Messages above INLINE_MAX_BYTES travel in an anonymous file whose descriptor is passed. Fields are packed, not
@@ -40,6 +39,7 @@ __all__ = [
     "encode_ready",
     "encode_update",
     "encode_work",
+    "receive_with_fds",
     "receive_work",
     "reply_pair",
     "send_work",
@@ -64,6 +64,8 @@ _FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
 _NO_RESULT, _RETIRES = 1, 2
 _FD = struct.Struct("i")
 _FD_SPACE = socket.CMSG_SPACE(_FD.size)
+# What a program executes shall not inherit a descriptor that was passed.
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 #: One frame of the reply stream: kind, sequence number, the bytes that hold it, where its content starts and
 #: ends.
@@ -138,9 +140,18 @@ def send_work(ours: socket.socket, message: bytes) -> bool:
     return True
 
 
+def receive_with_fds(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
+    """Receive a message of at most ``size`` bytes and the descriptors passed with it; b"" at the end."""
+    try:
+        data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_SPACE(max_fds * _FD.size), _CLOEXEC)
+    except ConnectionResetError:
+        return b"", []
+    return data, _passed_fds(ancillary)
+
+
 def receive_work(theirs: socket.socket) -> bytes | None:
     """Wait for one message; None: the parent has closed the channel."""
-    data, ancillary, _, _ = theirs.recvmsg(INLINE_MAX_BYTES, _FD_SPACE)
+    data, ancillary, _, _ = theirs.recvmsg(INLINE_MAX_BYTES, _FD_SPACE, _CLOEXEC)
     if not data:
         return None
     if data[0] == _INLINE:

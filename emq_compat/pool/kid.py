@@ -84,6 +84,11 @@ class Kid:
     kill_at: float = math.inf
     soft_repeat_s: float = _SOFT_REPEAT_S
 
+    @property
+    def never_started(self) -> bool:
+        """Whether it has not got ready, and wasn't told to leave: once it has ended, its start has failed."""
+        return not (self.ready or self.leaving or self.kill_reason == "stopped")
+
     def first(self) -> Entry | None:
         """Return what runs, if anything does."""
         for entry in self.entries.values():

@@ -17,13 +17,12 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from emq_compat.errors import ConfigurationError
-from emq_compat.pool import zygote
+from emq_compat.pool import channel, zygote
 from emq_compat.pool.base import PoolOptions, Work
 from emq_compat.pool.child import ChildProgram
 
@@ -34,6 +33,7 @@ _logger = logging.getLogger(__name__)
 #: Number of the order for a spare zygote; children count from 1.
 _SPARE = 0
 _SPAWN_START_MIN_S = 60.0
+_NO_FDS = "out of file descriptors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,11 @@ class Nursery(ABC):
         self._work = work
         self._options = options
         self._death_fd = death_fd
+        self._poll = select.epoll()
+
+    def fileno(self) -> int:
+        """Return the descriptor whose readability calls for ``read``."""
+        return self._poll.fileno()
 
     @property
     def start_timeout_s(self) -> float:
@@ -97,10 +102,6 @@ class Nursery(ABC):
         """Ask for a child with these descriptors (its ends; the caller closes its own copies afterwards)."""
 
     @abstractmethod
-    def fds(self) -> Sequence[int]:
-        """Return the descriptors to watch; they change with the events."""
-
-    @abstractmethod
     def read(self) -> list[NurseryEvent]:
         """Return what happened; never blocks."""
 
@@ -108,13 +109,13 @@ class Nursery(ABC):
     def suspect(self) -> None:
         """A child that was asked for didn't come in time."""
 
-    @abstractmethod
     def stop(self, timeout_s: float) -> None:
         """End the nursery; all children are gone already."""
+        self._poll.close()
 
-    @abstractmethod
     def abandon(self) -> None:
         """In a forked copy of the parent: close what is the parent's."""
+        self._poll.close()
 
 
 def make_nursery(work: Work, options: PoolOptions, death_fd: int) -> Nursery:
@@ -209,6 +210,8 @@ class ZygoteNursery(Nursery):
             zygote.run_zygote(program, theirs, self._death_fd)
         theirs.close()
         self._active = _ZygoteProcess(pid=pid, pidfd=os.pidfd_open(pid), orders=ours)
+        self._poll.register(self._active.pidfd, select.EPOLLIN)
+        self._poll.register(self._active.orders, select.EPOLLIN)
         self._request_spare()
 
     def request(self, number: int, work: int, reply: int, dump: int) -> None:
@@ -216,6 +219,8 @@ class ZygoteNursery(Nursery):
         if self._active is None:
             self._events.append(Unborn(number=number, detail="no zygote is left"))
             return
+        if self._spare is None and self._spare_orders is None:
+            self._request_spare()  # the last one could not be forked
         self._requested.add(number)
         # A dead zygote is told by its pidfd, and then all that was asked of it is Unborn.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -233,20 +238,12 @@ class ZygoteNursery(Nursery):
         theirs.close()
         self._spare_orders = ours
 
-    def fds(self) -> Sequence[int]:
-        """Return the zygotes' pidfds and the active one's socket."""
-        found = []
-        if self._active is not None:
-            found += [self._active.orders.fileno(), self._active.pidfd]
-        if self._spare is not None:
-            found.append(self._spare.pidfd)
-        return found
-
     def read(self) -> list[NurseryEvent]:
         """Read the zygote's answers; see whether one of the two has died."""
         self._read_answers()
         if self._spare is not None and has_ended(self._spare.pidfd):
             _logger.warning("the spare zygote (pid %d) is gone; another one is forked", self._spare.pid)
+            self._poll.unregister(self._spare.pidfd)
             self._drop(self._spare)
             self._spare = None
             if self._active is not None and not has_ended(self._active.pidfd):
@@ -258,6 +255,9 @@ class ZygoteNursery(Nursery):
 
     def _take_over(self, lost: _ZygoteProcess) -> None:
         self._read_answers()  # its last words
+        # Before their numbers are used again.
+        self._poll.unregister(lost.pidfd)
+        self._poll.unregister(lost.orders)
         self._drop(lost)
         self.takeovers += 1
         self._active, self._spare = self._spare, None
@@ -272,6 +272,7 @@ class ZygoteNursery(Nursery):
                 NurseryLost(detail=f"the zygote (pid {lost.pid}) is gone, and so is its spare")
             )
             return
+        self._poll.register(self._active.orders, select.EPOLLIN)
         _logger.warning(
             "the zygote (pid %d) is gone; its spare (pid %d) takes over", lost.pid, self._active.pid
         )
@@ -285,8 +286,8 @@ class ZygoteNursery(Nursery):
     def _read_answers(self) -> None:
         while self._active is not None:
             try:
-                data, fds, _, _ = socket.recv_fds(self._active.orders, zygote.MESSAGE.size, 1)
-            except (BlockingIOError, ConnectionResetError):
+                data, fds = channel.receive_with_fds(self._active.orders, zygote.MESSAGE.size, 1)
+            except BlockingIOError:
                 return
             if not data:
                 return
@@ -300,7 +301,10 @@ class ZygoteNursery(Nursery):
                     os.close(fd)
             else:
                 self._requested.discard(number)
-                if kind == zygote.FORKED:
+                if kind == zygote.FORKED and not fds:
+                    # Its channels are closed now, so it leaves.
+                    self._events.append(Unborn(number=number, detail=_NO_FDS))
+                elif kind == zygote.FORKED:
                     self._events.append(Born(number=number, pid=value, pidfd=fds[0]))
                 else:
                     self._events.append(Unborn(number=number, detail=f"fork: {os.strerror(value)}"))
@@ -308,10 +312,11 @@ class ZygoteNursery(Nursery):
     def _meet_spare(self, kind: int, value: int, fds: list[int]) -> None:
         orders, self._spare_orders = self._spare_orders, None
         assert orders is not None
-        if kind == zygote.FORKED:
+        if kind == zygote.FORKED and fds:
             self._spare = _ZygoteProcess(pid=value, pidfd=fds[0], orders=orders)
+            self._poll.register(self._spare.pidfd, select.EPOLLIN)
         else:
-            _logger.error("no spare zygote: %s", os.strerror(value))
+            _logger.error("no spare zygote: %s", os.strerror(value) if kind == zygote.FAILED else _NO_FDS)
             orders.close()
 
     def suspect(self) -> None:
@@ -339,6 +344,7 @@ class ZygoteNursery(Nursery):
                 signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
                 has_ended(process.pidfd, timeout_s)
             self._drop(process)
+        super().stop(timeout_s)
 
     def abandon(self) -> None:
         """In a forked copy of the parent: close the sockets and pidfds."""
@@ -348,6 +354,7 @@ class ZygoteNursery(Nursery):
         if self._spare_orders is not None:
             self._spare_orders.close()
         self._active = self._spare = self._spare_orders = None
+        super().abandon()
 
 
 class SpawnNursery(Nursery):
@@ -395,10 +402,6 @@ class SpawnNursery(Nursery):
         process.returncode = 0  # the pool reaps it, by its pidfd; Popen must not
         self._events.append(Born(number=number, pid=process.pid, pidfd=pidfd))
 
-    def fds(self) -> Sequence[int]:
-        """Return none: everything is told at once."""
-        return ()
-
     def read(self) -> list[NurseryEvent]:
         """Return what ``request`` did."""
         events, self._events = self._events, []
@@ -406,13 +409,6 @@ class SpawnNursery(Nursery):
 
     def suspect(self) -> None:
         """Nobody to suspect."""
-
-    def stop(self, timeout_s: float) -> None:
-        """Nothing to end."""
-
-    def abandon(self) -> None:
-        """Nothing to close."""
-
 
 def _orders_pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

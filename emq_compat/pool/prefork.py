@@ -11,10 +11,12 @@ child.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import os
+import resource
 import select
 import signal
 import sys
@@ -58,6 +60,10 @@ _BACKOFF_S, _BACKOFF_MAX_S, _BACKOFF_ROUNDS = 0.05, 5.0, 7
 #: After SIGKILL, the kernel may take that long.
 _KILL_TIMEOUT_S = 1.0
 _LARGE_READS_PER_STEP = 16
+#: So many children are asked for and not born yet, at most: the zygote's socket holds a few hundred orders.
+_BORN_AT_ONCE = 64
+#: Descriptors that this process has for each child, and may want besides.
+_FDS_PER_CHILD, _FDS_BESIDE = 5, 256
 
 # The pools of this process: a forked copy of it (a zygote, an embedded broker, a user's own fork) gives up
 # the parent's ends, because the writer of the death pipe must exist in the parent alone.
@@ -86,7 +92,7 @@ class PreforkPool(Pool):
         ] = {}  # pid → losses that wait for its exit status
         self._pending: list[PoolEvent] = []
         self._handlers: dict[int, Callable[[float], None]] = {}
-        self._nursery_fds: frozenset[int] = frozenset()
+        self._takeovers = 0
         self._sequence = 0
         self._number = 0
         self._failures = 0
@@ -112,6 +118,8 @@ class PreforkPool(Pool):
         self._fds = (self._poll.fileno(),)
         _pools.add(self)
         self._nursery.start()
+        self._watch(self._nursery.fileno(), self._on_nursery)
+        _allow_fds(self._target)
         self._refill(time.monotonic())
 
     def run_loop(self, loop: Callable[[], int]) -> int:
@@ -412,15 +420,13 @@ class PreforkPool(Pool):
         lost = list(kid.entries.values())
         kid.entries.clear()
         status = kid.status if kid.status is not None else _reap(kid)
-        if lost and status is None:
+        self._forget(kid)
+        if status is None and (lost or kid.never_started):
             self._bereft[kid.pid] = (kid, lost, now + _STATUS_WAIT_S)
         else:
-            self._tell_lost(kid, lost, status)
-        self._forget(kid)
-        if kid.ready or kid.leaving or kid.kill_reason == "stopped":
+            self._tell_lost(kid, lost, status, now)
+        if not kid.never_started:
             self._refill(now)
-        else:
-            self._start_failed("it is gone" if status is None else exit_text(status), now)
 
     def _forget(self, kid: Kid) -> None:
         del self._kids[kid.number]
@@ -428,18 +434,20 @@ class PreforkPool(Pool):
         self._unwatch(kid.pidfd)
         kid.close()
 
-    def _tell_lost(self, kid: Kid, lost: Iterable[Entry], status: int | None) -> None:
+    def _tell_lost(self, kid: Kid, lost: Iterable[Entry], status: int | None, now: float) -> None:
         detail = "the process is gone" if status is None else exit_text(status)
         for entry in lost:
             self._pending.append(
                 Lost(key=entry.key, reason=kid.kill_reason or "died", detail=detail, pid=kid.pid)
             )
+        if kid.never_started:
+            self._start_failed(detail, now)
 
     def _tell_unexplained(self, now: float) -> None:
         for pid, (kid, lost, at) in tuple(self._bereft.items()):
             if at <= now:
                 del self._bereft[pid]
-                self._tell_lost(kid, lost, None)
+                self._tell_lost(kid, lost, None, now)
 
     # Where children come from
 
@@ -457,23 +465,34 @@ class PreforkPool(Pool):
         if now < self._not_before:
             self._refill_at = self._not_before
             return
-        for _ in range(missing):
-            self._request_child(now)
+        unborn = sum(not kid.pid for kid in self._kids.values())
+        for _ in range(min(missing, _BORN_AT_ONCE - unborn)):
+            try:
+                self._request_child(now)
+            except OSError as exc:
+                self._start_failed(str(exc), now)
+                return
         self._on_nursery(now)
 
     def _request_child(self, now: float) -> None:
         self._number += 1
-        work, back = channel.work_pair()
-        reply, child_reply = channel.reply_pair()
-        dump, child_dump = os.pipe()
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as the_childs:
+            work, back = channel.work_pair()
+            on_failure.callback(work.close)
+            on_failure.callback(back.close)
+            reply, child_reply = channel.reply_pair()
+            on_failure.callback(reply.close)
+            the_childs.callback(child_reply.close)
+            dump, child_dump = os.pipe()
+            on_failure.callback(os.close, dump)
+            the_childs.callback(os.close, child_dump)
+            self._nursery.request(self._number, back.fileno(), child_reply.fileno(), child_dump)
+            on_failure.pop_all()
         kid = Kid(number=self._number, work=work, back=back, reply=reply, dump=dump)
         kid.bound_at = kid.due = now + self._nursery.start_timeout_s
         kid.takeovers = self._nursery.takeovers
         self._kids[kid.number] = kid
         self._watch(reply.fileno(), functools.partial(self._on_reply, kid))
-        self._nursery.request(kid.number, back.fileno(), child_reply.fileno(), child_dump)
-        child_reply.close()
-        os.close(child_dump)
 
     def _on_nursery(self, now: float) -> None:
         for event in self._nursery.read():
@@ -483,10 +502,11 @@ class PreforkPool(Pool):
                     os.close(event.pidfd)  # given up meanwhile: its channels are closed, so it leaves
                     continue
                 kid.pid, kid.pidfd = event.pid, event.pidfd
+                self._refill_at = now  # there may be more to ask for
                 self._watch(kid.pidfd, functools.partial(self._on_pidfd, kid))
                 self._welcome(kid, now)
             elif isinstance(event, Ended):
-                self._on_status(event)
+                self._on_status(event, now)
             elif isinstance(event, Unborn):
                 kid = self._kids.get(event.number)
                 if kid is not None:
@@ -495,13 +515,8 @@ class PreforkPool(Pool):
                         self._start_failed(event.detail, now)
             else:
                 self._break(event)
-        fds = frozenset(self._nursery.fds())
-        if fds != self._nursery_fds:
-            for fd in self._nursery_fds - fds:
-                self._unwatch(fd)
-            for fd in fds - self._nursery_fds:
-                self._watch(fd, self._on_nursery)
-            self._nursery_fds = fds
+        if self._takeovers != self._nursery.takeovers:
+            self._takeovers = self._nursery.takeovers
             self._replace_orphans(now)
 
     def _replace_orphans(self, now: float) -> None:
@@ -514,10 +529,10 @@ class PreforkPool(Pool):
                         self._let_leave(kid, now)
             self._refill(now)
 
-    def _on_status(self, event: Ended) -> None:
+    def _on_status(self, event: Ended, now: float) -> None:
         bereft = self._bereft.pop(event.pid, None)
         if bereft is not None:
-            self._tell_lost(bereft[0], bereft[1], event.status)
+            self._tell_lost(bereft[0], bereft[1], event.status, now)
             return
         for kid in self._kids.values():
             if kid.pid == event.pid:
@@ -526,7 +541,8 @@ class PreforkPool(Pool):
     def _start_failed(self, detail: str, now: float) -> None:
         if now >= self._not_before:  # children that fail together count once
             self._failures += 1
-            self._not_before = now + min(_BACKOFF_S * 2 ** (self._failures - 1), _BACKOFF_MAX_S)
+            rounds = min(self._failures, _BACKOFF_ROUNDS) - 1
+            self._not_before = now + min(_BACKOFF_S * 2**rounds, _BACKOFF_MAX_S)
         _logger.warning("a child ended before it was ready: %s", detail)
         if self._failures >= _BACKOFF_ROUNDS and not any(kid.ready for kid in self._kids.values()):
             self._break(
@@ -548,6 +564,7 @@ class PreforkPool(Pool):
     def grow(self, n: int = 1) -> None:
         """Add n slots."""
         self._target += n
+        _allow_fds(self._target)
         self._refill(time.monotonic())
 
     def shrink(self, n: int = 1) -> None:
@@ -624,6 +641,17 @@ class PreforkPool(Pool):
         self._nursery.abandon()
         self._poll.close()
         os.close(self._death_write)
+
+
+def _allow_fds(children: int) -> None:
+    """Raise the soft limit of open files, here only, to what so many children need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * children * _FDS_PER_CHILD + _FDS_BESIDE  # while they are replaced, there are twice as many
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _reap(kid: Kid) -> int | None:

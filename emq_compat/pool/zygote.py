@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from emq_compat.pool.channel import receive_with_fds
 from emq_compat.pool.child import ORDERLY_EXIT, ChildFds, ChildProgram, name_process, run_child
 
 __all__ = [
@@ -134,10 +135,7 @@ class _Zygote:
                             pass
                     self._reap()
                     continue
-                try:
-                    data, fds, _, _ = socket.recv_fds(self._orders, MESSAGE.size, _MAX_FDS)
-                except ConnectionResetError:
-                    data, fds = b"", []
+                data, fds = receive_with_fds(self._orders, MESSAGE.size, _MAX_FDS)
                 if not data:
                     _sweep()
                     return

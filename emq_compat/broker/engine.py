@@ -123,6 +123,8 @@ class Engine:
             self._on_schedule(identity, command, now)
         elif isinstance(command, Inform):
             self.fleet.inform_scheduler(identity, command, now)
+        elif isinstance(command, Kbye):
+            self.fleet.schedulers.pop(identity, None)
         elif identity in self.fleet.schedulers:
             self.fleet.schedulers[identity] = now.mono
 

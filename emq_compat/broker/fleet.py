@@ -5,14 +5,18 @@
         └──HELLO "inform"────┘  (any message of an unknown one is answered so)
 
 A worker that was known before a restart only by what it holds is absent: the same deadline runs for it. A
-stock worker that left may still answer; its hand-outs stay until stock_timeout.
+stock worker that left may still answer; its hand-outs stay until stock_timeout, and so does what a living one
+doesn't answer.
 """
 
 from __future__ import annotations
 
+import math
+
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.records import InFlight, Moment
+from emq_compat.broker.stock import has_stock_name, overdue_at
 from emq_compat.broker.workers import Worker
 from emq_compat.message import Headers, ReplyHeaders, new_id
 from emq_compat.protocol.commands import (
@@ -55,7 +59,8 @@ class Fleet:
         for message, attempt, identity, late in desk.journal.in_flight():
             worker = self.workers.get(identity)
             if worker is None:
-                worker = self.workers[identity] = Worker(identity, now.mono, present=False)
+                stock = has_stock_name(identity)
+                worker = self.workers[identity] = Worker(identity, now.mono, present=False, stock=stock)
             flight = InFlight(
                 key=message.key,
                 msgid=message.msgid,
@@ -129,7 +134,12 @@ class Fleet:
         self._desk.to_client(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), stock=True)
 
     def ask_to_inform(self, identity: bytes, now: Moment) -> None:
-        """Tell an unknown worker to say INFORM."""
+        """Tell an unknown worker to say INFORM.
+
+        A stock one does that only once it has heard nothing for 15 s.
+        """
+        if has_stock_name(identity):
+            return
         if now.mono - self._strangers.get(identity, -1e9) < ASK_AGAIN_S:
             return
         if len(self._strangers) > 10_000:
@@ -158,6 +168,7 @@ class Fleet:
         self._desk.note("info", f"worker {worker.name} leaves")
         if not worker.stock:
             self._lost(worker, now, "left")
+        self._next_check = now.mono
 
     def connection_gone(self, identity: bytes, now: Moment) -> None:
         """Note that a worker's connection is gone; it has ``gone_after_s`` to be heard again."""
@@ -199,6 +210,8 @@ class Fleet:
                 deadline = worker.heard + options.stock_timeout_s if worker.in_flight else now.mono
             else:
                 deadline = worker.lost_at(options.dead_after_s, options.gone_after_s)
+                if worker.stock:
+                    next_check = min(next_check, self._give_up_overdue(worker, now))
             if deadline <= now.mono:
                 self._lost(worker, now, "was lost")
             else:
@@ -207,6 +220,18 @@ class Fleet:
             if heard + max(60.0, options.dead_after_s) < now.mono:
                 del self.schedulers[identity]
         self._next_check = next_check
+
+    def _give_up_overdue(self, worker: Worker, now: Moment) -> float:
+        """Count what a living stock worker doesn't answer as lost; returns when the next one is due."""
+        next_due = math.inf
+        for flight in list(worker.in_flight.values()):
+            due = overdue_at(flight, self._desk.options.stock_timeout_s)
+            if due <= now.mono:
+                self._desk.note("warning", f"worker {worker.name} never answered {flight.msgid}")
+                self._flights.lose(flight, now, f"the worker {worker.name} never answered")
+            else:
+                next_due = min(next_due, due)
+        return next_due
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which ``tick`` is due; None: nobody is here."""

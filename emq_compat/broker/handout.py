@@ -12,8 +12,9 @@ from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
 from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.stock import stock_headers, unfit
 from emq_compat.broker.workers import Worker
-from emq_compat.message import REVOKED, Headers
+from emq_compat.message import FAILURE, REVOKED
 
 __all__ = ["HandOut"]
 
@@ -36,7 +37,8 @@ class HandOut:
 
     def run(self, now: Moment) -> None:
         """Hand out all that can be handed out now."""
-        ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present]
+        # What is sent to a connection that is gone is dropped.
+        ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present and w.gone is None]
         if not ready:
             return
         if len(ready) > 1:
@@ -68,21 +70,34 @@ class HandOut:
 
     def _next_for(self, worker: Worker, queue: MessageQueue, now: Moment) -> Waiting | None:
         """Take the queue's next message that this worker may have; end those that must not run any more."""
-        if queue.blocked:
-            for task in queue.blocked:
-                if worker.has(task):
-                    return queue.pop_set_aside(task)
-        while (message := queue.pop()) is not None:
-            headers = message.headers
-            if headers.expires and headers.expires <= now.wall:
-                self._end_waiting(message, "expired", now)
-            elif headers.task_id in self._revoked:
-                self._end_waiting(message, "revoked", now)
-            elif worker.has(headers.task) or not self._fleet.known_tasks.get(headers.task):
+        while queue.blocked:
+            task = next(filter(worker.has, queue.blocked), None)
+            if task is None:
+                break
+            message = queue.pop_set_aside(task)
+            if self._may_run(message, queue, worker, now):
                 return message
-            else:
-                queue.set_aside(message)
+        while (waiting := queue.pop()) is not None:
+            if not self._may_run(waiting, queue, worker, now):
+                continue
+            task = waiting.headers.task
+            if worker.has(task) or not self._fleet.known_tasks.get(task):
+                return waiting
+            queue.set_aside(waiting)
         return None
+
+    def _may_run(self, message: Waiting, queue: MessageQueue, worker: Worker, now: Moment) -> bool:
+        """Tell whether a message that was taken from its queue may still be run; end it if not."""
+        headers = message.headers
+        if headers.expires and headers.expires <= now.wall:
+            self._end_waiting(message, "expired", now)
+        elif headers.task_id in self._revoked:
+            self._end_waiting(message, "revoked", now)
+        elif worker.stock and (why := unfit(message.payload)):
+            self._put_aside(message, queue, why, now)
+        else:
+            return True
+        return False
 
     def _end_waiting(self, message: Waiting, why: str, now: Moment) -> None:
         self._desk.journal.finish(message.key, message.msgid)
@@ -91,6 +106,18 @@ class HandOut:
         if task_id:
             body = failure_body("TaskRevokedError", why, REVOKED)
             self._results.put(task_id, REVOKED, body, now, keep=not message.headers.no_result)
+
+    def _put_aside(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
+        """Make a dead letter of a message that would break the worker; none of ours could run it either."""
+        self._desk.counters["dead"] += 1
+        self._desk.note("warning", f"{message.msgid} is put aside: {why}")
+        reason = f"MessageError: {why}"
+        self._desk.journal.bury(message.key, message.msgid, queue.name, reason, now.wall, message.losses)
+        self._flights.requesters.pop(message.msgid, None)
+        task_id = message.headers.task_id
+        if task_id:
+            body = failure_body("MessageError", why)
+            self._results.put(task_id, FAILURE, body, now, keep=not message.headers.no_result)
 
     def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
         attempt = message.attempt + 1
@@ -112,21 +139,10 @@ class HandOut:
         self._flights.track(flight, worker)
         self._desk.journal.hand_out(message.key, attempt, worker.identity, late)
         if worker.stock:
-            text = _stock_headers(headers)
+            text = stock_headers(headers)
         else:
             text = message.header_text
             text = f"{text},attempt:{attempt}" if text else f"attempt:{attempt}"
             if message.losses:
                 text += ",redelivered"
         self._desk.outbox.append(Dispatch(worker.identity, message.msgid, queue.name, text, message.payload))
-
-
-def _stock_headers(headers: Headers) -> str:
-    """Return the headers for a stock worker, which must answer: its REPLY is how we learn of the end."""
-    parts = ["reply-requested"]
-    if headers.retry_count:
-        parts.append(f"retry-count:{headers.retry_count}")
-    limit = headers.timeout if headers.timeout is not None else headers.limit_s
-    if limit is not None:
-        parts.append(f"timeout:{max(1, int(limit + 0.999))}")
-    return ",".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import InFlight
+from emq_compat.broker.stock import SILENCE_S
 
 __all__ = ["Worker"]
 
@@ -101,7 +102,7 @@ class Worker:
 
     def lost_at(self, dead_after_s: float, gone_after_s: float) -> float:
         """Return the monotonic time at which it counts as lost unless it is heard before."""
-        deadline = self.heard + dead_after_s
+        deadline = self.heard + (max(dead_after_s, SILENCE_S) if self.stock else dead_after_s)
         if self.gone is not None:
             deadline = min(deadline, max(self.gone, self.heard) + gone_after_s)
         return deadline

@@ -107,6 +107,7 @@ class _Child:
         self._soft_raised = False
         self._writing = False
         self._soft_deferred = False
+        self._masks = threading.local()
 
     def prepare(self, number: int, dispositions: Mapping[int, Any]) -> None:
         """Make this process one that can be killed, found and signalled; then run ``child_init`` and say
@@ -124,7 +125,11 @@ class _Child:
         signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
         os.set_blocking(self._fds.dump, False)
         faulthandler.register(DUMP_SIGNAL, file=self._fds.dump, all_threads=True, chain=False)
-        os.register_at_fork(after_in_child=self._in_what_a_task_forks)
+        os.register_at_fork(
+            before=self._before_a_task_forks,
+            after_in_parent=self._after_a_task_forked,
+            after_in_child=self._in_what_a_task_forks,
+        )
         _read_no_terminal()
         name_process(f"emq-child-{number}")
         _be_taken_first_when_memory_runs_out()
@@ -205,12 +210,20 @@ class _Child:
             self._soft_raised = True
             raise self._program.soft_limit_exceeded()
 
+    def _before_a_task_forks(self) -> None:
+        # A signal sent to the new process at once waits until its dispositions are the default ones.
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+
+    def _after_a_task_forked(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
     def _in_what_a_task_forks(self) -> None:
         for signum in (*_GROUP_SIGNALS, SOFT_LIMIT_SIGNAL):
             if signal.getsignal(signum) in (_do_nothing, self._on_soft_limit):
                 signal.signal(signum, signal.SIG_DFL)
         self._work.close()
         self._reply.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def leave(self) -> None:
         """The orderly end: user code's, then multiprocessing's. No finaliser of the parent's runs here."""

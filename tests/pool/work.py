@@ -124,12 +124,33 @@ def _multiprocess(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     return success(f"{first} {second} {third.stdout.split()}".encode())
 
 
+def _multiprocess_sleep(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        report("STARTED", b"{}")
+        pool.map(time.sleep, [float(rest), float(rest)])
+    return success(b"slept")
+
+
 def _terminate_own(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     process.start()
     process.terminate()
     process.join(5)
     return success(str(process.exitcode).encode())
+
+
+def _terminate_subprocess(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    process = subprocess.Popen(["sleep", "60"])
+    process.terminate()
+    return success(str(process.wait(5)).encode())
+
+
+def _ignored(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    # What a program that a task executes finds: the signals that are ignored, and those that are blocked.
+    status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, check=True, text=True).stdout
+    masks = [int(status.split(f"{name}:")[1].split()[0], 16) for name in ("SigIgn", "SigBlk")]
+    found = [[signum for signum in range(1, 65) if mask >> signum - 1 & 1] for mask in masks]
+    return success(" ".join(map(str, found)).encode())
 
 
 def _parents(rest: bytes, delivery: Delivery, report: Report) -> Reply:

@@ -37,7 +37,7 @@ class Broker:
 
     def start(self, *options: str, ready: str | None = STARTED) -> Proc:
         """Start it, and wait until it is up."""
-        self.proc = self.procs.python("-c", "from emq_compat.cli.broker import broker; broker()", *self.argv(*options)[1:], ready=ready)
+        self.proc = self.procs.emq(*self.argv(*options), ready=ready)
         return self.proc
 
     def endpoint(self, name: str) -> str:

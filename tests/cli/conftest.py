@@ -17,7 +17,7 @@ COMMAND_S = 60.0
 
 APP = """
 import os, signal, time
-from emq_compat.shim.app import Celery
+from emq_compat.celery_shim import Celery
 
 app = Celery("proj", broker={url!r})
 

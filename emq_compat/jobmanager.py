@@ -40,7 +40,7 @@ from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEv
 from emq_compat.pool.factory import make_pool
 from emq_compat.run import PathProgram, Program, failure_of
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
-from emq_compat.upstream.emq import EmqUpstream
+from emq_compat.upstream.emq import EmqUpstream, Timings
 
 __all__ = ["JobManager", "jobmanager_main"]
 
@@ -75,7 +75,8 @@ class JobManager:
 
     Args:
         name: unique name of this instance, shown in logs; a uuid by default.
-        queues: names or (weight, name) of the queues listened on; empty: the program's default queue.
+        queues: names or (weight, name) of the queues listened on; empty: the program's default queue, without
+            a program eventmq's setting.
         skip_signal: register no signal handlers.
         concurrent_jobs: how many jobs run at once; None: eventmq's setting.
         program: what is run; None: the paths that ``allow`` allows.
@@ -120,7 +121,9 @@ class JobManager:
         self.settings = settings if settings is not None else read_settings(os.environ)
         self.skip_signal = skip_signal
         self.program: Program = program if program is not None else _paths(self.settings, allow)
-        self.queues = weighted(queues) or ((DEFAULT_WEIGHT, self.program.default_queue),)
+        self.queues = weighted(queues) or (
+            self.settings.queues if program is None else ((DEFAULT_WEIGHT, program.default_queue),)
+        )
         self.concurrent_jobs = concurrent_jobs or self.settings.concurrent_jobs
         self.kill_grace_period = kill_grace_period
         self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
@@ -182,6 +185,7 @@ class JobManager:
             queues=self.queues,
             slots=self.concurrent_jobs,
             tasks=tasks,
+            timings=_timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
         )
 
@@ -756,6 +760,15 @@ def _paths(settings: EventmqSettings, allow: Sequence[str]) -> PathProgram:
         job_entry=settings.job_entry_func,
         job_exit=settings.job_exit_func,
         limit_s=float(settings.global_timeout) if settings.global_timeout else None,
+    )
+
+
+def _timings(settings: EventmqSettings) -> Timings:
+    silence_s = float(settings.heartbeat_timeout * settings.heartbeat_liveness)
+    return Timings(
+        stock_interval_s=max(0.5, float(settings.heartbeat_interval)),
+        stock_dead_after_s=math.inf if settings.disable_heartbeats else max(1.0, silence_s),
+        backoff_max_s=max(0.1, float(settings.reconnect_timeout)),
     )
 
 

@@ -61,9 +61,10 @@ class Timings:
 
     Attributes:
         connect_s: until the next address is tried, where nobody listens.
-        answer_s: from an established connection to the ACK and the first sign of life.
+        answer_s: from an established connection to the ACK.
         stock_interval_s, stock_dead_after_s: heartbeats with a stock router (eventmq's HEARTBEAT_INTERVAL,
-            and HEARTBEAT_TIMEOUT times HEARTBEAT_LIVENESS). Our broker tells its own.
+            and HEARTBEAT_TIMEOUT times HEARTBEAT_LIVENESS); the first one may take as long, too. Our broker
+            tells its own.
         backoff_min_s, backoff_max_s: between two attempts; doubled each time, with jitter.
         complaint_s: between two log lines about the same standing trouble.
     """
@@ -475,7 +476,7 @@ class EmqUpstream(Upstream):
     def _receive(self, now: float, events: list[UpstreamEvent]) -> None:
         wire = self._wire
         assert wire is not None
-        was_connected = wire.connected
+        was_connected, state = wire.connected, self._state
         received = wire.receive(BATCH)
         if received:
             self._last_received = now
@@ -496,6 +497,9 @@ class EmqUpstream(Upstream):
             self._lose(now, events, wire.failure)
         elif wire.cuts and not self._more:
             self._lose(now, events, "the connection was cut")
+        elif self._state is _State.INFORMED and state is _State.CONNECTING:
+            # A stock router is live only with its next HEARTBEAT.
+            self._due = now + max(self.timings.answer_s, self.timings.stock_dead_after_s)
         elif wire.connected and not was_connected and self._state is _State.CONNECTING:
             self._due = now + self.timings.answer_s
 

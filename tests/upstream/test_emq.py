@@ -13,6 +13,7 @@ from emq_compat.message import SUCCESS, Headers, Reply
 from emq_compat.protocol import commands
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Told
 from emq_compat.upstream.emq import EmqUpstream, Timings
+from tests.processes import wait_until
 from tests.upstream.fake_broker import FakeBroker, only
 
 pytestmark = pytest.mark.integration
@@ -83,6 +84,22 @@ def test_a_stock_router_is_known_by_a_heartbeat_alone(broker: FakeBroker, upstre
     upstream.ready(2)
     broker.wait_for(upstream, commands.Ready, 2)
     assert [command.count for command in broker.heard if isinstance(command, commands.Ready)] == [1, 1]
+
+
+def test_a_stock_routers_first_heartbeat_may_take_its_time(broker: FakeBroker) -> None:
+    """A connection that is made and acknowledged in one step is not given up before the first HEARTBEAT."""
+    patient = Timings(connect_s=0.1, answer_s=0.1, stock_dead_after_s=15.0)
+    upstream = EmqUpstream(name="w", addresses=[broker.address], timings=patient)
+    upstream.start()
+    wait_until(lambda: broker.listen() or broker.count(commands.Inform), what="INFORM")
+    broker.say(commands.Ack(msgid="a", acked=(broker.last(commands.Inform).msgid,)), stock=True)
+    broker.drive(upstream, lambda: upstream._inform_pending is False)
+    for later in (0.2, 1.0, 3.0):
+        upstream.step(time.monotonic() + later)
+    broker.say(commands.Heartbeat(msgid="b", timestamp=time.time()), stock=True)
+    broker.drive(upstream, lambda: upstream.connected)
+    upstream.stop(0.0)
+    assert broker.count(commands.Inform) == 1
 
 
 def test_credit_for_our_broker_is_one_message(broker: FakeBroker, upstream: EmqUpstream) -> None:

@@ -1,0 +1,1 @@
+"""The command line: ``emq-compat`` and its subcommands, one module each."""

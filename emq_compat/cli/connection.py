@@ -38,10 +38,7 @@ class Connection:
         if self._broker:
             return self._broker
         if self.app_name:
-            conf = find_app(self.app_name).conf
-            written = conf.broker_write_url or conf.broker_url
-            if written:
-                return written if isinstance(written, str) else ";".join(written)
+            return find_app(self.app_name).broker_url
         return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
 
     @property
@@ -63,11 +60,8 @@ class Connection:
             AppNotFound: there is none, or importing its tasks failed.
         """
         app = load_app(self.app_name) if self.app_name else Celery("emq-compat", set_as_current=False)
-        app.conf.update(broker_url=self.url, broker_write_url=None)
-        try:
+        with self.client() as app.client:
             yield app
-        finally:
-            app.close()
 
 
 def load_app(written: str) -> Celery:

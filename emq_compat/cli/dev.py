@@ -144,7 +144,8 @@ class _Session:
 
     def __init__(self, terminal: Terminal, url: str, worker_argv: Sequence[str]) -> None:
         self._terminal = terminal
-        self._env = {**os.environ, "EMQ_BROKER_ADDR": url}
+        # So that what tasks publish goes to this broker, too, whatever the app's settings say.
+        self._env = {**os.environ, "EMQ_BROKER_ADDR": url, "CELERY_BROKER_URL": url}
         self._worker_argv = worker_argv
         self._worker: Program | None = None
         self._again = False

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from emq_compat.client import client_for
+from emq_compat.address import DEFAULT_URL
+from emq_compat.client import Client, client_for
 from emq_compat.message import Publish
 from emq_compat.shim import current, declare
 from emq_compat.shim.build import Plan, build_with
-from emq_compat.shim.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from emq_compat.shim.options import queue_name, read_options
-from emq_compat.shim.paths import TaskPath, declaring_module
-from emq_compat.shim.pipeline import Pipeline, Publisher, collecting, publish_with_tries
+from emq_compat.shim.discover import import_related
+from emq_compat.shim.exceptions import (
+    AlwaysEagerIgnored,
+    CeleryWarning,
+    ImproperlyConfigured,
+    NoImportablePath,
+)
+from emq_compat.shim.options import priority_of, queue_name, read_options
+from emq_compat.shim.paths import TaskPath, declaring_module, path_of
+from emq_compat.shim.pipeline import Pipeline, Publisher, pipeline_of, publish_with_tries
 from emq_compat.shim.registry import TaskRegistry, task_name
 from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.settings import Settings
@@ -29,7 +35,13 @@ __all__ = ["Celery"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_BROKER = "emq://127.0.0.1:47291"
+#: Arguments of Celery's Celery that choose parts which aren't made of classes here.
+_PARTS = frozenset(
+    {
+        "amqp", "autofinalize", "broker_connection_retry", "control", "events", "fixups", "loader", "log",
+        "strict_typing",
+    }
+)  # fmt: skip
 
 
 class Celery:
@@ -44,6 +56,7 @@ class Celery:
         task_cls: the base class of its tasks.
         set_as_current: make it ``current_app``.
         tasks: a registry to use.
+        kwargs: Celery's further arguments have no effect; a name that isn't one of them is warned about.
     """
 
     def __init__(
@@ -61,6 +74,7 @@ class Celery:
         tasks: TaskRegistry | None = None,
         **kwargs: Any,
     ) -> None:
+        self._warn_of_unknown(kwargs)
         self.main = main
         self.namespace = namespace
         base: dict[str, Any] = {
@@ -78,10 +92,10 @@ class Celery:
         self._client: Publisher | None = None
         self._client_is_given = False
         self._seen_version = -1
-        self._url = ""
+        self._connection: tuple[object, ...] = ()
         self._eager = False
+        self._retry_policy: Mapping[str, Any] | None = None
         self._packages: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
-        self._by_path: dict[tuple[str, str], str] | None = None
         #: The node name that its tasks see in ``request.hostname``; a worker sets its own.
         self.hostname = f"celery@{os.uname().nodename}"
         declare.share_with(self)
@@ -132,12 +146,28 @@ class Celery:
             return
         self._seen_version = conf.version
         self._eager = bool(conf.task_always_eager)
-        url = conf.broker_write_url or conf.broker_url or os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_BROKER
-        url = url if isinstance(url, str) else ";".join(url)
-        if url != self._url:
-            self._url = url
+        self._retry_policy = None
+        if "task_publish_retry_policy" in conf.changes and conf.task_publish_retry:
+            self._retry_policy = conf.task_publish_retry_policy
+        connection = (self.broker_url, conf.broker_connection_timeout, conf.broker_pool_limit)
+        if connection != self._connection:
+            self._connection = connection
             if not self._client_is_given:
                 self._client = None
+
+    @property
+    def broker_url(self) -> str:
+        """Where tasks are published: Celery's environment variable, the settings, then EMQ_BROKER_ADDR."""
+        conf, environ = self.conf, os.environ
+        url = (
+            environ.get("CELERY_BROKER_WRITE_URL")
+            or conf.broker_write_url
+            or environ.get("CELERY_BROKER_URL")
+            or conf.broker_url
+            or environ.get("EMQ_BROKER_ADDR")
+            or DEFAULT_URL
+        )
+        return url if isinstance(url, str) else ";".join(url)
 
     @property
     def eager(self) -> bool:
@@ -150,7 +180,12 @@ class Celery:
         """The connection to the broker; set it to use another one (a test's)."""
         self._refresh()
         if self._client is None:
-            self._client = client_for(self._url)
+            url, conf = self.broker_url, self.conf
+            if "broker_connection_timeout" in conf.changes or "broker_pool_limit" in conf.changes:
+                limit_s = conf.broker_connection_timeout or 4.0
+                self._client = Client(url, timeout_s=limit_s, pool_limit=conf.broker_pool_limit or 0)
+            else:
+                self._client = client_for(url)
         return self._client
 
     @client.setter
@@ -165,17 +200,30 @@ class Celery:
         """Whether the broker is a stock eventmq router, which confirms nothing and keeps no results."""
         return self.client.stock
 
+    @property
+    def retry_policy(self) -> Mapping[str, Any] | None:
+        """How often a publish is tried beyond what the client does by itself (task_publish_retry_policy)."""
+        self._refresh()
+        return self._retry_policy
+
+    def tries(self, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the retry policy of a publish with these options: ``retry`` and ``retry_policy``."""
+        if not options.get("retry", True):
+            return None
+        return options.get("retry_policy") or self.retry_policy
+
     def publish(self, message: Publish, retry_policy: Mapping[str, Any] | None = None) -> None:
         """Publish a message, or have the open pipeline collect it.
 
         Raises:
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
-        pipeline = collecting.get()
+        client = self.client
+        pipeline = pipeline_of(client)
         if pipeline is not None:
             pipeline.add(message)
         else:
-            publish_with_tries(self.client, message, retry_policy)
+            publish_with_tries(client, message, retry_policy)
 
     def pipeline(self) -> Pipeline:
         """Return a context manager: what is published inside is confirmed as a whole when it ends."""
@@ -200,27 +248,35 @@ class Celery:
         frame = current.frame_var.get()
         read = read_options(plan, self.conf, options, None if frame is None else frame.request)
         message = build_with(plan, args or (), kwargs or {}, read)
-        self.publish(message, options.get("retry_policy") if options.get("retry", True) else None)
+        self.publish(message, self.tries(options))
         result: Result[Any] = (options.get("result_cls") or Result)(
             message.headers.task_id, app=self
         )
-        result.ignored = message.headers.no_result
+        result.ignored = read.ignore_result
         return result
 
     def _plan_by_name(self, name: str) -> Plan:
         """Return the plan of a task known by its name, which by Celery's rule tells its path, too."""
         module, _, attribute = name.rpartition(".")
+        path = TaskPath(path=module or "__main__", callable=attribute or name)
+        if name in self._tasks:
+            try:
+                path = path_of(self._tasks[name])
+            except NoImportablePath:
+                if self.stock:
+                    raise
         return Plan(
             name=name,
-            path=TaskPath(path=module or "__main__", callable=attribute or name),
+            path=path,
             queue=queue_name(self.conf.task_default_queue),
             version=self.conf.version,
             stock=self.stock,
-            priority=self.conf.task_default_priority or 0,
+            priority=priority_of(self.conf.task_default_priority or 0),
             ignore_result=bool(self.conf.task_ignore_result),
+            keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
         )
 
-    def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:  # noqa: A002, N802 - Celery's names
+    def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:
         """Return the result of a task by its id."""
         return Result(id, app=self, **kwargs)
 
@@ -230,14 +286,14 @@ class Celery:
         return self._tasks
 
     @property
-    def Task(self) -> type[BaseTask[..., Any]]:  # noqa: N802 - Celery's name
+    def Task(self) -> type[BaseTask[..., Any]]:
         """The base class of this app's tasks."""
         if self._task_base is None:
             self._task_base = self.create_task_cls()
         return self._task_base
 
     @Task.setter
-    def Task(self, base: type[BaseTask[..., Any]]) -> None:  # noqa: N802
+    def Task(self, base: type[BaseTask[..., Any]]) -> None:
         self._task_base = base
 
     def create_task_cls(self) -> type[BaseTask[..., Any]]:
@@ -308,10 +364,7 @@ class Celery:
         while self._packages:
             packages, related_name = self._packages.pop(0)
             for package in packages() if callable(packages) else packages:
-                module = f"{package}.{related_name}" if related_name else package
-                importlib.import_module(package)
-                if related_name is None or importlib.util.find_spec(module) is not None:
-                    importlib.import_module(module)
+                import_related(package, related_name)
 
     def finalize(self, auto: bool = False) -> None:
         """Import what registers tasks: the settings ``imports`` and ``include``, and discovered packages.
@@ -324,6 +377,12 @@ class Celery:
             for module in [setting] if isinstance(setting, str) else setting or ():
                 importlib.import_module(module)
         self._import_packages()
+
+    @staticmethod
+    def _warn_of_unknown(given: Collection[str]) -> None:
+        for name in given:
+            if name not in _PARTS:
+                warnings.warn(CeleryWarning(f"Celery() has no argument {name!r}"), stacklevel=3)
 
     def set_current(self) -> None:
         """Make this the current app of this thread."""

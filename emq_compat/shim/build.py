@@ -15,14 +15,14 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Headers, Publish, new_id
-from emq_compat.shim.codec import dumps
+from emq_compat.shim.codec import dumps, loads
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
 from emq_compat.shim.paths import TaskPath
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
 
-__all__ = ["Options", "Plan", "argument_check", "build", "build_with", "unix_time"]
+__all__ = ["Options", "Plan", "argument_check", "as_carried", "build", "build_with", "unix_time"]
 
 
 class Options:
@@ -53,8 +53,8 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "check", "expires", "ignore_result", "limit_s", "name", "path",
-        "priority", "queue", "stock", "version",
+        "_head", "_origin_pid", "_tail", "check", "expires", "ignore_result", "keeps_errors", "limit_s",
+        "name", "path", "priority", "queue", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -67,11 +67,16 @@ class Plan:
         stock: bool = False,
         priority: int = 0,
         ignore_result: bool = False,
+        keeps_errors: bool = False,
         expires: float | datetime | None = None,
         limit_s: float | None = None,
         check: Callable[..., None] | None = None,
     ) -> None:
-        """``expires`` (seconds or a time) and ``limit_s`` (stock workers don't know it) are the task's."""
+        """``expires`` (seconds or a time) and ``limit_s`` (stock workers don't know it) are the task's.
+
+        ``keeps_errors``: an ignored result is kept if it is an error (store_errors_even_if_ignored), so that
+        the broker must not be told to drop it; the worker does that.
+        """
         self.name = name
         self.path = path
         self.queue = queue
@@ -79,6 +84,7 @@ class Plan:
         self.stock = stock
         self.priority = priority
         self.ignore_result = ignore_result
+        self.keeps_errors = keeps_errors
         self.expires = expires
         self.limit_s = limit_s
         self.check = check
@@ -115,7 +121,7 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
             f'{plan.tail()}"{task_id}"'
         )
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _unfit(plan, args, kwargs, exc) from exc
+        raise _unfit(plan.name, args, kwargs, exc) from exc
     if request is not None and request.id is not None:
         payload += f',"parent_id":{dumps(request.id)},"root_id":{dumps(request.root_id or request.id)}'
     return Publish(
@@ -127,7 +133,7 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
             task=plan.name,
             priority=plan.priority,
             expires=0.0 if plan.expires is None else unix_time(plan.expires, time.time()),
-            no_result=plan.ignore_result,
+            no_result=plan.ignore_result and not plan.keeps_errors,
         ),
         payload=(payload + "}}]").encode(),
     )
@@ -157,7 +163,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             f'{plan._head}{dumps(list(args))},"kwargs":{dumps(dict(kwargs))}{plan.tail()}{dumps(task_id)}'
         )
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _unfit(plan, args, kwargs, exc) from exc
+        raise _unfit(plan.name, args, kwargs, exc) from exc
     if extra:
         try:
             payload += "," + dumps(extra)[1:-1]
@@ -175,7 +181,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             priority=options.priority,
             eta=options.eta,
             expires=options.expires,
-            no_result=options.ignore_result,
+            no_result=options.ignore_result and not plan.keeps_errors,
             limit_s=options.limit_s,
             soft_limit_s=options.soft_limit_s,
             retries=options.retries,
@@ -216,6 +222,21 @@ def _refuse_for_stock(plan: Plan, options: Options) -> None:
         )
 
 
+def as_carried(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return arguments of the task ``name`` as they come out of a message.
+
+    Raises:
+        EncodeError: one can't be carried; the message names it.
+    """
+    try:
+        carried: tuple[list[Any], dict[str, Any]] = tuple(loads(dumps([list(args), dict(kwargs)])))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _unfit(name, args, kwargs, exc) from exc
+    return carried
+
+
 def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
     """Return a function of the same signature that does nothing: calling it checks arguments as Python does.
 
@@ -236,11 +257,11 @@ def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
     name = name if name.isidentifier() else "run"
     scope: dict[str, Any] = {}
     # The text holds nothing but parameter names of a Python function and the word None.
-    exec(f"def {name}{inspect.Signature(plain)}: pass", {}, scope)  # noqa: S102
+    exec(f"def {name}{inspect.Signature(plain)}: pass", {}, scope)
     return scope[name]  # type: ignore[no-any-return]
 
 
-def _unfit(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Exception) -> EncodeError:
+def _unfit(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Exception) -> EncodeError:
     """Return the error that names the first argument which can't be carried."""
     join_kombu()
     named = [(f"argument {index}", value) for index, value in enumerate(args)]
@@ -249,5 +270,5 @@ def _unfit(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Ex
         try:
             dumps(value)
         except (TypeError, ValueError, RecursionError) as exc:
-            return EncodeError(f"{plan.name}: {label} ({type(value).__name__}) can't be carried: {exc}")
-    return EncodeError(f"{plan.name}: the arguments can't be carried: {cause}")
+            return EncodeError(f"{name}: {label} ({type(value).__name__}) can't be carried: {exc}")
+    return EncodeError(f"{name}: the arguments can't be carried: {cause}")

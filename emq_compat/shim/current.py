@@ -8,6 +8,7 @@ threads and coroutines each have their own.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ __all__ = [
     "CurrentTask",
     "Frame",
     "app_or_none",
+    "apps",
     "frame_var",
     "get_app",
     "set_app",
     "set_default_app",
     "set_fallback",
+    "task_by_name",
 ]
 
 
@@ -79,6 +82,8 @@ class _Apps(threading.local):
 
 
 _apps = _Apps()
+#: The apps of this process.
+apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _default: Celery | None = None
 _default_is_chosen = False
 _make_fallback: Callable[[], Celery] | None = None
@@ -120,6 +125,19 @@ def get_app() -> Celery:
         assert _make_fallback is not None
         app = _default = _make_fallback()
     return app
+
+
+def task_by_name(name: str) -> Task[..., Any]:
+    """Return the task of this name: the current app's, else another app's of this process.
+
+    Raises:
+        NotRegistered: there is none.
+    """
+    current_app = get_app()
+    for app in (current_app, *apps):
+        if name in app.tasks:
+            return app.tasks[name]
+    return current_app.tasks[name]
 
 
 class CurrentApp:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current
 from emq_compat.shim.exceptions import DuplicateTaskNameWarning
+from emq_compat.shim.options import limit_of, priority_of, queue_name
 from emq_compat.shim.paths import declaring_module
 from emq_compat.shim.task import FromSetting, Task
 
@@ -22,7 +22,6 @@ R = TypeVar("R")
 
 #: Tasks of ``shared_task``: they belong to every app, made before or after them.
 _shared: dict[str, Task[..., Any]] = {}
-_apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 
 _FROM_SETTINGS = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
 #: Options of Celery's decorator that mean nothing here: a task is made at once, and by one app.
@@ -35,8 +34,12 @@ def task_of(
     """Return the task made of ``fun`` and register it with ``app``.
 
     A name that is taken keeps its task, as in Celery; a warning says so where the functions differ.
+
+    Raises:
+        ImproperlyConfigured, ValueError: queue, priority or a time limit is none.
     """
     options = dict(options)
+    _check(options)
     name = options.pop("name", None) or app.gen_task_name(fun.__name__, fun.__module__)
     known = app.tasks.get(name)
     if known is not None:
@@ -69,9 +72,19 @@ def task_of(
     return task
 
 
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse at the declaration what publishing, or the broker, would refuse later."""
+    if options.get("queue") is not None:
+        queue_name(options["queue"])
+    if options.get("priority") is not None:
+        priority_of(options["priority"])
+    for name in ("time_limit", "soft_time_limit"):
+        limit_of(name, options.get(name))
+
+
 def share_with(app: Celery) -> None:
     """Give an app every shared task: those there are, and those to come."""
-    _apps.add(app)
+    current.apps.add(app)
     app.tasks.update(_shared)
 
 
@@ -95,7 +108,7 @@ def shared_task(*args: Any, **options: Any) -> Any:
 def _shared_task_of(fun: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
     task = task_of(current.get_app(), fun, options, shared=True)
     _shared[task.name] = task
-    for app in list(_apps):
+    for app in list(current.apps):
         app.tasks.setdefault(task.name, task)
     return task
 

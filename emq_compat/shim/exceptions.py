@@ -190,7 +190,7 @@ class AlreadyRegistered(TaskError):
     """A task of this name is registered already."""
 
 
-class TimeoutError(TaskError):  # noqa: A001 - Celery's name
+class TimeoutError(TaskError):
     """The result wasn't there in time."""
 
 
@@ -242,11 +242,17 @@ class BackendStoreError(BackendError):
 
 
 class SoftTimeLimitExceeded(Exception):
-    """Raised inside a task that runs longer than its soft time limit."""
+    """Raised inside a task that runs longer than its soft time limit; its argument is the limit, if known."""
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.args))})"
 
 
 class TimeLimitExceeded(Exception):
-    """A task ran longer than its hard time limit and was ended."""
+    """A task ran longer than its hard time limit, in seconds, and was ended."""
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.args))})"
 
 
 class WorkerLostError(Exception):
@@ -286,7 +292,7 @@ def join_kombu() -> None:
     Takes the time of importing kombu.exceptions, once, and only where something went wrong.
     """
     try:
-        from kombu import exceptions as kombu  # noqa: PLC0415 - heavy, and only needed here
+        from kombu import exceptions as kombu
     except ImportError:  # a user can't name its classes then
         return
     if not issubclass(OperationalError, kombu.OperationalError):
@@ -305,5 +311,5 @@ def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | N
 def _repr(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - an exception's own __repr__ may fail
+    except Exception:
         return f"<{type(value).__name__}>"

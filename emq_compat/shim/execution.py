@@ -26,7 +26,8 @@ from emq_compat.shim.build import unix_time
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
-from emq_compat.shim.options import queue_name
+from emq_compat.shim.handlers import call_handled, retry_automatically
+from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
@@ -42,9 +43,19 @@ def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     task = frame.task
     token = frame_var.set(frame)
     try:
-        return task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs)
+        if task._has_handlers:
+            return call_handled(frame, args, kwargs, _body)
+        return _body(frame, args, kwargs)
     finally:
         frame_var.reset(token)
+
+
+def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    task = frame.task
+    try:
+        return task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs)
+    except tuple(task.autoretry_for) as exc:
+        retry_automatically(task, exc)
 
 
 def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:
@@ -71,8 +82,12 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         kind = "requeue" if exc.requeue else "dead-letter"
         logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
         return Outcome(state=REQUEUED if exc.requeue else REJECTED, failure=failure)
-    except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
+    except BaseException as exc:
         failure = failure_of(exc, jsonable=jsonable)
+        if isinstance(exc, tuple(task.throws)):
+            told = f"{failure.type}: {failure.message}"
+            logger.info("Task %s[%s] raised expected: %s", task.name, request.id, told)
+            return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
         # The safe text, not exc_info: what can't be printed must not break the log, too.
         logger.error(
             "Task %s[%s] raised unexpected: %s: %s\n%s",
@@ -97,11 +112,13 @@ def retry_message(
 ) -> Publish:
     """Return the message that tries the running task again: the same task id, queue, headers and expiry.
 
-    ``options`` may change queue, priority, expires and the time limits.
+    ``options`` may change queue, priority, expires, headers and the time limits.
 
     Raises:
         EncodeError: a changed argument can't be carried.
+        TypeError, ValueError, ImproperlyConfigured: there is no such option, or its value can't be.
     """
+    check_names(options)
     delivery = frame.delivery
     assert delivery is not None
     now = time.time()
@@ -113,13 +130,13 @@ def retry_message(
         "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
     }
     if options.get("priority") is not None:
-        changed["priority"] = options["priority"]
+        changed["priority"] = priority_of(options["priority"])
     if options.get("expires") is not None:
         changed["expires"] = unix_time(options["expires"], now)
     if options.get("time_limit") is not None:
-        changed["limit_s"] = options["time_limit"]
+        changed["limit_s"] = limit_of("time_limit", options["time_limit"])
     if options.get("soft_time_limit") is not None:
-        changed["soft_limit_s"] = options["soft_time_limit"]
+        changed["soft_limit_s"] = limit_of("soft_time_limit", options["soft_time_limit"])
     payload = delivery.payload
     if args is not None or kwargs is not None or options.get("headers"):
         payload = _changed_payload(frame, payload, args, kwargs, options.get("headers"))

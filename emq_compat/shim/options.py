@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from emq_compat.shim.request import Context
     from emq_compat.shim.settings import Settings
 
-__all__ = ["queue_name", "read_options"]
+__all__ = ["check_names", "limit_of", "priority_of", "queue_name", "read_options"]
 
 #: What kombu would be told, or what the caller has dealt with: without meaning for a message of ours.
 _WITHOUT_MEANING: Final = frozenset(
     {
-        "add_to_parent", "compression", "connection", "delivery_mode", "exchange", "exchange_type",
-        "immediate", "mandatory", "producer", "publisher", "reply_to", "result_cls", "retry", "retry_policy",
-        "router", "routing_key", "task_type", "origin",
+        "add_to_parent", "argsrepr", "compression", "connection", "delivery_mode", "exchange_type",
+        "immediate", "kwargsrepr", "mandatory", "origin", "producer", "publisher", "reply_to", "result_cls",
+        "retry", "retry_policy", "route_name", "router", "task_type",
     }
 )  # fmt: skip
 _MEANT: Final = frozenset(
     {
-        "countdown", "eta", "expires", "group_id", "group_index", "headers", "ignore_result", "parent_id",
-        "priority", "queue", "retries", "root_id", "serializer", "shadow", "soft_time_limit", "task_id",
-        "time_limit",
+        "countdown", "eta", "exchange", "expires", "group_id", "group_index", "headers", "ignore_result",
+        "parent_id", "priority", "queue", "retries", "root_id", "routing_key", "serializer", "shadow",
+        "soft_time_limit", "task_id", "time_limit",
     }
 )  # fmt: skip
 #: Workflows: not there yet, and not to be left out silently.
@@ -37,18 +37,13 @@ _LATER: Final = frozenset(
 )
 
 
-def read_options(
-    plan: Plan, conf: Settings, given: Mapping[str, Any], request: Context | None
-) -> Options:
-    """Return the options of one publish; ``request`` is that of the task that publishes.
+def check_names(given: Mapping[str, Any]) -> None:
+    """Refuse options that there are not.
 
     Raises:
-        TypeError: there is no such option (the nearest is named), or a time is none.
-        ValueError: a value is out of its range.
-        ImproperlyConfigured: the serializer is not JSON, or a queue's name can't be.
+        TypeError: there is no such option; the nearest is named.
         NotImplementedError: the option belongs to workflows.
     """
-    options = Options(plan)
     for name, value in given.items():
         if name not in _MEANT and name not in _WITHOUT_MEANING and value is not None:
             if name in _LATER:
@@ -57,22 +52,40 @@ def read_options(
                 raise NotImplementedError(f"the option {name} is not supported yet")
             near = difflib.get_close_matches(name, _MEANT | _LATER, n=1)
             raise TypeError(f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else ""))
+
+
+def read_options(
+    plan: Plan, conf: Settings, given: Mapping[str, Any], request: Context | None
+) -> Options:
+    """Return the options of one publish; ``request`` is that of the task that publishes.
+
+    Raises:
+        TypeError: there is no such option (the nearest is named), or a value is of the wrong kind.
+        ValueError: a value is out of its range.
+        ImproperlyConfigured: the serializer is not JSON, a queue's name can't be, or an AMQP exchange is
+            named instead of a queue.
+        NotImplementedError: the option belongs to workflows.
+    """
+    check_names(given)
+    options = Options(plan)
     get = given.get
     if request is not None and request.id is not None:
         options.parent_id = request.id
         options.root_id = request.root_id or request.id
     options.parent_id = get("parent_id") or options.parent_id
     options.root_id = get("root_id") or options.root_id
-    options.task_id = get("task_id")
-    options.headers = get("headers")
+    options.task_id = _task_id(get("task_id"))
+    options.headers = _headers(get("headers"))
     options.retries = get("retries") or 0
     _read_times(options, plan, conf, given)
-    if (queue := get("queue")) is not None:
-        options.queue = queue_name(queue)
+    if (queue := _queue(given)) is not None:
+        options.queue = queue
     if (priority := get("priority")) is not None:
-        options.priority = _priority(priority)
+        options.priority = priority_of(priority)
     if (ignore := get("ignore_result")) is not None:
         options.ignore_result = bool(ignore)
+        if plan.ignore_result and not ignore:
+            options.extra["ignore_result"] = False  # the worker's own task says otherwise
     for name in ("group_id", "group_index", "shadow"):
         if get(name) is not None:
             options.extra[name.removesuffix("_id")] = given[name]
@@ -94,8 +107,8 @@ def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str
         options.expires = unix_time(expires, now, **tz)
     elif plan.expires is not None:
         options.expires = unix_time(plan.expires, now)
-    options.limit_s = _limit("time_limit", get("time_limit"))
-    options.soft_limit_s = _limit("soft_time_limit", get("soft_time_limit"))
+    options.limit_s = limit_of("time_limit", get("time_limit"))
+    options.soft_limit_s = limit_of("soft_time_limit", get("soft_time_limit"))
     hard, soft = options.limit_s, options.soft_limit_s
     if hard is not None and soft is not None and soft > hard:
         raise ValueError("soft_time_limit must not be longer than time_limit")
@@ -105,12 +118,38 @@ def _zone(conf: Settings) -> Any:
     """Return the zone of naive datetimes where messages aren't in UTC; None: this machine's."""
     if conf.timezone is None or not isinstance(conf.timezone, str):
         return conf.timezone
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - few projects need it
+    from zoneinfo import ZoneInfo
 
     return ZoneInfo(conf.timezone)
 
 
-def _limit(name: str, value: Any) -> float | None:
+def _task_id(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"task_id must be text, not {value!r}")
+    return value or None
+
+
+def _headers(value: Any) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"headers must be a dict, not {value!r}")
+    return value
+
+
+def _queue(given: Mapping[str, Any]) -> str | None:
+    """Return the queue that a call names. AMQP's nameless exchange routes by the queue's name."""
+    queue = given.get("queue")
+    if queue is not None:
+        return queue_name(queue)
+    exchange, key = given.get("exchange"), given.get("routing_key")
+    if exchange not in (None, ""):
+        raise ImproperlyConfigured(
+            f"there is no exchange {getattr(exchange, 'name', exchange)!r} here: name a queue"
+        )
+    return queue_name(key) if key else None
+
+
+def limit_of(name: str, value: Any) -> float | None:
+    """Return a time limit in seconds; raises ValueError where it is none."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -118,7 +157,8 @@ def _limit(name: str, value: Any) -> float | None:
     return value
 
 
-def _priority(value: Any) -> int:
+def priority_of(value: Any) -> int:
+    """Return a priority, 0 to 9; raises ValueError where it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
         raise ValueError(f"priority must be 0 to 9, not {value!r}")
     return value

@@ -11,11 +11,12 @@ Our own workers find a task by its registered name; the path in the message is f
 | declared in ``__main__`` of a nameless app, or at run time (inside a function that no import calls) | none: NoImportablePath when it is published to a stock router |
 
 A task without a path can still be published to our own broker: a worker that has registered its name runs it.
-"""  # noqa: E501 - a table
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from dataclasses import dataclass
 from types import FrameType, ModuleType
@@ -45,7 +46,7 @@ class ByName:
 
     def __init__(self, module: str, name: str) -> None:
         importlib.import_module(module)
-        self.task = current.get_app().tasks[name]
+        self.task = current.task_by_name(name)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task."""
@@ -84,7 +85,7 @@ def path_of(task: Task[..., Any]) -> TaskPath:
     if importable is None:
         raise NoImportablePath(
             f"task {task.name} has no importable path: it was declared in {declared or home}"
-            + (" of an app without a name" if declared == "__main__" else ", by no import of a module")
+            + (" of an app without a name" if declared == "__main__" else ", but not by importing it")
             + "; declare it at the top level of a module that workers can import"
         )
     by_name = f"{ByName.__module__}:{ByName.__qualname__}"
@@ -94,12 +95,19 @@ def path_of(task: Task[..., Any]) -> TaskPath:
 def _importable(task: Task[..., Any], module: str) -> str | None:
     """Return the name under which other processes import ``module``; None: there is none."""
     if module != "__main__":
-        return module
+        return module if module in sys.modules or _can_be_found(module) else None
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name:
         return str(spec.name)
     main = task.app.main
     return main if main and task.name.startswith(main + ".") else None
+
+
+def _can_be_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # its package is missing; it is no module's name at all
+        return False
 
 
 def _attribute(module: ModuleType, task: Task[..., Any]) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -13,7 +14,7 @@ from emq_compat.errors import BrokerRefused, NotPublished, OperationalError
 from emq_compat.message import Publish
 from emq_compat.shim.exceptions import join_kombu
 
-__all__ = ["Pipeline", "Publisher", "collecting", "publish_with_tries"]
+__all__ = ["Pipeline", "Publisher", "pipeline_of", "publish_with_tries"]
 
 
 class Publisher(Protocol):
@@ -31,9 +32,9 @@ class Publisher(Protocol):
 class Pipeline:
     """Collects what its block publishes and publishes it as one when the block ends.
 
-    A block that raises publishes nothing. Blocks may stand inside each other: the outermost publishes. The
-    ids of the tasks are known at once, their results only after the block. Belongs to the thread (or
-    coroutine) that opened it.
+    A block that raises publishes nothing. Blocks of one app may stand inside each other: the outermost
+    publishes. The ids of the tasks are known at once, their results only after the block. Belongs to the
+    thread (or coroutine) that opened it; other threads publish as ever.
 
     Raises, at the block's end: NotPublished; ``msgids`` and the message's text (task ids) name those that
     were not confirmed, all others are on the broker's disk.
@@ -42,6 +43,8 @@ class Pipeline:
     def __init__(self, client: Publisher) -> None:
         self.client = client
         self.messages: list[Publish] = []
+        #: The pipeline open around it, which may be another broker's.
+        self.around: Pipeline | None = None
         self._token: Token[Pipeline | None] | None = None
 
     def add(self, message: Publish) -> None:
@@ -49,11 +52,12 @@ class Pipeline:
         self.messages.append(message)
 
     def __enter__(self) -> Pipeline:
-        outer = collecting.get()
+        outer = pipeline_of(self.client)
         if outer is not None:
             self.messages = outer.messages
         else:
-            self._token = collecting.set(self)
+            self.around = _innermost.get()
+            self._token = _innermost.set(self)
         return self
 
     def __exit__(
@@ -64,7 +68,7 @@ class Pipeline:
     ) -> None:
         if self._token is None:
             return
-        collecting.reset(self._token)
+        _innermost.reset(self._token)
         if exc_type is not None or not self.messages:
             return
         try:
@@ -83,18 +87,27 @@ class Pipeline:
             raise
 
 
-#: The pipeline that is open here.
-collecting: ContextVar[Pipeline | None] = ContextVar("emq_compat_pipeline", default=None)
+_innermost: ContextVar[Pipeline | None] = ContextVar("emq_compat_pipeline", default=None)
+
+
+def pipeline_of(client: Publisher) -> Pipeline | None:
+    """Return the pipeline that is open here for this client's broker."""
+    pipeline = _innermost.get()
+    while pipeline is not None and pipeline.client is not client:
+        pipeline = pipeline.around
+    return pipeline
 
 
 def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str, Any] | None) -> None:
     """Publish; where the broker doesn't answer, again as Celery's retry policy says.
 
     It is the same message each time, so it is published once. The client's own limit holds for each try.
-    ``policy``: max_retries (3), interval_start (0), interval_step (0.2) and interval_max (1) seconds.
+    ``policy``: max_retries (3; None: without end), interval_start (0), interval_step (0.2) and interval_max
+    (0.2), in seconds; None: one try.
     """
-    tries = 0 if policy is None else int(policy.get("max_retries") or 0)
-    pause_s = float((policy or {}).get("interval_start", 0))
+    most = 0 if policy is None else policy.get("max_retries", 3)
+    tries = math.inf if most is None else most
+    pause_s = _seconds(policy, "interval_start", 0)
     while True:
         try:
             client.publish(message)
@@ -108,9 +121,10 @@ def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str,
         else:
             return
         tries -= 1
-        threading.Event().wait(pause_s)
-        pause_s = min(pause_s + float((policy or {}).get("interval_step", 0.2)), _most(policy))
+        time.sleep(pause_s)
+        pause_s = min(pause_s + _seconds(policy, "interval_step", 0.2), _seconds(policy, "interval_max", 0.2))
 
 
-def _most(policy: Mapping[str, Any] | None) -> float:
-    return float((policy or {}).get("interval_max", 1))
+def _seconds(policy: Mapping[str, Any] | None, name: str, default: float) -> float:
+    value = (policy or {}).get(name)
+    return default if value is None else float(value)

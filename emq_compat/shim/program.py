@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from emq_compat.errors import EmqError, NotAllowed
-from emq_compat.message import REVOKED, SUCCESS, Delivery, Job, Outcome, Reply
+from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
 from emq_compat.run import Report, TaskPolicy, failed, failure_of, reply_of
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
@@ -111,10 +113,11 @@ class ShimProgram:
         """Run one delivery (run.Program.work)."""
         try:
             return self._work(delivery, report)
-        except EmqError as exc:
-            logger.error("refused: %s", exc)
+        except (EmqError, ImproperlyConfigured) as exc:
+            logger.error("refused %s: %s", delivery.msgid, exc)
             return failed(exc)
-        except BaseException as exc:  # noqa: BLE001 - a soft limit that comes late ends the task, not the worker
+        except BaseException as exc:
+            logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
             return failed(exc)
 
     def _work(self, delivery: Delivery, report: Report) -> Reply:
@@ -131,12 +134,17 @@ class ShimProgram:
             logger.info("Task %s[%s] expired", task.name, request.id)
             expired = failure_of(TaskRevokedError("expired"))
             return reply_of(Outcome(state=REVOKED, failure=expired))
-        if task.track_started:
-            report("STARTED", b'{"value":null,"state":"STARTED"}')
+        if task.ignore_result and job.celery.get("ignore_result") is not False:
+            request.ignore_result = True
+        if task.track_started and not request.ignore_result:
+            started = {"value": {"pid": os.getpid(), "hostname": self.app.hostname}, "state": STARTED}
+            report(STARTED, dumps(started).encode())
         began = time.monotonic()
         outcome = execute(task, request, delivery, report)
         if outcome.follow_ups and not delivery.attempt:
             raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
+        if request.ignore_result and not (outcome.state == FAILURE and task.store_errors_even_if_ignored):
+            outcome = replace(outcome, no_result=True)
         if outcome.state != SUCCESS:
             return reply_of(outcome)
         reply = self._returned(task, outcome)
@@ -153,7 +161,9 @@ class ShimProgram:
             error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
             logger.error("%s", error)
             return failed(error)
-        return Reply(state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups)
+        return Reply(
+            state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups, no_result=outcome.no_result
+        )
 
     def _unknown(self, name: str) -> Reply:
         near = ", ".join(nearest(name, self.app.tasks))

@@ -12,6 +12,7 @@ from emq_compat.shim import current, states
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim.codec import revive
 from emq_compat.shim.exceptions import ImproperlyConfigured, TaskRevokedError
+from emq_compat.shim.pipeline import Publisher, pipeline_of
 from emq_compat.shim.remote_error import exception_from
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResult", "EagerResult"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class AsyncResult(Generic[R]):
@@ -33,7 +35,7 @@ class AsyncResult(Generic[R]):
 
     def __init__(
         self,
-        id: str,  # noqa: A002 - Celery's name
+        id: str,
         backend: object = None,
         task_name: str | None = None,
         app: Celery | None = None,
@@ -68,8 +70,8 @@ class AsyncResult(Generic[R]):
         on_message: Callable[[Any], object] | None = None,
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
-        EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,  # noqa: N803 - Celery's name
-        PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,  # noqa: N803
+        EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,
+        PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,
     ) -> R:
         """Wait for the result, which the broker pushes, ``timeout`` seconds (None: for ever), and return it.
 
@@ -102,26 +104,52 @@ class AsyncResult(Generic[R]):
 
     def _waited(self, timeout: float | None) -> StoredResult:
         client = self.app.client
-        if client.stock:
-            raise _no_store()
+        pipeline = pipeline_of(client)
+        if pipeline is not None and any(m.headers.task_id == self.id for m in pipeline.messages):
+            raise RuntimeError(f"task {self.id} is published when its pipeline's block ends, not before")
+        late = errors.TimeoutError(f"task {self.id} isn't done after {timeout} s")
+        if timeout is not None and timeout <= 0:
+            stored = self._stored()
+            if stored is None or stored.state not in states.READY_STATES:
+                raise late
+            return stored
+        client = self._store()
         try:
             for _, stored in client.wait([self.id], timeout):
                 return stored
         except builtins.TimeoutError as exc:
-            raise errors.TimeoutError(f"task {self.id} isn't done after {timeout} s") from exc
-        raise errors.TimeoutError(f"task {self.id} isn't done after {timeout} s")
+            raise late from exc
+        except errors.OperationalError:
+            errors.join_kombu()
+            raise
+        raise late
+
+    def _store(self) -> Publisher:
+        """Return the client, whose broker keeps results; raises ImproperlyConfigured where it doesn't."""
+        client = self.app.client
+        if client.stock:
+            raise ImproperlyConfigured(
+                "a stock eventmq router keeps no results: set result_backend, or use an emq:// broker"
+            )
+        return client
 
     def _stored(self) -> StoredResult | None:
         """Return what the broker has now; None: nothing, which reads as PENDING."""
         if self._final is not None:
             return self._final
-        client = self.app.client
-        if client.stock:
-            raise _no_store()
-        stored = client.results([self.id]).get(self.id)
+        stored = self._asked(lambda client: client.results([self.id])).get(self.id)
         if stored is not None and stored.state in states.READY_STATES:
             self._final = stored
         return stored
+
+    def _asked(self, ask: Callable[[Publisher], T]) -> T:
+        """Ask the broker; where it doesn't answer, the OperationalError is kombu's, too."""
+        client = self._store()
+        try:
+            return ask(client)
+        except errors.OperationalError:
+            errors.join_kombu()
+            raise
 
     def _exception(self, stored: StoredResult) -> BaseException:
         reply = stored.reply
@@ -167,6 +195,11 @@ class AsyncResult(Generic[R]):
         stored = self._stored()
         return None if stored is None else stored.reply.get("traceback") or None
 
+    @property
+    def children(self) -> list[AsyncResult[Any]] | None:
+        """What the task published while it ran; not kept yet: None."""
+        return None
+
     def ready(self) -> bool:
         """Return whether the state is final."""
         return self.state in states.READY_STATES
@@ -198,7 +231,7 @@ class AsyncResult(Generic[R]):
     def forget(self) -> None:
         """Have the broker drop the result."""
         self._final = None
-        self.app.client.ask("forget", ids=[self.id])
+        self._asked(lambda client: client.ask("forget", ids=[self.id]))
 
     def revoke(
         self,
@@ -212,8 +245,9 @@ class AsyncResult(Generic[R]):
 
         Returns what became of it (``revoked``, ``terminating`` or ``finished``); nothing is to be waited for.
         """
-        answer = self.app.client.ask(
-            "revoke", timeout, ids=[self.id], terminate=terminate, signal=signal or "SIGTERM"
+        named = signal or "SIGTERM"
+        answer = self._asked(
+            lambda client: client.ask("revoke", timeout, ids=[self.id], terminate=terminate, signal=named)
         )
         return answer.get(self.id) if isinstance(answer, dict) else None
 
@@ -240,7 +274,7 @@ class EagerResult(AsyncResult[R]):
 
     def __init__(
         self,
-        id: str | None,  # noqa: A002 - Celery's name
+        id: str | None,
         ret_value: Any,
         state: str,
         traceback: str | None = None,
@@ -319,7 +353,3 @@ def _refuse_inside_task() -> None:
         )
 
 
-def _no_store() -> ImproperlyConfigured:
-    return ImproperlyConfigured(
-        "a stock eventmq router keeps no results: set result_backend, or use an emq:// broker"
-    )

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import sys
-import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from emq_compat.message import new_id
-from emq_compat.shim import current, states
-from emq_compat.shim.build import Plan, argument_check, build, build_with
-from emq_compat.shim.codec import dumps, loads
+from emq_compat.shim import current
+from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
+from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame, frame_var
+from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import (
-    Ignore,
     ImproperlyConfigured,
     MaxRetriesExceededError,
     NoImportablePath,
     OperationalError,
-    Reject,
     Retry,
 )
-from emq_compat.shim.execution import call, execute, retry_message
-from emq_compat.shim.options import queue_name, read_options
+from emq_compat.shim.execution import execute, retry_message
+from emq_compat.shim.handlers import Handlers
+from emq_compat.shim.options import priority_of, queue_name, read_options
 from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.result import AsyncResult as Result
@@ -55,7 +54,7 @@ class FromSetting(Generic[T]):
         return None if task is None else task.app.conf[self.setting]
 
 
-class Task(Generic[P, R]):
+class Task(Handlers, Generic[P, R]):
     """A function that can be called here, or sent away to be run by a worker.
 
     Attributes are Celery's, with Celery's defaults; an instance is made once per process, by the app. Setting
@@ -74,6 +73,16 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
     #: Whether delay() checks arguments against the signature of ``run``.
     typing: bool = True
+    #: Exceptions after which it is tried again by itself, and those of them after which it isn't.
+    autoretry_for: Sequence[type[BaseException]] = ()
+    dont_autoretry_for: Sequence[type[BaseException]] = ()
+    #: Arguments of ``retry`` for that; the pause then grows with ``retry_backoff`` (True, or seconds).
+    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
+    retry_backoff: bool | int = False
+    retry_backoff_max: int = 600
+    retry_jitter: bool = True
+    #: Exceptions that are expected: logged without a traceback.
+    throws: Sequence[type[BaseException]] = ()
 
     priority: FromSetting[int | None] = FromSetting("task_default_priority")
     acks_late: FromSetting[bool] = FromSetting("task_acks_late")
@@ -100,10 +109,12 @@ class Task(Generic[P, R]):
     _plan: Plan | None = None
     _plan_app: Celery | None = None
     _custom_call: ClassVar[bool] = False
+    _has_handlers: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._custom_call = cls.__call__ is not Task.__call__
+        cls._has_handlers = cls.any_defined()
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__["_plan"] = None
@@ -185,23 +196,25 @@ class Task(Generic[P, R]):
             a stock eventmq router can't do (countdown, eta, expires).
         """
         app = self._app if self._app is not None else current.get_app()
+        if app.eager:
+            return self._apply_eagerly(args, kwargs, task_id, options)
         plan = self._plan
         if plan is None or plan.version != app.conf.version or self._plan_app is not app:
             plan = self._new_plan(app)
-        if app.eager:
-            return self._apply_eagerly(args, kwargs, task_id, options)
         frame = frame_var.get()
         request = None if frame is None else frame.request
         if options or task_id or link or link_error or shadow:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
             read = read_options(plan, app.conf, given, request)
             message = build_with(plan, args or (), kwargs or {}, read)
-            app.publish(message, options.get("retry_policy") if options.get("retry", True) else None)
+            app.publish(message, app.tries(options))
+            ignored = read.ignore_result
         else:
             message = build(plan, args or (), kwargs or {}, request)
-            app.publish(message)
+            app.publish(message, app.retry_policy)
+            ignored = plan.ignore_result
         result: Result[R] = Result(message.headers.task_id, app=app)
-        result.ignored = message.headers.no_result
+        result.ignored = ignored
         return result
 
     def _new_plan(self, app: Celery) -> Plan:
@@ -215,11 +228,12 @@ class Task(Generic[P, R]):
         plan = Plan(
             name=self.name,
             path=path,
-            queue=app.conf.task_default_queue if self.queue is None else queue_name(self.queue),
+            queue=queue_name(app.conf.task_default_queue if self.queue is None else self.queue),
             version=app.conf.version,
             stock=stock,
-            priority=self.priority or 0,
+            priority=priority_of(self.priority or 0),
             ignore_result=bool(self.ignore_result),
+            keeps_errors=bool(self.store_errors_even_if_ignored),
             expires=self.expires,
             limit_s=self.time_limit if stock else None,
             check=argument_check(self.run) if self.typing else None,
@@ -239,7 +253,7 @@ class Task(Generic[P, R]):
         """Run in place of publishing (task_always_eager), with arguments as a message would carry them."""
         if self.typing and (check := argument_check(self.run)) is not None:
             check(*(args or ()), **(kwargs or {}))
-        args, kwargs = loads(dumps([list(args or ()), dict(kwargs or {})]))
+        args, kwargs = as_carried(self.name, args or (), kwargs or {})
         return self.apply(args, kwargs, task_id=task_id, **options)
 
     def apply(
@@ -260,56 +274,24 @@ class Task(Generic[P, R]):
 
         ``throw`` raises what the task raises (default: task_eager_propagates).
         """
-        task_id = task_id or new_id()
-        tries = retries or 0
+        request = {
+            "id": task_id,
+            "retries": retries,
+            "headers": dict(headers) if headers else None,
+            "logfile": logfile,
+            "loglevel": loglevel or 0,
+            "ignore_result": bool(options.get("ignore_result", False)),
+            "delivery_info": {
+                "is_eager": True,
+                "exchange": options.get("exchange"),
+                "routing_key": options.get("routing_key") or options.get("queue"),
+                "priority": options.get("priority"),
+                "redelivered": False,
+            },
+        }
         if throw is None:
             throw = bool(self.app.conf.task_eager_propagates)
-        around = frame_var.get()
-        parent = around.request if around is not None and around.request.id is not None else None
-        args, kwargs = tuple(args or ()), dict(kwargs or {})
-        while True:
-            request = Context(
-                id=task_id,
-                task=self.name,
-                args=args,
-                kwargs=kwargs,
-                retries=tries,
-                called_directly=False,
-                is_eager=True,
-                parent_id=parent.id if parent is not None else None,
-                root_id=(parent.root_id if parent is not None else None) or task_id,
-                correlation_id=task_id,
-                headers=dict(headers) if headers else None,
-                hostname=self.app.hostname,
-                logfile=logfile,
-                loglevel=loglevel or 0,
-                ignore_result=bool(options.get("ignore_result", False)),
-                delivery_info={
-                    "is_eager": True,
-                    "exchange": options.get("exchange"),
-                    "routing_key": options.get("routing_key") or options.get("queue"),
-                    "priority": options.get("priority"),
-                    "redelivered": False,
-                },
-            )
-            frame = Frame(self, request, previous=around, entered=not self._custom_call)
-            try:
-                value = call(frame, args, kwargs)
-            except Retry as exc:
-                if exc.sig is None:
-                    return EagerResult(task_id, exc.exc or exc, states.RETRY, _text(exc), self.name)
-                args, kwargs = exc.sig
-                tries += 1
-                continue
-            except Ignore as exc:
-                return EagerResult(task_id, exc, states.IGNORED, name=self.name)
-            except Reject as exc:
-                return EagerResult(task_id, exc, states.REJECTED, name=self.name)
-            except Exception as exc:
-                if throw:
-                    raise
-                return EagerResult(task_id, exc, states.FAILURE, _text(exc), self.name)
-            return EagerResult(task_id, value, states.SUCCESS, name=self.name)
+        return run_here(self, args or (), kwargs or {}, throw=throw, request=request)
 
     def retry(
         self,
@@ -384,7 +366,7 @@ class Task(Generic[P, R]):
         if frame.report is not None and state is not None:
             frame.report(state, dumps({"value": meta, "state": state}).encode())
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:
         """Return the result of this task's call ``task_id``."""
         return Result(task_id, app=self.app, **kwargs)
 
@@ -428,6 +410,3 @@ def _raise(exc: BaseException) -> NoReturn:
         raise exc
     raise exc from handled
 
-
-def _text(exc: BaseException) -> str:
-    return "".join(tracebacks.format_exception(type(exc), exc, exc.__traceback__))

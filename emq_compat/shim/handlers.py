@@ -1,0 +1,146 @@
+"""Around a task's body: the handlers that a task class may define, and autoretry_for."""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback as tracebacks
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from emq_compat.shim.exceptions import Ignore, Reject, Retry
+from emq_compat.shim.states import FAILURE, RETRY, SUCCESS
+
+if TYPE_CHECKING:
+    from emq_compat.shim.current import Frame
+    from emq_compat.shim.task import Task
+
+__all__ = ["ExceptionInfo", "Handlers", "call_handled", "retry_automatically"]
+
+logger = logging.getLogger("emq_compat.task")
+
+
+class ExceptionInfo:
+    """What handlers get as ``einfo``: the exception, its type, and its traceback as an object and as text."""
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+        self.type: type[BaseException] = type(exception)
+        self.tb: TracebackType | None = exception.__traceback__
+        self.internal = False
+
+    @property
+    def traceback(self) -> str:
+        """The formatted traceback."""
+        return "".join(tracebacks.format_exception(self.type, self.exception, self.tb))
+
+    def __str__(self) -> str:
+        return self.traceback
+
+    def __repr__(self) -> str:
+        return f"<ExceptionInfo: {self.exception!r}>"
+
+
+class Handlers:
+    """The methods of a task class that are called around its body, in the process that runs it."""
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Called before the body, by whoever runs it; what it raises fails the task."""
+
+    def on_success(
+        self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Called when the body has returned."""
+
+    def on_failure(
+        self,
+        exc: BaseException,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: ExceptionInfo,
+    ) -> None:
+        """Called when the body has raised; not when the process was lost."""
+
+    def on_retry(
+        self,
+        exc: BaseException,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: ExceptionInfo,
+    ) -> None:
+        """Called when the body has asked for a retry."""
+
+    def after_return(
+        self,
+        status: str,
+        retval: Any,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: ExceptionInfo | None,
+    ) -> None:
+        """Called last, whatever happened; ``retval`` is the value or the exception."""
+
+    @classmethod
+    def any_defined(cls) -> bool:
+        """Return whether a task class defines one of them."""
+        own = (name for name, value in vars(Handlers).items() if isinstance(value, FunctionType))
+        return any(getattr(cls, name) is not getattr(Handlers, name) for name in own)
+
+
+def call_handled(
+    frame: Frame,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    body: Callable[[Frame, Sequence[Any], Mapping[str, Any]], Any],
+) -> Any:
+    """Call the body of a task with handlers; returns and raises what the body does.
+
+    ``before_start`` belongs to the body: what it raises fails the task. What another handler raises is logged
+    and changes nothing: the task has ended then.
+    """
+    task, call = frame.task, (frame.request.id or "", args, kwargs)
+    try:
+        task.before_start(*call)
+        value = body(frame, args, kwargs)
+    except Retry as exc:
+        info = ExceptionInfo(exc.exc or exc)
+        _tell(task.on_retry, info.exception, *call, info)
+        _tell(task.after_return, RETRY, exc, *call, info)
+        raise
+    except (Ignore, Reject):
+        raise
+    except BaseException as exc:
+        info = ExceptionInfo(exc)
+        _tell(task.on_failure, exc, *call, info)
+        _tell(task.after_return, FAILURE, exc, *call, info)
+        raise
+    _tell(task.on_success, value, *call)
+    _tell(task.after_return, SUCCESS, value, *call, None)
+    return value
+
+
+def _tell(handler: Callable[..., Any], *args: Any) -> None:
+    try:
+        handler(*args)
+    except Exception:
+        logger.exception("%s of %s failed", handler.__name__, getattr(handler, "__self__", handler))
+
+
+def retry_automatically(task: Task[..., Any], exc: BaseException) -> NoReturn:
+    """Have a task that raised one of its ``autoretry_for`` tried again, or raise ``exc``.
+
+    ``retry_kwargs`` are arguments of ``retry``. With ``retry_backoff`` (True, or a factor) the pause is
+    factor × 2 ** retries seconds, at most ``retry_backoff_max``; ``retry_jitter`` takes a random part of it.
+    """
+    if isinstance(exc, (Retry, Ignore, Reject, *task.dont_autoretry_for)):
+        raise exc
+    options = dict(task.retry_kwargs)
+    if task.retry_backoff:
+        pause = int(min(task.retry_backoff_max, int(task.retry_backoff) * 2 ** task.request.retries))
+        options["countdown"] = random.randrange(pause + 1) if task.retry_jitter else pause
+    # Raises: Retry, or exc itself where it was tried often enough.
+    raise task.retry(**{"exc": exc, **options})

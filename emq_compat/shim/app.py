@@ -276,7 +276,7 @@ class Celery:
             keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
         )
 
-    def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:
+    def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:  # noqa: A002, N802 - Celery's names
         """Return the result of a task by its id."""
         return Result(id, app=self, **kwargs)
 
@@ -286,14 +286,14 @@ class Celery:
         return self._tasks
 
     @property
-    def Task(self) -> type[BaseTask[..., Any]]:
+    def Task(self) -> type[BaseTask[..., Any]]:  # noqa: N802 - Celery's name
         """The base class of this app's tasks."""
         if self._task_base is None:
             self._task_base = self.create_task_cls()
         return self._task_base
 
     @Task.setter
-    def Task(self, base: type[BaseTask[..., Any]]) -> None:
+    def Task(self, base: type[BaseTask[..., Any]]) -> None:  # noqa: N802
         self._task_base = base
 
     def create_task_cls(self) -> type[BaseTask[..., Any]]:

@@ -190,7 +190,7 @@ class AlreadyRegistered(TaskError):
     """A task of this name is registered already."""
 
 
-class TimeoutError(TaskError):
+class TimeoutError(TaskError):  # noqa: A001 - Celery's name
     """The result wasn't there in time."""
 
 
@@ -292,7 +292,7 @@ def join_kombu() -> None:
     Takes the time of importing kombu.exceptions, once, and only where something went wrong.
     """
     try:
-        from kombu import exceptions as kombu
+        from kombu import exceptions as kombu  # noqa: PLC0415 - heavy, and only needed here
     except ImportError:  # a user can't name its classes then
         return
     if not issubclass(OperationalError, kombu.OperationalError):
@@ -311,5 +311,5 @@ def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | N
 def _repr(value: object) -> str:
     try:
         return repr(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - an exception's own __repr__ may fail
         return f"<{type(value).__name__}>"

@@ -82,7 +82,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         kind = "requeue" if exc.requeue else "dead-letter"
         logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
         return Outcome(state=REQUEUED if exc.requeue else REJECTED, failure=failure)
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
         failure = failure_of(exc, jsonable=jsonable)
         if isinstance(exc, tuple(task.throws)):
             told = f"{failure.type}: {failure.message}"

@@ -6,7 +6,7 @@
 | ``proj`` | its ``app``, else its ``celery`` (unless that is the submodule), else what ``proj.celery`` has, else the first Celery instance in it |
 | ``proj.celery`` | the same of that module |
 | ``proj.celery.app`` | that attribute, where no module has this name |
-"""
+"""  # noqa: E501 - a table
 
 from __future__ import annotations
 

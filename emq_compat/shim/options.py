@@ -118,7 +118,7 @@ def _zone(conf: Settings) -> Any:
     """Return the zone of naive datetimes where messages aren't in UTC; None: this machine's."""
     if conf.timezone is None or not isinstance(conf.timezone, str):
         return conf.timezone
-    from zoneinfo import ZoneInfo
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - few projects need it
 
     return ZoneInfo(conf.timezone)
 

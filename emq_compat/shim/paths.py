@@ -11,7 +11,7 @@ Our own workers find a task by its registered name; the path in the message is f
 | declared in ``__main__`` of a nameless app, or at run time (inside a function that no import calls) | none: NoImportablePath when it is published to a stock router |
 
 A task without a path can still be published to our own broker: a worker that has registered its name runs it.
-"""
+"""  # noqa: E501 - a table
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class ShimProgram:
         except (EmqError, ImproperlyConfigured) as exc:
             logger.error("refused %s: %s", delivery.msgid, exc)
             return failed(exc)
-        except BaseException as exc:
+        except BaseException as exc:  # a soft limit that comes late ends the task, not the worker
             logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
             return failed(exc)
 

@@ -85,13 +85,13 @@ def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | No
         made = cls(*args)
         if type(made) is cls and tuple(made.args) == args:
             return made
-    except Exception:
+    except Exception:  # noqa: BLE001, S110 - a constructor of the user's own; made without it below
         pass
     for new in (cls.__new__, BaseException.__new__):
         try:
             made = new(cls, *args)
             made.args = args
-        except Exception:
+        except Exception:  # noqa: BLE001, S112 - a __new__ of the user's own
             continue
         if isinstance(made, cls):
             return made
@@ -101,7 +101,7 @@ def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | No
 def _says(exc: BaseException, message: str) -> bool:
     try:
         return str(exc) == message
-    except Exception:
+    except Exception:  # noqa: BLE001 - a __str__ of the user's own
         return False
 
 

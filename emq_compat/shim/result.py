@@ -35,7 +35,7 @@ class AsyncResult(Generic[R]):
 
     def __init__(
         self,
-        id: str,
+        id: str,  # noqa: A002 - Celery's name
         backend: object = None,
         task_name: str | None = None,
         app: Celery | None = None,
@@ -70,8 +70,8 @@ class AsyncResult(Generic[R]):
         on_message: Callable[[Any], object] | None = None,
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
-        EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,
-        PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,
+        EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,  # noqa: N803 - Celery's name
+        PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,  # noqa: N803
     ) -> R:
         """Wait for the result, which the broker pushes, ``timeout`` seconds (None: for ever), and return it.
 
@@ -274,7 +274,7 @@ class EagerResult(AsyncResult[R]):
 
     def __init__(
         self,
-        id: str | None,
+        id: str | None,  # noqa: A002 - Celery's name
         ret_value: Any,
         state: str,
         traceback: str | None = None,

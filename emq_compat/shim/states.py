@@ -51,7 +51,7 @@ def precedence(state: str) -> int:
     return PRECEDENCE_LOOKUP.get(state, NONE_PRECEDENCE)
 
 
-class state(str):
+class state(str):  # noqa: N801 - Celery's name
     """A state that compares by its place in a task's life: ``state(STARTED) > state(PENDING)``."""
 
     __slots__ = ()

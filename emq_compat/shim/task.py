@@ -366,7 +366,7 @@ class Task(Handlers, Generic[P, R]):
         if frame.report is not None and state is not None:
             frame.report(state, dumps({"value": meta, "state": state}).encode())
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:  # noqa: N802 - Celery's name
         """Return the result of this task's call ``task_id``."""
         return Result(task_id, app=self.app, **kwargs)
 

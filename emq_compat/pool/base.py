@@ -242,5 +242,5 @@ class Pool(ABC):
         """End everything now: what runs is Lost (``stopped``), children are gone on return.
 
         Idle children leave in order, within ``timeout_s``, and are killed then. What never began can still be
-        had by ``take_back``.
+        had by ``take_back``. Of a pool that isn't started, or is stopped already, nothing is left to end.
         """

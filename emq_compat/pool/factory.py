@@ -8,7 +8,7 @@ from emq_compat.pool.prefork import PreforkPool
 from emq_compat.pool.solo import SoloPool
 from emq_compat.pool.threads import ThreadsPool
 
-__all__ = ["POOL_NAMES", "make_pool"]
+__all__ = ["POOL_NAMES", "checked_name", "make_pool"]
 
 _POOLS: dict[str, type[PreforkPool] | type[ThreadsPool] | type[SoloPool]] = {
     "prefork": PreforkPool,
@@ -28,6 +28,11 @@ def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
     Raises:
         ConfigurationError: there's no such pool; the message names those there are.
     """
+    return _POOLS[checked_name(name)](options, work)
+
+
+def checked_name(name: str) -> str:
+    """Return the pool's own name, where ``name`` may be an alias of it; raises as make_pool does."""
     if name in _GREEN:
         raise ConfigurationError(
             f"there is no {name} pool: use -P threads for tasks that wait on I/O, "
@@ -35,4 +40,4 @@ def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
         )
     if name not in _POOLS:
         raise ConfigurationError(f"the pool {name!r} is unknown; known: {', '.join(POOL_NAMES)}")
-    return _POOLS[name](options, work)
+    return _POOLS[name].name

@@ -58,12 +58,14 @@ class InProcessPool(Pool):
         self._posted: deque[Done | Told] = deque()
         self._woken = False
         self._closed = False
+        self._started = False
 
     def start(self) -> None:
         """Run ``child_init`` and make the slots."""
         self._pid = os.getpid()
         self._wake = _Wake()
         self._fds = (self._wake.fileno(),)
+        self._started = True
         if self._options.child_init is not None:
             self._options.child_init()
         for _ in range(self._target):
@@ -278,7 +280,9 @@ class InProcessPool(Pool):
 
     def stop(self, timeout_s: float) -> list[PoolEvent]:
         """Give up what runs, and wait for the others; ``take_back`` still returns what never began."""
-        self._closed = True
+        if not self._started:
+            return []
+        self._started, self._closed = False, True
         now = time.monotonic()
         self._take_in(now)
         for slot in tuple(self._slots):

@@ -93,6 +93,7 @@ class PreforkPool(Pool):
         self._pending: list[PoolEvent] = []
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._takeovers = 0
+        self._unreaped: set[int] = set()  # pids of children that have ended and are a zygote's to reap
         self._sequence = 0
         self._number = 0
         self._failures = 0
@@ -421,6 +422,8 @@ class PreforkPool(Pool):
         kid.entries.clear()
         status = kid.status if kid.status is not None else _reap(kid)
         self._forget(kid)
+        if status is None:
+            self._unreaped.add(kid.pid)
         if status is None and (lost or kid.never_started):
             self._bereft[kid.pid] = (kid, lost, now + _STATUS_WAIT_S)
         else:
@@ -517,7 +520,15 @@ class PreforkPool(Pool):
                 self._break(event)
         if self._takeovers != self._nursery.takeovers:
             self._takeovers = self._nursery.takeovers
+            self._reap_orphans(now)
             self._replace_orphans(now)
+
+    def _reap_orphans(self, now: float) -> None:
+        """Reap what the lost zygote had not: this process, as the subreaper, has inherited it."""
+        for pid in tuple(self._unreaped):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                    self._on_status(Ended(pid=pid, status=kill_group_and_reap(pid)), now)
 
     def _replace_orphans(self, now: float) -> None:
         """Let children of a zygote that's gone retire, so that what they start falls to a living one."""
@@ -530,6 +541,7 @@ class PreforkPool(Pool):
             self._refill(now)
 
     def _on_status(self, event: Ended, now: float) -> None:
+        self._unreaped.discard(event.pid)
         bereft = self._bereft.pop(event.pid, None)
         if bereft is not None:
             self._tell_lost(bereft[0], bereft[1], event.status, now)
@@ -596,6 +608,8 @@ class PreforkPool(Pool):
 
     def stop(self, timeout_s: float) -> list[PoolEvent]:
         """Kill what runs and see the idle children out; ``take_back`` still returns what never began."""
+        if self not in _pools:  # not started, or stopped already
+            return []
         self._closed = self._broken = True
         now = time.monotonic()
         deadline = now + timeout_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from emq_compat.pool.base import PoolOptions, Work
@@ -35,3 +36,5 @@ def prefork() -> Iterator[Prefork]:
     yield start
     for pool in pools:
         pool.stop(5)
+    names = [process.name() for process in psutil.Process().children()]
+    assert [] == [name for name in names if name.startswith("emq-")], "zombies or processes left"

@@ -2,9 +2,9 @@
 
 usage: python -m tests.pool.parent OPTIONS PAYLOAD…
 
-OPTIONS are those of PoolOptions, as JSON. Each payload is submitted once all children are idle; every event is
-printed as one line: its type, its msgid (``m0``, ``m1`` …), and its state, body or detail. SIGTERM ends it in
-order.
+OPTIONS are those of PoolOptions, as JSON; ``before`` names what there is before the pool starts (``thread``,
+``zmq``). Each payload is submitted once all children are idle; every event is printed as one line: its type,
+its msgid (``m0``, ``m1`` …), and its state, body or detail. SIGTERM ends it in order.
 """
 
 from __future__ import annotations

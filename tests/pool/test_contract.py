@@ -377,6 +377,7 @@ def test_stop_ends_what_runs(run: Run) -> None:
         assert time.monotonic() - started < 2
         assert [("a", "stopped")] == [(e.key[0], e.reason) for e in events if isinstance(e, Lost)]
         assert (["b"] if waits else []) == [item.delivery.msgid for item in driver.pool.take_back()]
+        assert [] == driver.pool.stop(1)
         return True
 
     run(body)

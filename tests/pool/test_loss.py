@@ -32,28 +32,17 @@ def gone(pid: int) -> bool:
         return True
 
 
-def zygotes() -> list[psutil.Process]:
-    """The living zygotes below this process: the active one first, then its spare."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name() == "emq-zygote" and not gone(process.pid)
-    ]
-    return sorted(found, key=lambda process: process.pid)
-
-
-def two_zygotes() -> list[psutil.Process]:
-    """Wait for the spare, and return both."""
-    return wait_until(lambda: found if len(found := zygotes()) == 2 else None, what="a zygote and its spare")
-
-
 def settled(driver: Driver) -> list[psutil.Process]:
-    """Step the pool until it knows its spare zygote; return both."""
-    found = two_zygotes()
-    spare = found[1].pid
+    """Step the pool until it has a living zygote and a living spare; return them."""
     nursery = driver.pool._nursery  # type: ignore[attr-defined]
-    driver.until(lambda: nursery._spare is not None and nursery._spare.pid == spare)
-    return found
+
+    def both() -> list[psutil.Process]:
+        found = [process for process in (nursery._active, nursery._spare) if process is not None]
+        alive = [psutil.Process(process.pid) for process in found if not gone(process.pid)]
+        return alive if len(alive) == 2 else []
+
+    driver.until(both)
+    return both()
 
 
 def test_a_killed_child_is_seen_and_replaced_at_once(prefork: Prefork) -> None:
@@ -283,6 +272,7 @@ def test_children_that_die_on_start_up_break_the_pool(prefork: Prefork, tmp_path
     assert time.monotonic() - began > 1
     [broken] = driver.events
     assert "exited with status 7" in broken.detail  # type: ignore[union-attr]
+    driver.until(lambda: not driver.pool.pids())
     tries = (tmp_path / "tries").read_text()
     assert 5 < len(tries) < 30
     for _ in range(3):
@@ -332,6 +322,7 @@ def test_begun_is_told_again_when_its_child_never_took_it(prefork: Prefork) -> N
     driver = prefork(1)
     pid = driver.pool.pids()[0]
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     driver.submit(assignment("pid", "a"))
     driver.step(0)
     kill(pid)

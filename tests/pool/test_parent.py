@@ -46,7 +46,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 
 def test_nothing_outlives_a_killed_parent(procs: Procs) -> None:
-    """Children busy in Python, in C under the GIL, idle ones, the zygotes and all that tasks started are gone."""
+    """Children busy in Python or in C under the GIL, idle ones, zygotes and what tasks started are gone."""
     parent = start(procs, "parents 300", "spin", "sleep 300", concurrency=4)
     parent.wait_line("Updated m0 PIDS")
     parent.wait_line("Updated m1 STARTED")
@@ -104,7 +104,7 @@ def test_signals_to_everybody_leave_the_work_alone(procs: Procs, signum: int) ->
 
 
 def test_children_are_in_no_group_of_the_parent(procs: Procs) -> None:
-    """Ctrl-C in a terminal reaches the parent; a child has a group of its own, and goes on until it's told."""
+    """Ctrl-C in a terminal reaches the parent alone; a child, in its own group, goes on until it's told."""
     parent = start(procs, "sleep 300", concurrency=1)
     parent.wait_line("Updated m0 STARTED")
     pid = int(parent.output().split("Begun m0 ")[1].split()[0])
@@ -115,7 +115,7 @@ def test_children_are_in_no_group_of_the_parent(procs: Procs) -> None:
 
 
 def test_what_a_task_starts_has_default_signals(procs: Procs) -> None:
-    """A task's subprocess and its own fork end by TERM, and an executed program ignores and blocks nothing."""
+    """A task's subprocess and its own fork end by TERM; an executed program ignores and blocks nothing."""
     parent = start(procs, "terminate_own", "terminate_subprocess", "ignored", concurrency=1)
     parent.wait_line(f"Finished m0 {-signal.SIGTERM}")
     parent.wait_line(f"Finished m1 {-signal.SIGTERM}")

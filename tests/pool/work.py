@@ -5,9 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -59,6 +61,15 @@ def _soft(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     except SoftLimit:
         return success(b"soft limit")
     return success(b"no limit")
+
+
+def _until_told(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    # Ends when the file that it names is there.
+    with tempfile.TemporaryDirectory() as folder:
+        report("STARTED", f"{folder}/go".encode())
+        while not Path(folder, "go").exists():
+            time.sleep(0.005)
+    return success(b"gone")
 
 
 def _stubborn(rest: bytes, delivery: Delivery, report: Report) -> Reply:
@@ -190,8 +201,7 @@ def _thread(rest: bytes, delivery: Delivery, report: Report) -> Reply:
 
 
 def _random(rest: bytes, delivery: Delivery, report: Report) -> Reply:
-    import random
-
+    time.sleep(0.2)
     return success(str(random.random()).encode())
 
 

@@ -1,0 +1,1 @@
+"""Kills, cuts and full disks: what was promised is counted on disk."""

@@ -1,0 +1,42 @@
+"""The tasks of the fault tests: each run leaves a line in a file, written with one system call."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from emq_compat.celery_shim import Celery
+
+app = Celery("faulty")
+app.conf.task_default_queue = "faulty"
+
+
+def note(line: str) -> None:
+    """Append a line to the file of runs."""
+    fd = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, f"{line}\n".encode())
+    finally:
+        os.close(fd)
+
+
+@app.task(ignore_result=True)
+def count(n: int) -> None:
+    """Runs once, however the broker is killed."""
+    note(str(n))
+
+
+@app.task
+def early(n: int, seconds: float) -> int:
+    """Acknowledged before it runs."""
+    note(f"early {n}")
+    time.sleep(seconds)
+    return n
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def late(n: int, seconds: float) -> int:
+    """Acknowledged after it ran."""
+    note(f"late {n}")
+    time.sleep(seconds)
+    return n

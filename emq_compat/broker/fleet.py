@@ -214,8 +214,10 @@ class Fleet:
                     next_check = min(next_check, self._give_up_overdue(worker, now))
             if deadline <= now.mono:
                 self._lost(worker, now, "was lost")
-            else:
-                next_check = min(next_check, deadline)
+                if worker.identity not in self.workers:
+                    continue
+                deadline = worker.heard + options.stock_timeout_s
+            next_check = min(next_check, deadline)
         for identity, heard in list(self.schedulers.items()):
             if heard + max(60.0, options.dead_after_s) < now.mono:
                 del self.schedulers[identity]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 
@@ -52,3 +53,43 @@ class Counter:
 
     def up(self, times):
         return self.start + times * self.step
+
+
+def note_and_sleep(path, text, seconds):
+    """Note `text` at the start and `text ended` after so many seconds."""
+    note(path, text)
+    time.sleep(seconds)
+    note(path, text + " ended")
+    return text
+
+
+def note_and_hang_once(path, text, seconds):
+    """Note `text`; whoever notes it first is then busy for so long."""
+    with open(path, "a+") as file:
+        file.seek(0)
+        first = text not in file.read().split("\n")
+    note(path, text)
+    if first:
+        time.sleep(seconds)
+    return text
+
+
+def fail_twice(path):
+    """Raise until the third run."""
+    note(path, "run")
+    with open(path) as file:
+        runs = len(file.readlines())
+    if runs < 3:
+        raise RuntimeError(f"run {runs}")
+    return runs
+
+
+def note_runner(path, seconds):
+    """Note which job manager runs this: a stock one, or ours."""
+    time.sleep(seconds)
+    return note(path, "stock" if "eventmq.worker" in sys.modules else "ours")
+
+
+def note_time(path, text):
+    """Note `text` and when it ran, in unix seconds."""
+    return note(path, f"{text} {time.time():.3f}")

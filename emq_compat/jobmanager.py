@@ -90,6 +90,11 @@ class JobManager:
         soft_shutdown_timeout_s: what a cold shutdown still gives to running jobs (Celery's
             worker_soft_shutdown_timeout).
         restart_on_hup: HUP ends ``start`` with ``restart_wanted`` set; otherwise it reloads the settings.
+        reserve: whether short jobs may wait behind another one in a child.
+        before_fork: called after the program's ``worker_init``, before there is any child.
+        on_connected: called with the broker's address whenever a broker has taken this worker in.
+        companions: name → descriptor that becomes readable when that companion has ended (a pidfd): this
+            job manager then ends, too, with exit status 1.
 
     Attributes:
         jobs_in_flight: msgid → all details of each job that was delivered and is not answered.
@@ -116,6 +121,10 @@ class JobManager:
         kill_grace_period: float | None = None,
         soft_shutdown_timeout_s: float = 0.0,
         restart_on_hup: bool = False,
+        reserve: bool = True,
+        before_fork: Callable[[], None] | None = None,
+        on_connected: Callable[[str], None] | None = None,
+        companions: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name or str(uuid.uuid4())
         self.settings = settings if settings is not None else read_settings(os.environ)
@@ -129,6 +138,9 @@ class JobManager:
         self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
         self.restart_on_hup = restart_on_hup
         self.restart_wanted = False
+        self.before_fork = before_fork
+        self.on_connected = on_connected
+        self._companions = {fd: name for name, fd in (companions or {}).items()}
 
         self.pid_distribution: dict[int, int] = {}
         self.total_requests = 0
@@ -140,7 +152,7 @@ class JobManager:
             self.pool = pool
         else:
             self.pool = make_pool(pool, self._pool_options(pool_options), self.program.work)
-        self._placement = Placement(self.pool)
+        self._placement = Placement(self.pool, reserve=reserve)
         self.jobs_in_flight = self._placement.jobs
         if upstreams is None:
             upstreams = [self._upstream(addresses or worker_addresses(self.settings))]
@@ -220,6 +232,8 @@ class JobManager:
             self._signals.install(_SIGNALS)
         try:
             self.program.worker_init()
+            if self.before_fork is not None:
+                self.before_fork()
             self.pool.start()
             self._started = True
             self._placement.closed = False
@@ -288,13 +302,17 @@ class JobManager:
                 pool_fds, upstream_fds = list(now_pool_fds), now_upstream_fds
                 pool_set = frozenset(pool_fds)
                 poller = select.poll()
-                for fd in (wake, *pool_fds, *(fd for fds in upstream_fds for fd in fds)):
+                upstreams_fds = (fd for fds in upstream_fds for fd in fds)
+                for fd in (wake, *self._companions, *pool_fds, *upstreams_fds):
                     poller.register(fd, select.POLLIN)
             due = self._due()
             ready = [fd for fd, _ in poller.poll(_milliseconds(due))]
             now = time.monotonic()
             if wake in ready:
                 self._on_signals()
+            if self._companions and not self._companions.keys().isdisjoint(ready):
+                self._on_companions_end(ready)
+                poller = None
             from_pool = [fd for fd in ready if fd in pool_set]
             pool_due = self.pool.next_deadline()
             if from_pool or (pool_due is not None and pool_due <= now):
@@ -323,6 +341,12 @@ class JobManager:
             if upstream_due is not None and upstream_due < due:
                 due = upstream_due
         return due
+
+    def _on_companions_end(self, ready: Sequence[int]) -> None:
+        for fd in self._companions.keys() & set(ready):
+            logger.critical("%s has ended: this worker ends, too", self._companions.pop(fd))
+            self._exit_code = 1
+        self.shut_down()
 
     def _on_signals(self) -> None:
         for signum in self._signals.take():
@@ -385,7 +409,10 @@ class JobManager:
             finally:
                 self._arriving = None
         elif kind is Connected:
+            assert isinstance(event, Connected)
             self._credit_out[upstream] = 0
+            if self.on_connected is not None:
+                self.on_connected(event.address)
         elif kind is Disconnected:
             self._credit_out.pop(upstream, None)
         elif isinstance(event, Asked):
@@ -538,7 +565,6 @@ class JobManager:
             if job is None:
                 return
             self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
-            self._log_end(job, event)
             if self._quick:
                 self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
                 self._answer(job, event.reply)
@@ -588,15 +614,6 @@ class JobManager:
         self.handle_response(
             {"callback": "worker_death", "msgid": None, "return": "DEATH", "pid": lost.pid, "death": True}
         )
-
-    def _log_end(self, job: JobInFlight, event: Finished) -> None:
-        state = event.reply.state
-        if state == FAILURE:
-            _log_failure(job, event)
-        elif logger.isEnabledFor(logging.INFO):
-            name = job.delivery.headers.task or "-"
-            word = "succeeded" if state == SUCCESS else f"ended as {state}"
-            logger.info("Task %s[%s] %s in %.6fs", name, job.task_id, word, event.runtime_s)
 
     def _respond(self, job: JobInFlight, pid: int, *, death: bool) -> None:
         """Say what became of a job in eventmq's way."""
@@ -783,22 +800,3 @@ def _wants_reply(job: JobInFlight) -> bool:
 
 def _stopped(job: JobInFlight) -> Lost:
     return Lost(key=job.assignment.key, reason="stopped", detail="", pid=job.pid)
-
-
-def _log_failure(job: JobInFlight, event: Finished) -> None:
-    name = job.delivery.headers.task or "-"
-    try:
-        document = json.loads(event.reply.body)
-        error = document.get("error") or {}
-        what = f"{error.get('type', 'error')}: {error.get('message', document.get('value'))}"
-        trace = document.get("traceback") or ""
-    except (ValueError, AttributeError):
-        what, trace = "an error that can't be read", ""
-    logger.error(
-        "Task %s[%s] failed in %.6fs: %s%s",
-        name,
-        job.task_id,
-        event.runtime_s,
-        what,
-        f"\n{trace}" if trace else "",
-    )

@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import re
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,10 @@ class Program(Protocol):
     def rebuild(self) -> tuple[str, tuple[str, ...]] | None: ...
 
     def work(self, delivery: Delivery, report: Report) -> Reply:
-        """Run one delivery; never raises (a bad payload, a refused path, a failing task are Replies)."""
+        """Run one delivery and log how it ended.
+
+        Never raises: a bad payload, a refused path, a failing task are Replies.
+        """
         ...
 
     def worker_init(self) -> None:
@@ -403,8 +407,9 @@ class PathProgram:
         job = Job.decode(delivery.payload)
         tries = 1 if delivery.attempt else 1 + delivery.headers.retry_count
         for last in (n == tries - 1 for n in range(tries)):
+            began = time.monotonic()
             try:
-                return reply_of(self._run(job, delivery, report))
+                reply = reply_of(self._run(job, delivery, report))
             except (NotAllowed, NotResolved) as exc:
                 logger.error("refused: %s", exc)
                 return failed(exc)
@@ -413,6 +418,9 @@ class PathProgram:
                     logger.warning("%s.%s failed, tries again: %r", job.path, job.callable, exc)
                     continue
                 return self._failed(job, delivery, exc)
+            took_s = time.monotonic() - began
+            logger.info("%s.%s[%s] succeeded in %.6fs", job.path, job.callable, delivery.msgid, took_s)
+            return reply
         raise AssertionError("unreachable")
 
     def _run(self, job: Job, delivery: Delivery, report: Report) -> Outcome:

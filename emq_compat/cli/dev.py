@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -14,12 +13,13 @@ import click
 
 from emq_compat.address import Address
 from emq_compat.cli.connection import Connection, load_app, one_line_errors
+from emq_compat.cli.own_broker import broker_argv, listens, own_address
 from emq_compat.cli.terminal import Program, Terminal
-from emq_compat.errors import ConfigurationError, OperationalError
+from emq_compat.errors import OperationalError
 
 __all__ = ["dev"]
 
-_COMMAND = ("-c", "from emq_compat.cli.main import main; main()")
+_COMMAND = ("-m", "emq_compat")
 _BROKER_STARTS_S = 20.0
 #: What running tasks may still take when a file has changed, and what a cold end may take.
 _WARM_S = 10.0
@@ -102,41 +102,13 @@ def dev(
     with one_line_errors(loglevel):
         load_app(app)
         connection = Connection(app, broker or before.get("broker"))
-        address = _own_address(connection.url)
+        address = own_address(connection.url, "dev")
         worker = ["worker", "-A", app, "-b", connection.url, "-l", loglevel, *worker_options]
         with Terminal() as terminal:
             session = _Session(terminal, connection.url, worker)
             session.run(
-                address, _broker_argv(address, data, loglevel), None if no_reload else folders or (Path(),)
+                address, broker_argv(address, data, loglevel), None if no_reload else folders or (Path(),)
             )
-
-
-def _own_address(url: str) -> Address:
-    """Return the address that dev's broker takes; raises ConfigurationError where it can't."""
-    addresses = Address.parse(url)
-    address = addresses[0]
-    if len(addresses) > 1 or address.stock or not address.is_loopback:
-        raise ConfigurationError(
-            f"dev starts a broker on this machine, and {url} is none: give -b emq://127.0.0.1:47291"
-        )
-    return address
-
-
-def _broker_argv(address: Address, data: Path | None, loglevel: str) -> list[str]:
-    argv = ["broker", "-l", loglevel, *(("--data", str(data)) if data is not None else ("--memory",))]
-    if address.client_endpoint.startswith("ipc://"):
-        return [*argv, "--ipc", address.host]
-    endpoints = {
-        "--frontend": address.client_endpoint,
-        "--backend": address.worker_endpoint,
-        "--admin": address.admin_endpoint,
-    }
-    for option, endpoint in endpoints.items():
-        # ZeroMQ binds to addresses and interfaces, not to names.
-        argv += [option, endpoint.replace("//localhost:", "//127.0.0.1:")]
-    if address.keys_dir is not None:
-        argv += ["--keys", str(address.keys_dir)]
-    return argv
 
 
 class _Session:
@@ -159,7 +131,7 @@ class _Session:
         """
         terminal = self._terminal
         broker = self._start("broker", broker_argv)
-        listening = terminal.turn_until(lambda: _listens(address), _BROKER_STARTS_S, 0.05)
+        listening = terminal.turn_until(lambda: listens(address), _BROKER_STARTS_S, 0.05)
         if broker.status is not None:
             raise OperationalError(f"the broker ended with {broker.status}")
         if not listening and not terminal.interrupts:
@@ -241,18 +213,3 @@ class _Session:
         self._stop_worker()
         broker.end()
         self._terminal.turn_until(lambda: broker.name not in self._terminal.programs, _COLD_S, 0.5)
-
-
-def _listens(address: Address) -> bool:
-    """Tell whether somebody listens at the clients' address."""
-    kind, _, where = address.client_endpoint.partition("://")
-    try:
-        if kind == "ipc":
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(where)
-        else:
-            host, _, port = where.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=0.5).close()
-    except OSError:
-        return False
-    return True

@@ -76,7 +76,9 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
     type=click.Path(exists=True, file_okay=False),
     help="Change to this folder first.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show it.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Tell it."
+)
 def cli(app: str | None, broker: str | None, workdir: str | None) -> None:
     """A durable broker for Python tasks, and a worker for Celery's and eventmq's."""
     if workdir is not None:

@@ -14,19 +14,11 @@ from typing import Any
 
 import click
 
+from emq_compat.cli.own_broker import LEASH
+
 __all__ = ["Program", "Terminal"]
 
 _COLOURS = ("cyan", "green", "magenta", "yellow")
-
-#: Starts a program that is sent TERM if this process is killed: PR_SET_PDEATHSIG (1) lasts over the exec.
-_LEASH = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Program:
@@ -36,7 +28,7 @@ class Program:
         self.name = name
         self.asked_to_end = 0
         self._popen = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-c", _LEASH, str(os.getpid()), *argv],
+            [sys.executable, "-c", LEASH, str(os.getpid()), *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

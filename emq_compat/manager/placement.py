@@ -16,7 +16,7 @@ __all__ = ["Placement"]
 class Placement:
     """The jobs that are here, and where they are: in the pool, or held back until a slot is idle.
 
-    Times are monotonic seconds.
+    Times are monotonic seconds. Without ``reserve`` every job waits for a slot of its own.
 
     Attributes:
         jobs: msgid → job, for every job that was taken in and is not answered.
@@ -24,11 +24,12 @@ class Placement:
         closed: no job is placed any more (before the pool's start, and after its end).
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, reserve: bool = True) -> None:
         self.jobs: dict[str, JobInFlight] = {}
         self.credit = Credit()
         self.closed = True
         self._pool = pool
+        self._reserve = reserve
         self._held_back: deque[JobInFlight] = deque()
         #: Jobs in the pool that need a slot of their own.
         self._alone = 0
@@ -113,7 +114,7 @@ class Placement:
         if self.closed or self._held_back:
             return 0, 0
         idle = self._pool.idle()
-        reserve = self.credit.per_child(now)
+        reserve = self.credit.per_child(now) if self._reserve else 0
         if reserve:
             reserve = (self._pool.concurrency - self._alone) * reserve - max(0, self._waiting(idle))
         return idle, max(0, reserve)
@@ -124,7 +125,7 @@ class Placement:
         return len(self.jobs) - len(self._held_back) - busy
 
     def _place(self, job: JobInFlight) -> bool:
-        short = job.short
+        short = job.short and self._reserve
         if self.closed or not self._pool.submit(job.assignment, reserve=short):
             return False
         job.hold_until = 0.0

@@ -238,9 +238,12 @@ _AROUND_THE_WORK = frozenset({_Child.serve.__code__, _Child._run_one.__code__})
 
 
 def name_process(name: str) -> None:
-    """Name this process for ``ps`` and ``top``: by setproctitle where it's installed, else by the kernel's 15
-    bytes.
+    """Name this process for logs, ``ps`` and ``top``: by setproctitle where it's installed, else by the
+    kernel's 15 bytes.
     """
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.current_process().name = name
     try:
         from setproctitle import setproctitle  # noqa: PLC0415 - an optional extra
     except ImportError:

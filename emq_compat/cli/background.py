@@ -1,0 +1,70 @@
+"""``-D``: the command runs on in the background, once its start has succeeded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["command_line", "go_to_background", "started"]
+
+#: In the environment of the process in the background, until it has started and after.
+_VARIABLE = "EMQ_COMPAT_BACKGROUND"
+_MARK = b"\0started\0"
+
+
+def command_line() -> list[str]:
+    """Return the command line of this process, with which it can be executed again."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def _in_background() -> str:
+    # What a task starts inherits the variable, but leads no session.
+    return os.environ.get(_VARIABLE, "") if os.getsid(0) == os.getpid() else ""
+
+
+def go_to_background() -> None:
+    """Start this command again in the background, wait for its start, and exit; returns in the background.
+
+    What it writes until then is shown here; the exit status is 0, or its own when it did not start.
+    """
+    if _in_background():
+        return
+    process = subprocess.Popen(  # noqa: S603 - this very command
+        command_line(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, _VARIABLE: "starting"},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    seen = b""
+    while part := os.read(process.stdout.fileno(), 1 << 16):
+        seen += part
+    process.stdout.close()
+    said, mark, _ = seen.partition(_MARK)
+    click.echo(said.decode("utf-8", "replace"), nl=False)
+    if mark:
+        sys.exit(0)
+    sys.exit(process.wait() or 1)
+
+
+def started(log: Path | None) -> None:
+    """Tell whoever waits in the foreground that the start has succeeded; output goes to the log from now on.
+
+    Does nothing in the foreground. Called before any process is forked: those inherit the output.
+    """
+    if _in_background() != "starting":
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(1, _MARK)
+    os.environ[_VARIABLE] = "started"
+    fd = os.open(log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)

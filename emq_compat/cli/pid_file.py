@@ -1,0 +1,63 @@
+"""The file that tells a worker's pid, and keeps a second one from starting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from emq_compat.errors import ConfigurationError
+
+__all__ = ["pid_file"]
+
+
+@contextmanager
+def pid_file(path: Path | None) -> Iterator[None]:
+    """Hold the file during the block; one that a dead process left is taken over. None: no file.
+
+    Raises:
+        ConfigurationError: another process, which is alive, holds it, or it can't be written.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        _write(path)
+    except OSError as exc:
+        raise ConfigurationError(f"the pid file {path} can't be written: {exc.strerror or exc}") from exc
+    try:
+        yield
+    finally:
+        if _read(path) == os.getpid():
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path) -> None:
+    holder = _read(path)
+    if holder is not None and holder != os.getpid() and _alive(holder):
+        raise ConfigurationError(f"{path}: process {holder} runs already")
+    path.unlink(missing_ok=True)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        raise ConfigurationError(f"{path}: another worker starts in this moment") from None
+    with os.fdopen(fd, "w") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def _read(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

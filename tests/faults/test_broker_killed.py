@@ -41,7 +41,7 @@ class Publisher(threading.Thread):
                     self._one(batch[0])
                 else:
                     self._many(batch)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - told to the test
             self.error = exc
 
     def _one(self, n: int) -> None:

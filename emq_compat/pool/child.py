@@ -1,7 +1,7 @@
 """A child of the prefork pool: receives one assignment, runs it, writes its reply, and again.
 
-It leaves when the parent closes the work channel. ``python -m emq_compat.pool.child`` is the same child for
-start method ``spawn``: it makes the work again by importing, and gets its channels as inherited descriptors.
+It leaves when the parent closes the work channel. With start method ``spawn`` it is a new interpreter, which
+makes the work again by importing, and gets its channels as inherited descriptors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import fcntl
 import gc
 import importlib
 import itertools
-import json
 import os
 import random
 import resource
@@ -32,7 +31,7 @@ from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
 
-__all__ = ["ORDERLY_EXIT", "ChildFds", "ChildProgram", "name_process", "run_child"]
+__all__ = ["ORDERLY_EXIT", "ChildFds", "ChildProgram", "name_process", "run_child", "run_spawned"]
 
 #: The exit status of a child that leaves because it was told to. Any other end, ``os._exit(0)`` in a task
 #: included, is a loss, after which whoever reaps it kills its process group.
@@ -102,6 +101,8 @@ class _Child:
         self._reply = socket.socket(fileno=fds.reply)
         for sock in (self._work, self._reply):
             sock.settimeout(None)
+            sock.set_inheritable(False)  # a spawned child got them by inheritance
+        os.set_inheritable(fds.dump, False)
         self._sequence = 0
         self._soft_at: float | None = None  # monotonic time of the running assignment's soft limit
         self._soft_raised = False
@@ -351,9 +352,8 @@ def load(name: str) -> Any:
     return found
 
 
-def _spawned(arguments: str) -> NoReturn:
-    given = json.loads(arguments)
-    sys.path[:] = given["sys_path"]
+def run_spawned(given: Mapping[str, Any]) -> NoReturn:
+    """Be a spawned child; ``given`` is what the nursery tells it: JSON, nothing pickled."""
     path, args = given["rebuild"]
     rebuilt = load(path)(*args)
     program = ChildProgram(
@@ -364,7 +364,3 @@ def _spawned(arguments: str) -> NoReturn:
         max_memory_kb=given["max_memory_kb"],
     )
     run_child(program, ChildFds(**given["fds"]), given["number"], {})
-
-
-if __name__ == "__main__":
-    _spawned(sys.argv[1])

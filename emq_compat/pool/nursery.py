@@ -33,6 +33,15 @@ _logger = logging.getLogger(__name__)
 #: Number of the order for a spare zygote; children count from 1.
 _SPARE = 0
 _SPAWN_START_MIN_S = 60.0
+# A program of its own, and not ``-m``: sys.path comes first, because this package may be found by it only.
+_SPAWNED = """
+import json, sys
+given = json.loads(sys.argv[1])
+sys.argv[1:] = []
+sys.path[:] = given.pop("sys_path")
+from emq_compat.pool.child import run_spawned
+run_spawned(given)
+"""
 _NO_FDS = "out of file descriptors"
 
 
@@ -390,7 +399,7 @@ class SpawnNursery(Nursery):
         }
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "emq_compat.pool.child", json.dumps(given)],
+                [sys.executable, "-c", _SPAWNED, json.dumps(given)],
                 pass_fds=(work, reply, dump, self._death_fd),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # which is also a process group of its own

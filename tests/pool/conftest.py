@@ -1,4 +1,4 @@
-"""A started prefork pool, and the end of it."""
+"""Started pools, and the end of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import psutil
 import pytest
 
 from emq_compat.pool.base import PoolOptions, Work
+from emq_compat.pool.factory import make_pool
 from emq_compat.pool.prefork import PreforkPool
 from tests.pool.drive import Driver
 from tests.pool.work import SoftLimit, work
 
+POOLS = ("prefork", "threads", "solo")
 Prefork = Callable[..., Driver]
+Run = Callable[..., None]
 
 
 @pytest.fixture
@@ -38,3 +41,40 @@ def prefork() -> Iterator[Prefork]:
         pool.stop(5)
     names = [process.name() for process in psutil.Process().children()]
     assert [] == [name for name in names if name.startswith("emq-")], "zombies or processes left"
+
+
+@pytest.fixture(params=POOLS)
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a test's body as the loop of a started pool, and stops the pool."""
+
+    def run_in(body: Callable[[Driver], Any], concurrency: int = 1, **options: Any) -> None:
+        options.setdefault("soft_limit_exceeded", SoftLimit)
+        if request.param == "prefork":
+            # Threads and ZeroMQ contexts that other tests have left in this process hold no lock of ours.
+            options.setdefault("start_method", "zygote")
+        pool = make_pool(request.param, PoolOptions(concurrency=concurrency, **options), work)
+        pool.start()
+
+        def loop() -> int:
+            driver = Driver(pool)
+            stopped = False
+            try:
+                driver.idle(pool.concurrency)
+                stopped = bool(body(driver))
+            finally:
+                if not stopped:
+                    pool.stop(5)
+            return 7
+
+        assert pool.run_loop(loop) == 7
+
+    run_in.pool = request.param  # type: ignore[attr-defined]
+    return run_in
+
+
+@pytest.fixture
+def several(run: Run) -> Run:
+    """``run`` for pools that run more than one at once or hold some in reserve."""
+    if run.pool == "solo":  # type: ignore[attr-defined]
+        pytest.skip("solo has one slot and no reserve")
+    return run

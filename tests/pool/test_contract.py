@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -12,50 +10,11 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Publish
 from emq_compat.pool.base import Begun, Finished, Lost, PoolOptions
 from emq_compat.pool.factory import make_pool
+from tests.pool.conftest import Run
 from tests.pool.drive import Driver, assignment, replies
-from tests.pool.work import SoftLimit, work
+from tests.pool.work import work
 
 pytestmark = pytest.mark.integration
-
-POOLS = ("prefork", "threads", "solo")
-Run = Callable[..., None]
-
-
-@pytest.fixture(params=POOLS)
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a test's body as the loop of a started pool, and stops the pool."""
-
-    def run_in(body: Callable[[Driver], Any], concurrency: int = 1, **options: Any) -> None:
-        options.setdefault("soft_limit_exceeded", SoftLimit)
-        if request.param == "prefork":
-            # Threads and ZeroMQ contexts that other tests have left in this process hold no lock of ours.
-            options.setdefault("start_method", "zygote")
-        pool = make_pool(request.param, PoolOptions(concurrency=concurrency, **options), work)
-        pool.start()
-
-        def loop() -> int:
-            driver = Driver(pool)
-            stopped = False
-            try:
-                driver.idle(pool.concurrency)
-                stopped = bool(body(driver))
-            finally:
-                if not stopped:
-                    pool.stop(5)
-            return 7
-
-        assert pool.run_loop(loop) == 7
-
-    run_in.pool = request.param  # type: ignore[attr-defined]
-    return run_in
-
-
-@pytest.fixture
-def several(run: Run) -> Run:
-    """``run`` for pools that run more than one at once or hold some in reserve."""
-    if run.pool == "solo":  # type: ignore[attr-defined]
-        pytest.skip("solo has one slot and no reserve")
-    return run
 
 
 def test_a_submitted_assignment_begins_and_finishes(run: Run) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,20 @@ def _stubborn(rest: bytes, delivery: Delivery, report: Report) -> Reply:
             time.sleep(0.01)
         except BaseException:  # noqa: BLE001 - that's what it's for
             continue
+    return success(b"late")
+
+
+def _block(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    # One call that waits for a byte that doesn't come: no bytecode runs in between.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        report("STARTED", b"{}")
+        timer = threading.Timer(float(rest), theirs.send, [b"x"])
+        timer.start()
+        try:
+            ours.recv(1)
+        finally:
+            timer.cancel()
     return success(b"late")
 
 

@@ -89,7 +89,7 @@ class Step:
 
     def our_jobmanager(self) -> None:
         """Start emq-compat's job manager; it reads the same settings as the stock one."""
-        self.start("jobmanager", EMQ_COMPAT, "jobmanager", ready="ready")
+        self.start("jobmanager", EMQ_COMPAT, "jobmanager", ready="connected to")
 
     def publish(self, program: str, python: Path, broker: str) -> str:
         """Run one of the shop's two programs to its end; returns what it printed."""

@@ -81,7 +81,7 @@ class Site:
     def start_jobmanager(self, *options: str) -> Proc:
         """A job manager that runs the site's plain functions."""
         argv = ("jobmanager", "-b", self.url, "--allow", "functions.*", *options)
-        return self.procs.emq(*argv, cwd=self.folder)
+        return self.procs.emq(*argv, cwd=self.folder, env={"PYTHONPATH": str(self.folder)})
 
     def emq(self, *argv: str, stdin: str = "", status: int = 0, env: Mapping[str, str] | None = None) -> str:
         """What `emq-compat ARGV` prints; with another ``status`` than 0, on standard error."""

@@ -34,6 +34,7 @@ from emq_compat.message import (
     IGNORED,
     REJECTED,
     REQUEUED,
+    RETRY,
     RETURNED,
     REVOKED,
     SUCCESS,
@@ -151,7 +152,7 @@ class Engine:
             self._seen.add(msgid)
             self._enqueue(queue, msgid, headers, command.header_text.decode(), command.payload, now)
             if headers.reply_requested:
-                self.flights.requesters[msgid] = identity
+                self.flights.requesters[msgid] = (identity, msgid)
         if headers.guarantee:
             acks = self._acks.get(identity)
             if acks is None:
@@ -263,9 +264,12 @@ class Engine:
         if task_id and state not in (IGNORED, REJECTED):
             keep = not (flight.headers.no_result or (headers is not None and headers.no_result))
             self.results.put(task_id, state, command.body, now, keep=keep)
-        if (client := self.flights.requesters.pop(msgid, None)) is not None:
-            reply = Reply(msgid=new_id(), body=command.body, request_msgid=msgid)
-            self.desk.to_client(client, reply, stock=True)
+        requesters = self.flights.requesters
+        if msgid in requesters:
+            if state == RETRY and command.follow_ups:
+                requesters[command.follow_ups[0].msgid] = requesters.pop(msgid)
+            else:
+                self.flights.answer(msgid, command.body)
 
     def _on_update(self, worker: Worker, command: Update, now: Moment) -> None:
         flight, headers = self.flights.by_msgid.get(command.request_msgid), command.headers

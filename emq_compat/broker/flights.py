@@ -14,7 +14,8 @@ from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.workers import Worker
-from emq_compat.message import FAILURE
+from emq_compat.message import FAILURE, new_id
+from emq_compat.protocol.commands import Reply
 
 __all__ = ["Flights"]
 
@@ -26,7 +27,8 @@ class Flights:
         by_msgid: msgid → hand-out.
         by_key: the message's key → hand-out.
         by_task: task id → msgid.
-        requesters: msgid → client that asked for the REPLY itself (waiting and in flight).
+        requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
+            the first try); of messages waiting and in flight.
     """
 
     def __init__(self, desk: Desk, results: Results) -> None:
@@ -35,7 +37,7 @@ class Flights:
         self.by_msgid: dict[str, InFlight] = {}
         self.by_key: dict[int, InFlight] = {}
         self.by_task: dict[str, str] = {}
-        self.requesters: dict[str, bytes] = {}
+        self.requesters: dict[str, tuple[bytes, str]] = {}
         self.queues = QueueSet(desk.journal, self.by_key.__contains__)
         #: where hand-outs are counted as held: every worker the engine knows.
         self.workers: dict[bytes, Worker] = {}
@@ -86,15 +88,21 @@ class Flights:
         if flight.late:
             how += f"; it was handed out {losses} times, and the limit is {limit} redeliveries"
         self.bury(flight, f"WorkerLostError: {how}", now, losses)
+        body = failure_body("WorkerLostError", how)
+        self.answer(flight.msgid, body)
         task_id = flight.headers.task_id
         if task_id:
-            body = failure_body("WorkerLostError", how)
             self._results.put(task_id, FAILURE, body, now, keep=not flight.headers.no_result)
+
+    def answer(self, msgid: str, body: bytes) -> None:
+        """Send the reply JSON of a message to the client that asked for it, if one did."""
+        client, asked = self.requesters.pop(msgid, (None, ""))
+        if client is not None:
+            self._desk.to_client(client, Reply(msgid=new_id(), body=body, request_msgid=asked), stock=True)
 
     def bury(self, flight: InFlight, reason: str, now: Moment, losses: int) -> None:
         """Move the message of a hand-out that was ended to the dead letters."""
         self._desk.counters["dead"] += 1
-        self.requesters.pop(flight.msgid, None)
         queue = self.queues.by_id[queue_of(flight.key)]
         self._desk.journal.bury(flight.key, flight.msgid, queue.name, reason, now.wall, losses)
 

@@ -101,10 +101,10 @@ class HandOut:
 
     def _end_waiting(self, message: Waiting, why: str, now: Moment) -> None:
         self._desk.journal.finish(message.key, message.msgid)
-        self._flights.requesters.pop(message.msgid, None)
+        body = failure_body("TaskRevokedError", why, REVOKED)
+        self._flights.answer(message.msgid, body)
         task_id = message.headers.task_id
         if task_id:
-            body = failure_body("TaskRevokedError", why, REVOKED)
             self._results.put(task_id, REVOKED, body, now, keep=not message.headers.no_result)
 
     def _put_aside(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
@@ -113,10 +113,10 @@ class HandOut:
         self._desk.note("warning", f"{message.msgid} is put aside: {why}")
         reason = f"MessageError: {why}"
         self._desk.journal.bury(message.key, message.msgid, queue.name, reason, now.wall, message.losses)
-        self._flights.requesters.pop(message.msgid, None)
+        body = failure_body("MessageError", why)
+        self._flights.answer(message.msgid, body)
         task_id = message.headers.task_id
         if task_id:
-            body = failure_body("MessageError", why)
             self._results.put(task_id, FAILURE, body, now, keep=not message.headers.no_result)
 
     def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:

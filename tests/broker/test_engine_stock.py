@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.records import Dispatch
-from emq_compat.message import Headers, new_id
+from emq_compat.broker.records import Dispatch, Send
+from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Heartbeat, Hello, Inform, Kbye, Ready, Reply, Request
-from tests.broker.bench import CLIENT, Bench
+from tests.broker.bench import CLIENT, Bench, job
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +123,29 @@ def test_a_scheduler_that_leaves_is_forgotten() -> None:
     assert {CLIENT} == set(b.engine.fleet.schedulers)
     b.turn((CLIENT, Kbye(msgid="k")))
     assert {} == b.engine.fleet.schedulers
+
+
+def test_a_reply_comes_from_the_last_try() -> None:
+    """Who asked for the REPLY of a job that is tried again gets the last try's, under the msgid it knows."""
+    b = Bench()
+    (msgid,) = b.publish(reply_requested=True)
+    (first,) = b.worker()
+    again = Publish(queue="q", headers=Headers(reply_requested=True), payload=job())
+    (second,) = b.reply(first, "RETRY", ready=1, follow_ups=(again,))
+    assert [] == b.commands(Reply)
+    b.reply(second)
+    assert [msgid] == [reply.request_msgid for reply in b.commands(Reply)]
+
+
+def test_who_asked_for_a_reply_is_told_that_none_can_come() -> None:
+    """A job that expired, or whose worker was lost, is answered with an error."""
+    b = Bench()
+    (expired,) = b.publish(reply_requested=True, expires=b.wall + 1)
+    b.turn(passed_s=2.0)
+    b.worker()
+    assert [expired] == [reply.request_msgid for reply in b.commands(Reply)]
+    (lost,) = b.publish(reply_requested=True)
+    assert lost in b.engine.flights.by_msgid
+    replies = [s.command for s in b.pass_time(20) if isinstance(s, Send) and isinstance(s.command, Reply)]
+    assert [lost] == [reply.request_msgid for reply in replies]
+    assert b"WorkerLostError" in replies[0].body

@@ -7,7 +7,7 @@ Our own workers find a task by its registered name; the path in the message is f
 | --- | --- |
 | a module's attribute (a decorated function, ``add = app.register_task(Add())``) | that module, that attribute |
 | declared while a module is imported, but not one of its attributes, or hidden by something else: a method, made in a loop or a factory, decorated once more, a class-based task | ``emq_compat.shim.paths:ByName`` with class_args ``[module, task name]``: it imports the module and takes the task from the registry |
-| declared in ``__main__`` | as above, with the module's importable name: of ``python -m pkg.mod`` that is ``pkg.mod``; of a script, the app's name, which Celery takes for the module's too |
+| declared in ``__main__`` | as the two above, with the module's importable name: of ``python -m pkg.mod`` that is ``pkg.mod``; of a script, the app's name, which Celery takes for the module's too |
 | declared in ``__main__`` of a nameless app, or at run time (inside a function that no import calls) | none: NoImportablePath when it is published to a stock router |
 
 A task without a path can still be published to our own broker: a worker that has registered its name runs it.

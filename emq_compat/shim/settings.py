@@ -14,13 +14,16 @@ from copy import copy
 from typing import Any
 
 from emq_compat.shim.exceptions import ImproperlyConfigured
-from emq_compat.shim.settings_table import SETTINGS
+from emq_compat.shim.settings_table import NOT_YET, SETTINGS
 
 __all__ = ["Settings", "read_source"]
 
 _OLD_NAMES = {old: name for name, (_, _, old) in SETTINGS.items() if old} | {
     name.upper(): name for name in SETTINGS
 }  # fmt: skip
+
+#: How much a module's own name must look like a setting's to be taken for a misspelt one.
+_MISSPELT = 0.9
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "flag": (bool,),
@@ -67,12 +70,19 @@ class Settings(MutableMapping[str, Any]):
         self.__dict__["version"] += 1
 
     def problems(self) -> list[str]:
-        """Return a line for each unknown name (with the nearest known one) and each value of a wrong kind."""
+        """Return a line for each setting that won't do what its author thinks.
+
+        These are unknown names (the nearest known one is told), values of a wrong kind, and what this release
+        does nothing about.
+        """
         lines = []
         own = self.__dict__
         for name, spelt in (own["_unknown"] | {n: n for n in own["_changes"] if n not in SETTINGS}).items():
             lines.append(f"unknown setting {spelt}{_meant(name)}")
-        for name, value in (own["_base"] | own["_source"] | own["_changes"]).items():
+        for name, value in self.changes.items():
+            if name in NOT_YET and value != SETTINGS[name][0] and not str(value).startswith("emq"):
+                hint = NOT_YET[name]
+                lines.append(f"setting {name} has no effect in this release" + (f": {hint}" if hint else ""))
             kind = SETTINGS[name][1] if name in SETTINGS else "any"
             wanted = _KINDS.get(kind)
             if value is not None and wanted is not None and not isinstance(value, wanted):
@@ -162,8 +172,10 @@ def read_source(source: object, namespace: str | None = None) -> tuple[dict[str,
         elif isinstance(source, Mapping):
             found[name] = value
             unknown[name] = name
-        elif not callable(value) and not name.startswith("_") and not hasattr(value, "__loader__"):
+        elif not callable(value) and not hasattr(value, "__loader__"):
             found[name] = value  # a module's own names are no mistake, but app.conf shows them
+            if difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=_MISSPELT):
+                unknown[name] = name
     if new and old:
         raise ImproperlyConfigured(
             f"old and new names are mixed: {old[0]} is {_OLD_NAMES[old[0]]} now, like {new[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 
 import psutil
@@ -34,12 +35,13 @@ def kill(plant: Plant, target: str, chance: random.Random) -> None:
     elif target == "zygote":
         _kill(plant.zygote())
     else:
+        # Held still meanwhile: it would have the spare take over, and fork another.
+        plant.worker.send_signal(signal.SIGSTOP)
         zygote = plant.zygote()
-        children = zygote.children()
-        _kill(zygote)
-        for child in children:
-            _kill(child)
-        plant.worker.wait(20)
+        for process in (zygote, *zygote.children()):
+            _kill(process)
+        plant.worker.send_signal(signal.SIGCONT)
+        assert 1 == plant.worker.wait(20)
         plant.start_worker()
 
 

@@ -57,7 +57,8 @@ def test_with_keys_a_task_runs(
     procs.emq("worker", "-A", "proj", "-b", url, "-c", "1", "-P", "solo",
               cwd=tmp_path, env={"EMQ_KEYS": str(other)}, ready="ready")  # fmt: skip
     with_keys = f"{url}&keys={keys}"
-    called = procs.emq("call", "proj.add", "-A", "proj", "-a", "[2, 3]", "-t", "20", "-b", with_keys, cwd=tmp_path)
+    called = procs.emq("call", "proj.add", "-A", "proj", "-a", "[2, 3]", "-t", "20", "-b", with_keys,
+                       cwd=tmp_path)  # fmt: skip
     assert 0 == called.wait(), called.output()
     assert "5" in called.output()
     files = [file for file in keys.rglob("*") if file.is_file()]

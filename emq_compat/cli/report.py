@@ -106,6 +106,7 @@ def _settings(app: Celery) -> Iterator[str]:
     for name, value in sorted(app.conf.changes.items()):
         yield f"{name} = {hidden(name, value)!r}"
     yield from app.conf.problems()
+    yield from app.tasks.problems()
 
 
 def _broker(connection: Connection) -> Iterator[str]:

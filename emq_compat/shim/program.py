@@ -88,13 +88,13 @@ class ShimProgram:
         return self._policies
 
     def worker_init(self) -> None:
-        """Import the app's task modules and say what is odd about its settings.
+        """Import the app's task modules and say what is odd about its settings and tasks.
 
         Raises:
             Exception: what importing one of them raises.
         """
         _ = self.policies
-        for line in self.app.conf.problems():
+        for line in (*self.app.conf.problems(), *self.app.tasks.problems()):
             logger.warning("%s", line)
 
     def child_init(self) -> None:

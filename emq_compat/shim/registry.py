@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskRegistry", "nearest", "task_name"]
 
+#: Attributes that decide in Celery what becomes of a task, and nothing here yet: a worker must say so.
+_NOT_YET = ("rate_limit", "pydantic")
+
 
 def task_name(main: str | None, name: str, module: str | None) -> str:
     """Return the name of a task that is declared without one (Celery's gen_task_name).
@@ -51,6 +54,15 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
             del self[key]
         except KeyError:
             raise self.NotRegistered(key) from None
+
+    def problems(self) -> list[str]:
+        """Return a line for each task that has attributes which this release does nothing about."""
+        found = {name: [a for a in _NOT_YET if getattr(task, a, None)] for name, task in self.items()}
+        return [
+            f"task {name}: {', '.join(attributes)} without effect in this release"
+            for name, attributes in found.items()
+            if attributes
+        ]
 
     def regular(self) -> dict[str, Task[..., Any]]:
         """Return the tasks by name."""

@@ -39,7 +39,7 @@ def test_report_shows_versions_settings_and_broker(site: Site) -> None:
     site.start_broker()
     env = {"CELERY_BROKER_URL": "amqp://u:geheim@h//", "EMQ_KEYS": ""}
 
-    text = site.emq("report", "-A", "proj", env=env)
+    text = site.emq("report", "-A", "proj", "-b", site.url, env=env)
 
     assert f"emq-compat {__version__}" in text
     assert "pyzmq " in text

@@ -62,7 +62,7 @@ __all__ = [
 #: Stands for the app that is current when it is used, made here where there is none.
 current_app = cast(Celery, current.CurrentApp())
 #: Stands for the task that is running here; falsy where none is.
-current_task = cast("Task[..., Any]", current.CurrentTask())
+current_task: Any = current.CurrentTask()
 #: The same as ``shared_task``, for a project that has no app in hand.
 task = shared_task
 #: Returns a new task id.

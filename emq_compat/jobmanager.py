@@ -240,11 +240,20 @@ class JobManager:
             try:
                 for upstream in self.upstreams:
                     upstream.start()
-                self.pool.run_loop(self._loop)
+                self.pool.run_loop(self._loop_to_the_end)
             finally:
-                self._stop()
+                if self._started:
+                    self._stop()
         finally:
             self._signals.close()
+        return self._exit_code
+
+    def _loop_to_the_end(self) -> int:
+        # The end belongs to the loop: the solo pool's main thread may be busy until it is cut off.
+        try:
+            self._loop()
+        finally:
+            self._stop()
         return self._exit_code
 
     def _stop(self) -> None:
@@ -289,7 +298,7 @@ class JobManager:
 
     # The loop.
 
-    def _loop(self) -> int:
+    def _loop(self) -> None:
         poller: select.poll | None = None
         wake = self._signals.fd
         pool_fds: Sequence[int] = ()
@@ -326,7 +335,6 @@ class JobManager:
             self._settle(now)
             if now >= self._stage_ends:
                 self.shut_down(Stage.COLD)
-        return self._exit_code
 
     def _finished(self) -> bool:
         return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.processes import Procs, unused_port, wait_until
 from tests.services.state import service_url
+from tests.site import Site, open_site
 
 pytest_plugins = ["tests.stock.fixtures"]
 
@@ -44,6 +45,13 @@ def procs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Procs]:
         finally:
             if request.node.stash.get(_REPORT, False):
                 print(processes.report())
+
+
+@pytest.fixture
+def site(tmp_path: Path, procs: Procs, free_port: Callable[[], int]) -> Iterator[Site]:
+    """A project with tasks, whose broker and workers a test starts (tests/site.py)."""
+    with open_site(tmp_path, procs, free_port) as made:
+        yield made
 
 
 @pytest.fixture

@@ -264,6 +264,20 @@ class Procs:
         except TimeoutError:
             raise AssertionError(f"left over: {_described(leftovers())}") from None
 
+    def assert_none_left_of(self, proc: Proc, timeout_s: float = 5.0) -> None:
+        """Wait until no descendant of an ended process lives.
+
+        :raises AssertionError: naming those that do.
+        """
+
+        def leftovers() -> list[psutil.Process]:
+            return [process for process in self._family([proc]) if process.pid != proc.pid]
+
+        try:
+            wait_until(lambda: not leftovers(), timeout_s, what="no process left over")
+        except TimeoutError:
+            raise AssertionError(f"{proc.name} left over: {_described(leftovers())}") from None
+
     def close(self) -> None:
         """End everything: TERM and a while, then KILL, by pid.
 

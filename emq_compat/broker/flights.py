@@ -14,7 +14,7 @@ from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.workers import Worker
-from emq_compat.message import FAILURE, new_id
+from emq_compat.message import FAILURE, FINAL_STATES, RETRY, new_id
 from emq_compat.protocol.commands import Reply
 
 __all__ = ["Flights"]
@@ -70,6 +70,7 @@ class Flights:
         """Put a hand-out back that had begun when its worker was shut down: flagged, but not a loss."""
         self._desk.counters["redelivered"] += 1
         self._desk.journal.mark_redelivered(flight.key)
+        self._runs_no_more(flight)
         self._requeue(flight, flight.losses)
 
     def lose(self, flight: InFlight, now: Moment, how: str) -> None:
@@ -82,6 +83,7 @@ class Flights:
         losses = flight.losses + 1
         if flight.late and not (limit and losses > limit):
             counters["redelivered"] += 1
+            self._runs_no_more(flight)
             self._requeue(flight, losses)
             return
         self.end(flight)
@@ -115,6 +117,13 @@ class Flights:
                 self._requeue(flight, flight.losses)
             else:
                 self.lose(flight, now, f"the worker {worker.name} {how}")
+
+    def _runs_no_more(self, flight: InFlight) -> None:
+        """Forget what a run told of itself (STARTED, PROGRESS …) that did not come to its end."""
+        task_id = flight.headers.task_id
+        told = self._results.get((task_id,)).get(task_id) if task_id else None
+        if told is not None and told.state != RETRY and told.state not in FINAL_STATES:
+            self._results.forget((task_id,))
 
     def _requeue(self, flight: InFlight, losses: int) -> None:
         message = self._desk.journal.read_message(flight.key)

@@ -2,12 +2,16 @@
 
 So heartbeats go on while a task runs, and a task may use what only the main thread can (signals, some GUI and
 numeric libraries). A limit is raised in the task by a signal, which interrupts blocking calls too; it can't
-be forced: after a hard limit the slot stays busy until the work really ends.
+be forced: after a hard limit the slot stays busy until the work really ends. When the loop has ended and the
+work doesn't, the process is ended.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +24,11 @@ from emq_compat.pool.inprocess import InProcessPool
 from emq_compat.pool.slot import Given, Slot, Stopped
 
 __all__ = ["SoloPool"]
+
+logger = logging.getLogger(__name__)
+
+#: How long work that was cut off may take to end once the loop has ended.
+_LETS_GO_S = 2.0
 
 # USR1 is the job manager's; nobody else is likely to use this one.
 _INTERRUPT_SIGNAL: int = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -86,6 +95,9 @@ class SoloPool(InProcessPool):
     def run_loop(self, loop: Callable[[], int]) -> int:
         """Run the loop in a thread and assignments here, until the loop returns or raises.
 
+        Work that the pool's ``stop`` cut off and that still runs when the loop has ended has a moment to
+        end; if it goes on, it takes the whole process with it (exit status 1).
+
         Raises:
             ConfigurationError: this isn't the main thread.
         """
@@ -103,11 +115,18 @@ class SoloPool(InProcessPool):
                 errors.append(exc)
             finally:
                 self._slot.leave()
+                if not served.wait(_LETS_GO_S):
+                    logger.critical("the running task does not let go of the main thread: the process ends")
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(1)
 
+        served = threading.Event()
         thread = threading.Thread(target=run, name="emq-loop", daemon=True)
         thread.start()
         try:
             self._slot.serve(self._work, self._post)
+            served.set()
             thread.join()
         finally:
             signal.signal(_INTERRUPT_SIGNAL, before)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from emq_compat.errors import MessageError
@@ -39,6 +39,7 @@ __all__ = [
     "Reply",
     "ReplyHeaders",
     "new_id",
+    "slots_of_base",
 ]
 
 STARTED = "STARTED"
@@ -72,6 +73,22 @@ def new_id() -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
+C = TypeVar("C", bound=type)
+
+
+def slots_of_base(cls: C) -> C:
+    """Have a dataclass keep its fields in the slots of its base, so that both have the same layout.
+
+    For a class decorated by ``@dataclass`` that says ``__slots__ = ()``: the defaults, which dataclass leaves
+    as class attributes in front of the base's slots, are removed (``slots=True`` does so only from Python
+    3.11 on; before, it makes the slots a second time).
+    """
+    for name in cls.__mro__[1].__dict__["__slots__"]:
+        if name in cls.__dict__:
+            delattr(cls, name)
+    return cls
+
+
 class _HeaderFields:
     """The slots of Headers, still writable.
 
@@ -99,7 +116,8 @@ class _HeaderFields:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@slots_of_base
+@dataclass(frozen=True, kw_only=True)
 class Headers(_HeaderFields):
     """The headers of a REQUEST: CSV on the wire, stock ones and ours.
 
@@ -123,6 +141,8 @@ class Headers(_HeaderFields):
         retries: how many times the task asked for a retry before this message.
         chord: ``CHORD-ID:INDEX`` when the outcome counts for a chord.
     """
+
+    __slots__ = ()
 
     guarantee: bool = False
     reply_requested: bool = False

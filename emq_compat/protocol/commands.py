@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from emq_compat.message import Headers, Publish, ReplyHeaders
+from emq_compat.message import Headers, Publish, ReplyHeaders, slots_of_base
 
 __all__ = [
     "VERSION",
@@ -98,13 +98,16 @@ class _RequestFields:
     __slots__ = ("header_text", "headers", "msgid", "payload", "queue")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@slots_of_base
+@dataclass(frozen=True, kw_only=True)
 class Request(_RequestFields):
     """A job. From a client its msgid names the publish; to a worker the headers carry the attempt.
 
     ``header_text`` is the headers' frame as it was received (empty when the command was made here): UTF-8 and
     within the limits, but with whatever the peer wrote in it. It is not part of the command's value.
     """
+
+    __slots__ = ()
 
     msgid: str
     queue: str
@@ -131,13 +134,16 @@ class _ReplyFields:
     __slots__ = ("body", "follow_ups", "headers", "msgid", "request_msgid")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@slots_of_base
+@dataclass(frozen=True, kw_only=True)
 class Reply(_ReplyFields):
     """The answer to the request ``request_msgid``.
 
     ``headers`` is None from and to stock peers. ``request_msgid`` stands in the frame of the reply's JSON
     when a stock router tells a client that it dispatched (one frame only): then ``body`` is empty.
     """
+
+    __slots__ = ()
 
     msgid: str
     body: bytes

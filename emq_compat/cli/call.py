@@ -119,7 +119,7 @@ def call(
         with connection.client() as client:
             client.publish(plain_publish(asked, stock=client.stock))
     else:
-        _publish_task(connection, asked)
+        _publish_task(connection, asked, waits=wait_s is not None)
     if wait_s is None:
         click.echo(asked.task_id)
         return
@@ -143,7 +143,7 @@ def _json(option: str, text: str, kind: type) -> Any:
     return value
 
 
-def _publish_task(connection: Connection, asked: Call) -> None:
+def _publish_task(connection: Connection, asked: Call, *, waits: bool) -> None:
     options: dict[str, Any] = {
         "task_id": asked.task_id,
         "queue": asked.queue,
@@ -153,7 +153,10 @@ def _publish_task(connection: Connection, asked: Call) -> None:
     }
     given = {name: value for name, value in options.items() if value is not None}
     with connection.app() as app:
+        app.conf.task_always_eager = False  # a setting for tests: the task would run here, in this process
         task = app.tasks.get(asked.name)
+        if waits and (app.conf.task_ignore_result if task is None else task.ignore_result):
+            raise ConfigurationError(f"{asked.name} ignores its result: leave --wait out")
         try:
             if task is not None:
                 task.apply_async(list(asked.args), dict(asked.kwargs), **given)

@@ -113,17 +113,6 @@ def test_arguments_that_do_not_fit_are_told(site: Site) -> None:
         assert 0 == client.ask("stats")["published"]
 
 
-def test_no_broker_is_one_message_in_time(site: Site) -> None:
-    """Where nobody listens, one line names the address, within seconds."""
-    began = time.monotonic()
-
-    told = site.emq("call", "-A", "proj", "proj.add", "-a", "[1, 2]", status=1)
-
-    assert 1 == len(told.strip().splitlines())
-    assert f"127.0.0.1:{site.ports[0]}" in told
-    assert time.monotonic() - began < 30
-
-
 def test_app_that_fails_to_import_is_one_message(site: Site) -> None:
     """An app that isn't there, and one whose import fails, are one line; -l debug shows the traceback."""
     assert "there is no module 'nothere'" in site.emq("call", "-A", "nothere", "x.y", status=1)
@@ -132,6 +121,18 @@ def test_app_that_fails_to_import_is_one_message(site: Site) -> None:
     assert "missing_library" in told
     assert 1 == len(told.strip().splitlines())
     assert "Traceback" in site.run("call", "-A", "broken", "x.y", "-l", "debug").stderr
+
+
+def test_eager_and_ignored_results_do_not_mislead(site: Site) -> None:
+    """task_always_eager doesn't make the task run here; --wait for an ignored result is refused at once."""
+    with (site.folder / "proj.py").open("a") as file:
+        file.write("\napp.conf.task_always_eager = True\n\n@app.task(ignore_result=True)\ndef quiet(): ...\n")
+    site.start_broker()
+    site.emq("call", "-A", "proj", "proj.add", "-a", "[1, 2]")
+    assert "ignores its result" in site.emq("call", "-A", "proj", "proj.quiet", "-t", "9", status=1)
+
+    with Client(site.url) as client:
+        assert 1 == client.ask("stats")["published"]
 
 
 def test_stock_router_is_refused_what_it_cannot_do(site: Site) -> None:

@@ -46,10 +46,3 @@ def test_status_without_a_worker_ends_with_69(site: Site) -> None:
     assert 69 == done.returncode
     assert "No worker is connected." in done.stdout
     assert "celery" in done.stdout
-
-
-def test_status_without_a_broker_is_one_message(site: Site) -> None:
-    """Nobody at the address: one line that names it."""
-    told = site.emq("status", "-b", site.url, status=1)
-    assert 1 == len(told.strip().splitlines())
-    assert f"127.0.0.1:{site.ports[0]}" in told

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from emq_compat.broker import asks
 from emq_compat.cli.main import COMMANDS, cli
+from emq_compat.manager import control
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.shim.settings_table import SETTINGS
 
@@ -63,3 +65,14 @@ def test_readme_names_every_command() -> None:
     table = readme[readme.index("## Commands") : readme.index("## More")]
     assert [] == [name for name in COMMANDS if not re.search(rf"\b{name}\b", table)]
     assert len(readme.splitlines()) <= 80
+
+
+def test_protocol_names_every_verb() -> None:
+    """docs/protocol.md has the verbs that clients may ask the broker, and it a worker, and no other."""
+    text = (ROOT / "docs/protocol.md").read_text()
+    of_clients, _, of_workers = text[text.index("### Verbs a client may ask") :].partition(
+        "### Verbs a broker"
+    )
+    rows = re.findall(r"^\| (`.*?) \|", of_clients, re.MULTILINE)
+    assert sorted(asks._VERBS) == sorted(verb for row in rows for verb in re.findall(r"`(\w+)`", row))
+    assert sorted(control._VERBS) == sorted(re.findall(r"`(\w+)", of_workers))

@@ -245,14 +245,14 @@ class SoftTimeLimitExceeded(Exception):
     """Raised inside a task that runs longer than its soft time limit; its argument is the limit, if known."""
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self.args))})"
+        return _with_limit(self)
 
 
 class TimeLimitExceeded(Exception):
     """A task ran longer than its hard time limit, in seconds, and was ended."""
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self.args))})"
+        return _with_limit(self)
 
 
 class WorkerLostError(Exception):
@@ -306,6 +306,12 @@ def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | N
     if value.__traceback__ is not tb:
         raise value.with_traceback(tb)
     raise value
+
+
+def _with_limit(exc: BaseException) -> str:
+    """Return what Celery says of a time limit: the class's name with the seconds in parentheses."""
+    given = (f"{arg:g}" if isinstance(arg, float) else str(arg) for arg in exc.args)
+    return f"{type(exc).__name__}({', '.join(given)})"
 
 
 def _repr(value: object) -> str:

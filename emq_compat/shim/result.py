@@ -157,7 +157,8 @@ class AsyncResult(Generic[R]):
         if not isinstance(error, dict):
             if stored.state == states.REVOKED:
                 return TaskRevokedError(str(reply.get("value") or "revoked"))
-            error = {"type": "Exception", "args": [reply.get("value")], "message": str(reply.get("value"))}
+            text = error or reply.get("value")
+            error = {"type": "Exception", "args": [text], "message": str(text)}
         if "args" in error:
             error = {**error, "args": revive(error["args"])}
         return exception_from(error, str(reply.get("traceback") or ""))

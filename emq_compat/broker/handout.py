@@ -42,7 +42,7 @@ class HandOut:
         if not ready:
             return
         if len(ready) > 1:
-            ready.sort(key=lambda w: (-w.weight, len(w.in_flight) - w.slots))
+            ready.sort(key=lambda w: (-w.weight, -w.idle_slots))
         takers = [w for w in ready if w.idle_slots > 0]
         while takers:
             takers = [w for w in takers if self._give(w, now, idle=True) and w.idle_slots > 0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +96,24 @@ class OurJobManager:
         jobs: int = 2,
         queues: Sequence[tuple[int, str]] = ((10, "default"),),
         ready: str | None = "connected to",
+        path: Sequence[Path] = (),
+        env: Mapping[str, str] | None = None,
         **settings: str,
     ) -> Proc:
-        """Start one at the workers' address `backend`; it may run the sample tasks and nothing else."""
+        """Start one at the workers' address `backend`.
+
+        Without the setting ALLOW it may run the sample tasks and nothing else; `path` holds further folders
+        of importable modules.
+        """
         env = {
+            **(env or {}),
             "EVENTMQ_CONFIG_FILE": str(self.folder / "no-such.conf"),
             "EVENTMQ_WORKER_ADDR": backend,
             "EVENTMQ_CONCURRENT_JOBS": str(jobs),
             "EVENTMQ_QUEUES": json.dumps(queues),
             "EVENTMQ_ALLOW": '["stock_tasks*"]',
             **{f"EVENTMQ_{name}": value for name, value in settings.items()},
-            "PYTHONPATH": str(TASKS),
+            "PYTHONPATH": os.pathsep.join(map(str, (TASKS, *path))),
         }
         return self.procs.python("-c", _JOBMANAGER, name="our-jobmanager", env=env, ready=ready)
 

@@ -166,7 +166,7 @@ class Site:
         return self.broker
 
     def start_worker(self, *options: str, ready: str | None = "is ready", **more: object) -> Proc:
-        """Start a worker of the project (``-c 2`` and a name of its own unless told), and wait for ``ready``."""
+        """Start a worker of the project (``-c 2`` and a name of its own unless told); wait for ``ready``."""
         argv = ["worker", "-A", NAME, *options]
         if "-c" not in options:
             argv += ["-c", "2"]

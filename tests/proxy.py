@@ -1,0 +1,95 @@
+"""A TCP proxy on 127.0.0.1 whose connections a test cuts."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+
+__all__ = ["Proxy"]
+
+
+class Proxy:
+    """Passes bytes between whoever connects to ``port`` and ``target``; ``cut`` drops every connection."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        #: Connections that were passed on since the start.
+        self.accepted = 0
+        self._peers: dict[socket.socket, socket.socket] = {}
+        self._selector = selectors.DefaultSelector()
+        self._read, self._write = socket.socketpair()
+        self._orders: list[threading.Event] = []
+        self._closing = False
+        for sock in (self._listener, self._read):
+            self._selector.register(sock, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closing = True
+        self.cut()
+        self._thread.join()
+        for sock in (self._listener, self._read, self._write):
+            sock.close()
+        self._selector.close()
+
+    def cut(self) -> None:
+        """Drop every connection; returns once they are closed."""
+        done = threading.Event()
+        self._orders.append(done)
+        self._write.send(b"x")
+        assert done.wait(10)
+
+    def _run(self) -> None:
+        while not self._closing or self._orders:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is self._read:
+                    self._read.recv(16)
+                    while self._orders:
+                        for sock in list(self._peers):
+                            self._drop(sock)
+                        self._orders.pop().set()
+                elif key.fileobj in self._peers:
+                    self._pass(key.fileobj)  # type: ignore[arg-type]
+
+    def _accept(self) -> None:
+        ours, _ = self._listener.accept()
+        try:
+            theirs = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            ours.close()
+            return
+        self.accepted += 1
+        for sock, peer in ((ours, theirs), (theirs, ours)):
+            self._peers[sock] = peer
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _pass(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(1 << 16)
+            if data:
+                self._peers[sock].sendall(data)
+                return
+        except OSError:
+            pass  # either side is gone
+        self._drop(sock)
+
+    def _drop(self, sock: socket.socket) -> None:
+        peer = self._peers.pop(sock, None)
+        if peer is None:
+            return
+        del self._peers[peer]
+        for each in (sock, peer):
+            self._selector.unregister(each)
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()

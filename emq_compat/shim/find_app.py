@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback as tracebacks
 from types import ModuleType
 
 from emq_compat.errors import ConfigurationError
@@ -49,7 +50,9 @@ def find_app(written: str) -> Celery:
         return _attribute(holder, last, written)
     found = _in_module(module)
     if found is None:
-        raise AppNotFound(f"-A {written}: no Celery app in the module {module.__name__}")
+        hints = (_genuine(value) for value in vars(module).values() if type(value).__name__ == "Celery")
+        hint = next(filter(None, hints), "")
+        raise AppNotFound(f"-A {written}: no Celery app in the module {module.__name__}{hint}")
     return found
 
 
@@ -73,9 +76,12 @@ def _attribute(module: ModuleType, path: str, written: str) -> Celery:
     if isinstance(value, ModuleType):
         value = _in_module(value)
     if callable(value) and not isinstance(value, (Celery, type)):
-        value = value()  # a factory; Celery 5.7 takes one, too
+        try:
+            value = value()  # a factory; Celery 5.7 takes one, too
+        except Exception as exc:
+            raise AppNotFound(f"-A {written}: calling {path} failed: {_told(exc)}") from exc
     if not isinstance(value, Celery):
-        raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}")
+        raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}{_genuine(value)}")
     return value
 
 
@@ -93,6 +99,24 @@ def _imported_if_there(name: str) -> ModuleType | None:
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(exc.name + ".")):
             return None
-        raise AppNotFound(f"importing {name} failed: {exc}") from exc
-    except Exception as exc:
-        raise AppNotFound(f"importing {name} failed: {type(exc).__name__}: {exc}") from exc
+        raise AppNotFound(f"importing {name} failed: {exc}{_place(exc)}") from exc
+    except (Exception, SystemExit) as exc:
+        raise AppNotFound(f"importing {name} failed: {_told(exc)}") from exc
+
+
+def _told(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}{_place(exc)}"
+
+
+def _place(exc: BaseException) -> str:
+    """Return where an exception was raised; a syntax error and the import machinery say it themselves."""
+    frames = [f for f in tracebacks.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
+    own = [f for f in frames if f.filename not in (__file__, importlib.__file__)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def _genuine(value: object) -> str:
+    """Return what to tell whoever names an app of the celery package."""
+    if type(value).__module__.partition(".")[0] != "celery":
+        return ""
+    return "; it is one of the package celery: import Celery from emq_compat.celery_shim"

@@ -47,7 +47,8 @@ def _time(context: click.Context, option: click.Parameter, text: str | None) -> 
     except ValueError:
         pass
     try:
-        return datetime.fromisoformat(text).timestamp()
+        # Python 3.10 doesn't read the Z that others write for UTC.
+        return datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z")).timestamp()
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is neither a number of seconds nor a time such as 2030-01-31T18:00"

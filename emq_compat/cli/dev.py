@@ -120,6 +120,7 @@ class _Session:
         self._env = {**os.environ, "EMQ_BROKER_ADDR": url, "CELERY_BROKER_URL": url}
         self._worker_argv = worker_argv
         self._worker: Program | None = None
+        self._watching = False
         self._again = False
         self._patience = 0.0
 
@@ -127,7 +128,7 @@ class _Session:
         """Run until an interrupt, then end worker and broker.
 
         Raises:
-            OperationalError: the broker ended by itself.
+            OperationalError: the broker ended by itself, or the worker did and no change can bring it back.
         """
         terminal = self._terminal
         broker = self._start("broker", broker_argv)
@@ -137,15 +138,17 @@ class _Session:
         if not listening and not terminal.interrupts:
             raise OperationalError(f"the broker did not begin to listen at {address}")
         changes = _Changes(folders or (), terminal)
-        if folders is not None and not changes.start():
-            terminal.say("changed files are not noticed: pip install 'emq-compat[reload]'")
+        if folders is not None:
+            self._watching = changes.start()
+            if not self._watching:
+                terminal.say("changed files are not noticed: pip install 'emq-compat[reload]'")
         try:
             if not terminal.interrupts:
                 self._worker = self._start("worker", self._worker_argv)
                 self._loop(broker, changes)
         finally:
             changes.stop()
-        self._end(broker)
+            self._end(broker)
 
     def _start(self, name: str, argv: Sequence[str]) -> Program:
         return self._terminal.start(name, [sys.executable, *_COMMAND, *argv], self._env)
@@ -156,7 +159,6 @@ class _Session:
             left_s = max(0.0, self._patience - time.monotonic()) if self._again else None
             ended = terminal.turn(left_s)
             if broker in ended:
-                self._stop_worker()
                 raise OperationalError(f"the broker ended with {broker.status}")
             if self._worker in ended and self._worker is not None:
                 self._worker_ended(self._worker)
@@ -170,6 +172,8 @@ class _Session:
         if self._again:
             self._again = False
             self._worker = self._start("worker", self._worker_argv)
+        elif not self._watching:
+            raise OperationalError(f"the worker ended with {worker.status}")
         else:
             self._terminal.say(f"the worker ended with {worker.status}; it starts again when a file changes")
 

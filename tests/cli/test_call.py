@@ -54,7 +54,7 @@ def test_id_is_printed_and_options_reach_the_broker(site: Site) -> None:
         "call", "-A", "proj", "proj.add", "-a", "[1, 2]", "--countdown", "3600", "--priority", "9"
     )
     assert 36 == len(later.strip())
-    site.emq("call", "-b", site.url, "functions:double", "--eta", "2100-01-01T00:00:00", "--expires", "60")
+    site.emq("call", "-b", site.url, "functions:double", "--eta", "2100-01-01T00:00:00Z", "--expires", "60")
 
     with Client(site.url) as client:
         queues = {queue["name"]: (queue["waiting"], queue["delayed"]) for queue in client.ask("queues")}

@@ -101,6 +101,18 @@ def test_data_folder_outlives_dev(site: Site) -> None:
     assert 0 == dev.stop(START_S)
 
 
+def test_worker_or_broker_that_ends_by_itself_ends_dev(site: Site) -> None:
+    """Without reloading nothing brings a worker back: dev ends with 1, as it does without its broker."""
+    for victim in ("worker", "broker"):
+        dev = start_dev(site, "--no-reload")
+        [child] = [c for c in dev.children() if c.ppid() == dev.pid and victim in c.cmdline()[:6]]
+        child.terminate()
+
+        assert 1 == dev.wait(START_S)
+        assert f"Error: the {victim} ended with 0" in dev.output()
+        site.procs.assert_none_left()
+
+
 def test_missing_watchfiles_is_told(site: Site, tmp_path: Path) -> None:
     """Without watchfiles everything runs, and a line says what to install for reloading."""
     stub = tmp_path / "stub"

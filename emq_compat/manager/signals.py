@@ -94,7 +94,9 @@ class Signals:
         return taken
 
     def wake(self) -> None:
-        """Make ``fd`` readable; for other threads and for handlers."""
+        """Make ``fd`` readable; for other threads and for handlers. Nothing after ``close``."""
+        if self._write < 0:
+            return
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:

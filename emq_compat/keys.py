@@ -5,6 +5,7 @@
     DIR/client.key           the pair that a client, worker or administrator uses
     DIR/clients/NAME.pub     public keys that the broker lets in; read at each new connection
     DIR/handout/NAME/        what ``keys add-client`` made for another machine: its whole ``?keys=`` folder
+    DIR/client.pub           what ``keys new-client`` made to be authorised: the public key in client.key
 
 A key is 40 characters of Z85. Folders have mode 0700 and files 0600.
 """
@@ -24,7 +25,7 @@ from zmq.utils import z85
 
 from emq_compat.errors import ConfigurationError
 
-__all__ = ["Keys", "add_client", "authorized_clients", "new_keys", "remove_client"]
+__all__ = ["Keys", "add_client", "authorize", "authorized_clients", "new_client", "new_keys", "remove_client"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -104,15 +105,8 @@ def add_client(folder: Path, name: str) -> Path:
     Raises:
         ConfigurationError: no broker's keys are there, the name is taken, or it is no plain file name.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"{name!r} can't name a client: use at most 64 letters, digits, '.', '_' and '-', "
-            "the first a letter or digit"
-        )
     broker_public = Keys.for_broker(folder).public
-    listed = folder / "clients" / f"{name}.pub"
-    if listed.exists():
-        raise ConfigurationError(f"the client {name!r} exists already: {listed}")
+    listed = _free_place(folder, name)
     public, secret = zmq.curve_keypair()
     handout = folder / "handout" / name
     with _writing(handout):
@@ -122,6 +116,58 @@ def add_client(folder: Path, name: str) -> Path:
         _write_pair(handout / "client.key", public, secret)
         _write_public(listed, public)
     return handout
+
+
+def new_client(folder: Path, broker_pub: Path) -> Path:
+    """Make a client's keys on its own machine; returns the file to be authorised, which holds no secret.
+
+    ``broker_pub`` is a copy of the broker's file broker.pub.
+
+    Raises:
+        ConfigurationError: the folder already holds keys, or can't be written; the file holds no key.
+    """
+    if (folder / "broker.key").exists() or (folder / "client.key").exists():
+        raise ConfigurationError(f"{folder} already holds keys: choose another folder or move them away")
+    broker_public = _read_public(broker_pub)
+    public, secret = zmq.curve_keypair()
+    with _writing(folder):
+        _make_folder(folder)
+        if not (folder / "broker.pub").exists():
+            _write_public(folder / "broker.pub", broker_public)
+        _write_pair(folder / "client.key", public, secret)
+        _write_public(folder / "client.pub", public)
+    return folder / "client.pub"
+
+
+def authorize(folder: Path, name: str, client_pub: Path) -> None:
+    """Let in the client whose public key stands in a file that ``new_client`` made.
+
+    Raises:
+        ConfigurationError: no broker's keys are there; the name is taken, or no plain file name; the file holds
+            no key, or one that is let in already.
+    """
+    Keys.for_broker(folder)
+    public = _read_public(client_pub)
+    listed = _free_place(folder, name)
+    known = authorized_clients(folder).get(public) if listed.parent.is_dir() else None
+    if known is not None:
+        raise ConfigurationError(f"this key is let in already, as {known!r}")
+    with _writing(folder):
+        _make_folder(listed.parent)
+        _write_public(listed, public)
+
+
+def _free_place(folder: Path, name: str) -> Path:
+    """Return where a client's public key will be listed; raises ConfigurationError for a bad name."""
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} can't name a client: use at most 64 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit"
+        )
+    listed = folder / "clients" / f"{name}.pub"
+    if listed.exists():
+        raise ConfigurationError(f"the client {name!r} exists already: {listed}")
+    return listed
 
 
 def remove_client(folder: Path, name: str) -> None:

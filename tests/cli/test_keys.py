@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
@@ -32,6 +33,29 @@ def test_keys_let_in_who_has_one(site: Site) -> None:
     site.emq("keys", "remove-client", "keys", "laptop")
     site.emq("status", "-b", f"{site.url}&keys={laptop}", status=1)
     assert "client" in site.emq("keys", "list", "keys")
+
+
+def test_client_makes_its_own_keys(site: Site) -> None:
+    """The client's secret stays on its machine: only public files are handed over, both ways."""
+    site.emq("keys", "new", "keys")
+    (site.folder / "elsewhere").mkdir()
+    shutil.copy(site.folder / "keys/broker.pub", site.folder / "elsewhere/broker.pub")
+    made = site.emq("keys", "new-client", "elsewhere/keys", "elsewhere/broker.pub")
+    assert "elsewhere/keys/client.pub" in made
+    assert "secret" not in (site.folder / "elsewhere/keys/client.pub").read_text()
+    site.start_broker("--memory", "--keys", "keys")
+
+    assert "office is let in" in site.emq("keys", "authorise", "keys", "office", "elsewhere/keys/client.pub")
+
+    url = f"{site.url}&keys={site.folder / 'elsewhere/keys'}"
+    assert 69 == site.run("status", "-b", url).returncode
+    again = ("keys", "authorise", "keys", "office2", "elsewhere/keys/client.pub")
+    assert "let in already, as 'office'" in site.emq(*again, status=1)
+    assert "exists already" in site.emq(*again[:3], "office", *again[4:], status=1)
+    assert "already holds keys" in site.emq(
+        "keys", "new-client", "elsewhere/keys", "keys/broker.pub", status=1
+    )
+    assert "has no line" in site.emq("keys", "authorise", "keys", "x", "proj.py", status=1)
 
 
 def test_wrong_folders_and_names_are_told(site: Site) -> None:

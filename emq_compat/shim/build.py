@@ -15,7 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Headers, Publish, new_id
-from emq_compat.shim.codec import dumps, loads
+from emq_compat.shim.codec import dumps, loads, plain_dumps
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
 from emq_compat.shim.paths import TaskPath
 
@@ -53,8 +53,8 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "check", "expires", "ignore_result", "keeps_errors", "limit_s",
-        "name", "path", "priority", "queue", "stock", "version",
+        "_head", "_origin_pid", "_tail", "check", "dumps", "expires", "ignore_result", "keeps_errors",
+        "limit_s", "name", "path", "priority", "queue", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,8 @@ class Plan:
         self.expires = expires
         self.limit_s = limit_s
         self.check = check
+        #: A stock job manager passes arguments on as they are.
+        self.dumps = plain_dumps if stock else dumps
         self._head = (
             f'["run",{{"path":{dumps(path.path)},"callable":{dumps(path.callable)},'
             f'"class_args":{dumps(path.class_args)},"class_kwargs":{{}},"args":'
@@ -115,13 +117,14 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
     if plan.check is not None:
         plan.check(*args, **kwargs)
     task_id = new_id()
+    encode = plan.dumps
     try:
         payload = (
-            f'{plan._head}{dumps(args if type(args) is tuple else list(args))},"kwargs":{dumps(kwargs)}'
+            f'{plan._head}{encode(args if type(args) is tuple else list(args))},"kwargs":{encode(kwargs)}'
             f'{plan.tail()}"{task_id}"'
         )
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _unfit(plan.name, args, kwargs, exc) from exc
+        raise _unfit(plan.name, args, kwargs, exc, plan.dumps) from exc
     if request is not None and request.id is not None:
         payload += f',"parent_id":{dumps(request.id)},"root_id":{dumps(request.root_id or request.id)}'
     return Publish(
@@ -160,10 +163,11 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
         extra["headers"] = dict(options.headers)
     try:
         payload = (
-            f'{plan._head}{dumps(list(args))},"kwargs":{dumps(dict(kwargs))}{plan.tail()}{dumps(task_id)}'
+            f'{plan._head}{plan.dumps(list(args))},"kwargs":{plan.dumps(dict(kwargs))}'
+            f"{plan.tail()}{dumps(task_id)}"
         )
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _unfit(plan.name, args, kwargs, exc) from exc
+        raise _unfit(plan.name, args, kwargs, exc, plan.dumps) from exc
     if extra:
         try:
             payload += "," + dumps(extra)[1:-1]
@@ -261,14 +265,20 @@ def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
     return scope[name]  # type: ignore[no-any-return]
 
 
-def _unfit(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], cause: Exception) -> EncodeError:
+def _unfit(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    cause: Exception,
+    encode: Callable[[Any], str] = dumps,
+) -> EncodeError:
     """Return the error that names the first argument which can't be carried."""
     join_kombu()
     named = [(f"argument {index}", value) for index, value in enumerate(args)]
     named += [(f"argument {key!r}", value) for key, value in kwargs.items()]
     for label, value in named:
         try:
-            dumps(value)
+            encode(value)
         except (TypeError, ValueError, RecursionError) as exc:
             return EncodeError(f"{name}: {label} ({type(value).__name__}) can't be carried: {exc}")
     return EncodeError(f"{name}: the arguments can't be carried: {cause}")

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from emq_compat.shim.exceptions import EncodeError, join_kombu
 
-__all__ = ["dumps", "jsonable", "loads", "mentions_types", "revive"]
+__all__ = ["dumps", "jsonable", "loads", "mentions_types", "plain_dumps", "revive"]
 
 _ENCODERS: Final[tuple[tuple[type, str, Callable[[Any], Any]], ...]] = (
     (datetime, "datetime", datetime.isoformat),  # before date: a datetime is one
@@ -61,6 +61,9 @@ def _default(value: Any) -> Any:
 #: Returns JSON text; raises TypeError, ValueError or RecursionError. One encoder serves the whole process:
 #: ``json.dumps`` with separators would make one at each call.
 dumps: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":"), default=_default).encode
+
+#: The same for who doesn't know kombu's envelopes: what plain JSON lacks is a TypeError.
+plain_dumps: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def jsonable(value: Any) -> Any:

@@ -143,7 +143,7 @@ def authorize(folder: Path, name: str, client_pub: Path) -> None:
     """Let in the client whose public key stands in a file that ``new_client`` made.
 
     Raises:
-        ConfigurationError: no broker's keys are there; the name is taken, or no plain file name; the file holds
+        ConfigurationError: no broker's keys are there; the name is taken or no plain one; the file holds
             no key, or one that is let in already.
     """
     Keys.for_broker(folder)

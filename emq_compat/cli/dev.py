@@ -216,4 +216,6 @@ class _Session:
             self._terminal.say("ending; once more Ctrl-C cuts running tasks off")
         self._stop_worker()
         broker.end()
-        self._terminal.turn_until(lambda: broker.name not in self._terminal.programs, _COLD_S, 0.5)
+        deadline = time.monotonic() + _COLD_S
+        while broker.name in self._terminal.programs and time.monotonic() < deadline:
+            self._terminal.turn(deadline - time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -63,6 +64,7 @@ def test_changed_file_starts_the_worker_again(site: Site) -> None:
 
     dev.send_signal_to_group(signal.SIGINT)
     assert 0 == dev.wait(START_S)
+    assert re.search(r"broker \| .* broker \d+ ended", dev.output())
     site.procs.assert_none_left()
 
 

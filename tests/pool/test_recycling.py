@@ -127,6 +127,7 @@ def test_a_clean_end_kills_nobody(prefork: Prefork) -> None:
     child = driver.begun("a").pid
     try:
         driver.until(lambda: child not in driver.pool.pids())
+        driver.idle(1)
         driver.submit(assignment("echo", "b"))
         driver.finished("b")
         assert all(psutil.Process(pid).is_running() for pid in left)

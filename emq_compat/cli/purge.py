@@ -6,6 +6,7 @@ import click
 
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
 from emq_compat.cli.table import amount, printable
+from emq_compat.shim.app import Celery
 
 __all__ = ["purge"]
 
@@ -30,7 +31,7 @@ def purge(connection: Connection, queues: str | None, exclude_queues: str | None
             there = ", ".join(sorted(map(printable, known))) or "none"
             raise click.ClickException(f"there is no queue {unknown[0]!r}; there are: {there}")
         if not wanted and connection.app_name:
-            wanted = [str(load_app(connection.app_name).conf.task_default_queue)]
+            wanted = _queues_of(load_app(connection.app_name))
         wanted = [name for name in wanted or sorted(known) if name not in _names(exclude_queues)]
         total = sum(known.get(name, 0) for name in wanted)
         if not total:
@@ -42,6 +43,12 @@ def purge(connection: Connection, queues: str | None, exclude_queues: str | None
             )
         dropped = sum(client.ask("purge", queue=name) for name in wanted)
     click.echo(f"Dropped {amount(dropped, 'message')} of {_listed(wanted)}.")
+
+
+def _queues_of(app: Celery) -> list[str]:
+    """Return the queues that a worker of the app listens on, unless it is told others."""
+    named = [queue if isinstance(queue, str) else str(queue.name) for queue in app.conf.task_queues or ()]
+    return named or [str(app.conf.task_default_queue)]
 
 
 def _names(written: str | None) -> list[str]:

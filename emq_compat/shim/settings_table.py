@@ -261,7 +261,6 @@ NOT_YET: Final[dict[str, str]] = {
     "result_serializer": "results are JSON",
     "task_annotations": "",
     "task_default_rate_limit": "",
-    "task_queues": "queues are made on first use; name a worker's with -Q",
     "task_routes": "give a task, or a call, its queue",
     "task_serializer": "messages are JSON",
 }

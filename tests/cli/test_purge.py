@@ -48,6 +48,15 @@ def test_purge_takes_the_apps_queue_or_all(filled: Site) -> None:
     assert {"celery": 0, "a": 0, "b": 1} == waiting(filled)
 
 
+def test_purge_takes_the_queues_that_the_app_names(filled: Site) -> None:
+    """Where the app has task_queues, these are its queues."""
+    with (filled.folder / "proj.py").open("a") as file:
+        file.write("\nfrom kombu import Queue\napp.conf.task_queues = [Queue('a'), Queue('b')]\n")
+
+    assert "Dropped 2 messages of the queues a, b" in filled.emq("purge", "-A", "proj", "-f")
+    assert {"celery": 2, "a": 0, "b": 0} == waiting(filled)
+
+
 def test_purge_of_no_queue_is_told(filled: Site) -> None:
     """A queue that isn't there is an error that names those that are, and nothing is dropped."""
     told = filled.emq("purge", "-b", filled.url, "-f", "-Q", "a,nothere", status=1)

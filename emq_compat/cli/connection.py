@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,7 +86,7 @@ def one_line_errors(loglevel: str) -> Iterator[None]:
         yield
     except EmqError as exc:
         if loglevel.lower() == "debug":
-            raise
+            traceback.print_exc()
         raise click.ClickException(str(exc)) from exc
 
 

@@ -56,7 +56,7 @@ class _Site:
     "-Q", "--queues", metavar="NAMES", help="Listen on these, joined by commas. [default: the app's]"
 )
 @click.option("-X", "--exclude-queues", metavar="NAMES", help="Leave these of the app's queues out.")
-@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Tasks at once. [default: the CPUs]")
+@click.option("-c", "--concurrency", type=click.IntRange(min=0), help="Tasks at once. [default: the CPUs]")
 @click.option("-P", "--pool", metavar="POOL", help="prefork, threads or solo. [default: prefork]")
 @click.option(
     "-l", "--loglevel", callback=log_level, default="warning", show_default=True, help="debug … critical."

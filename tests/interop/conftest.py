@@ -16,8 +16,6 @@ from tests.broker.conftest import Broker
 from tests.processes import Proc, Procs, wait_until
 from tests.stock.peers import TASKS, Stock
 
-_JOBMANAGER = "from emq_compat.jobmanager import jobmanager_main; raise SystemExit(jobmanager_main())"
-
 
 class Notes:
     """The file to which `stock_tasks.note` appends a line for each run."""
@@ -78,12 +76,12 @@ def shown(stock: Stock, admin: str, command: str) -> dict[str, Any]:
 def defer(stock: Stock, frontend: str, *jobs: str, timeout_s: float = 20.0) -> str:
     """Have a stock client at `frontend` defer jobs; it ends once its socket has sent them."""
     lines = [f"assert messages.defer_job(socket, {job})" for job in jobs]
-    code = "\n".join([*lines, "socket.zsocket.close(linger=5000)"])
+    code = "\n".join([*lines, "finish()"])
     return stock.client(code, broker=frontend, timeout_s=timeout_s)
 
 
 class OurJobManager:
-    """Starts job managers of ours, told by eventmq's settings in the environment."""
+    """Starts `emq-compat jobmanager`, told by eventmq's settings in the environment."""
 
     def __init__(self, procs: Procs, folder: Path) -> None:
         self.procs = procs
@@ -115,7 +113,7 @@ class OurJobManager:
             **{f"EVENTMQ_{name}": value for name, value in settings.items()},
             "PYTHONPATH": os.pathsep.join(map(str, (TASKS, *path))),
         }
-        return self.procs.python("-c", _JOBMANAGER, name="our-jobmanager", env=env, ready=ready)
+        return self.procs.emq("jobmanager", env=env, ready=ready)
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ def test_what_would_break_a_stock_job_manager_never_reaches_it(
 ) -> None:
     """What it can't read becomes a dead letter; all else runs, in the session that it began with."""
     broker.start()
-    manager = stock.jobmanager(broker=broker.endpoint("backend"), jobs=1)
+    manager = stock.jobmanager(broker=broker.endpoint("backend"), jobs=4)
     broker.client.publish_all(_poison())
     name = "stock_tasks"
     odd: list[dict[str, Any]] = [

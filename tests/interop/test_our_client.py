@@ -80,9 +80,9 @@ def test_a_plain_job_runs(router: StockRouter, stock: Stock, notes: Notes) -> No
                 headers=headers,
                 payload=Job(path="stock_tasks", callable="note", args=(notes.path, str(n))).encode(),
             )
-            for n in range(20)
+            for n in range(8)
         )
-    notes.wait(21)
+    notes.wait(9)
     assert {1} == set(notes.counts().values())
     assert "'default', '', '[\"run\"" in proc.output()
     assert "timeout" not in proc.output()

@@ -60,7 +60,7 @@ def test_a_router_that_is_killed_and_started_again(
     """The job manager comes back; a job that runs meanwhile goes on, once, and is answered."""
     router.start()
     manager = our_jobmanager(router.endpoint("backend"))
-    router.defer(f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'long', 5], reply_requested=True")
+    router.defer(f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'long', 4], reply_requested=True")
     notes.wait(1)
     assert router.proc is not None
     router.proc.kill()
@@ -79,7 +79,7 @@ def test_term_is_warm(router: StockRouter, our_jobmanager: OurJobManager, notes:
     """TERM says KBYE at once, and lets the running job end and be answered; others take what waits."""
     proc = router.start()
     first = our_jobmanager(router.endpoint("backend"), jobs=1)
-    job = f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'running', 3], reply_requested=True"
+    job = f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'running', 2], reply_requested=True"
     router.defer(job, f"'stock_tasks.note', args=[{notes.path!r}, 'waiting']")
     notes.wait(1)
     first.send_signal(signal.SIGTERM)

@@ -78,7 +78,7 @@ def test_schedules(served: Broker, stock: Stock, notes: Notes) -> None:
         + call("cron later", cron="0 0 1 1 *", headers=["nohaste"])
         + call("for ever", interval_secs=1)
         + call("twice after a second", interval_secs=1, headers=["nohaste", "run_count:2"])
-        + "socket.zsocket.close(linger=5000)",
+        + "finish()",
         broker=frontend,
     )
     started = time.time()
@@ -95,7 +95,7 @@ def test_schedules(served: Broker, stock: Stock, notes: Notes) -> None:
         call("for ever", interval_secs=1, unschedule=True)
         + call("at once", unschedule=True)
         + call("never scheduled", unschedule=True)
-        + "socket.zsocket.close(linger=5000)",
+        + "finish()",
         broker=frontend,
     )
     wait_until(lambda: len(served.client.ask("schedules")) == 3, what="the end of two schedules")
@@ -135,7 +135,7 @@ while time.monotonic() < end:
     assert messages.send_publish_request(socket, "other", ["never"])
     assert messages.send_publish_request(socket, "topic", ["update", "1"])
     time.sleep(0.05)
-socket.zsocket.close(linger=5000)
+finish()
 """,
             broker=incoming,
         )
@@ -172,7 +172,7 @@ def test_emq_cli(served: Broker, stock: Stock, notes: Notes) -> None:
     assert 0 == served.proc.wait()
 
 
-@pytest.mark.parametrize("lives_s", [5.0, pytest.param(40.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lives_s", [4.0, pytest.param(40.0, marks=pytest.mark.long)])
 def test_a_stock_scheduler_lives(broker: Broker, stock: Stock, lives_s: float) -> None:
     """A stock scheduler is acknowledged and kept alive, and comes back to a broker that was restarted."""
     broker.start("--dead-after", "2")

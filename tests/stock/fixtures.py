@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def stock_eventmq() -> StockEnvironment:
 
 
 @pytest.fixture
-def stock(stock_eventmq: StockEnvironment, procs: Procs, tmp_path: Path) -> Stock:
+def stock(stock_eventmq: StockEnvironment, procs: Procs, tmp_path: Path) -> Iterator[Stock]:
     """Starts stock routers, job managers, schedulers and clients; they end with the test."""
-    return Stock(stock_eventmq, procs, tmp_path)
+    made = Stock(stock_eventmq, procs, tmp_path)
+    yield made
+    made.close()

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.interop]
 def test_job_runs_end_to_end(stock: Stock, free_port: Callable[[], int], tmp_path: Path) -> None:
     """A stock client's job goes through a stock router to a stock job manager and runs there."""
     frontend, backend, admin = (f"tcp://127.0.0.1:{free_port()}" for _ in range(3))
-    router = stock.router(frontend=frontend, backend=backend, admin=admin)
+    router = stock.router(frontend=frontend, backend=backend, admin=admin, HEARTBEAT_INTERVAL="1")
     stock.jobmanager(broker=backend, jobs=2)
     notes = tmp_path / "notes"
     # READY comes only after the router's first HEARTBEAT; until then the router would buffer in silence.

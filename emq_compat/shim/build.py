@@ -201,7 +201,8 @@ def unix_time(value: float | datetime | str, now: float, *, tz: Any = timezone.u
         TypeError, ValueError: it is none of these.
     """
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        # Python 3.10 doesn't read the Z.
+        value = datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
     if isinstance(value, datetime):
         return (value if value.tzinfo is not None else value.replace(tzinfo=tz)).timestamp()
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -107,5 +107,8 @@ def _hook(document: dict[str, Any]) -> Any:
         return decode(document["__value__"])
     kombu = sys.modules.get("kombu.utils.json")
     if kombu is not None:
-        return kombu.object_hook(document)
+        try:
+            return kombu.object_hook(document)
+        except ValueError:
+            pass
     raise ValueError(f"a value of the unknown type {marker!r}")

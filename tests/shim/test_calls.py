@@ -117,13 +117,14 @@ def test_a_naive_time_is_utc_or_in_the_app_s_zone(
 
 @pytest.mark.parametrize(
     "expires",
-    [30, 30.0, timedelta(seconds=30), "iso"],
+    [30, 30.0, timedelta(seconds=30), "iso", "Z"],
 )
 def test_expires_is_seconds_or_a_time(add: Task[..., int], client: Recorder, expires: Any) -> None:
     """expires= is a number of seconds from now, a datetime, or its ISO text."""
     now = time.time()
     at = datetime.now(timezone.utc) + timedelta(seconds=30)
-    given = at if isinstance(expires, timedelta) else at.isoformat() if expires == "iso" else expires
+    texts = {"iso": at.isoformat(), "Z": at.isoformat().replace("+00:00", "Z")}
+    given = at if isinstance(expires, timedelta) else texts.get(expires, expires)
 
     add.apply_async((1,), expires=given)
 

@@ -380,7 +380,9 @@ class PathProgram:
         self._exit: Callable[[], Any] | None = None
 
     def worker_init(self) -> None:
-        """Nothing: the site's modules are imported in the children, as in eventmq."""
+        """Look for the entry and exit functions; raises ConfigurationError if one is missing."""
+        for name in filter(None, self._names):
+            callable_from_name(name)
 
     def child_init(self) -> None:
         """Find entry and exit functions, run the setup; raises ConfigurationError if one is missing."""

@@ -71,6 +71,8 @@ def jobmanager(
     end it: what runs is finished, the rest given back; a second one ends it at once.
     """
     with one_line_errors(loglevel):
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
         if config is not None:
             os.environ["EVENTMQ_CONFIG_FILE"] = config
         settings = read_settings(os.environ)

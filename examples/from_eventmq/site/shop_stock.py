@@ -18,4 +18,4 @@ for number in range(int(sys.argv[1])):
         class_kwargs={"sender": "billing@example.org"},
         queue="mail",
     )
-messages.schedule(socket, invoices.report, interval_secs=1)
+messages.schedule(socket, invoices.report, interval_secs=5)

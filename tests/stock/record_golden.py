@@ -18,7 +18,7 @@ from typing import Any
 
 import zmq
 
-from tests.processes import Procs, unused_port
+from tests.processes import Procs, unused_port, wait_until
 from tests.stock.peers import Stock, stock_environment
 
 GOLDEN = Path(__file__).resolve().parents[1] / "protocol" / "golden_stock_0_3_13.json"
@@ -258,7 +258,15 @@ def _router(stock: Stock, recording: Recording) -> None:
     scheduler.say(b"INFORM", b"", b"scheduler")
     heard(scheduler, "scheduler", b"ACK", "ACK of a scheduler's INFORM")
     heard(scheduler, "scheduler", b"HEARTBEAT", "HEARTBEAT to a scheduler")
+    operator = recording.peer(zmq.DEALER, b"golden-operator").connect(admin)
+
+    def has_a_slot() -> bool:
+        operator.say(b"ROUTER_SHOW_WORKERS")
+        return b'"available_slots": 1' in operator.hear(b"REPLY")[1][4]
+
     worker.say(b"READY")
+    # It reads clients first: without the slot it would keep the REQUEST, and say nothing to the client.
+    wait_until(has_a_slot, what="a free slot")
     client.say(b"REQUEST", b"default", b"reply-requested,guarantee", _job("add", 2, 3))
     heard(worker, "worker", b"REQUEST", "REQUEST to a worker with a free slot")
     heard(client, "client", b"REPLY", "REPLY at the hand-out: the msgid alone")
@@ -269,7 +277,6 @@ def _router(stock: Stock, recording: Recording) -> None:
     heard(scheduler, "scheduler", b"SCHEDULE", "SCHEDULE passed on")
     client.say(b"UNSCHEDULE", b"default", b"guarantee", b"-1", _job("add", 2, 3), b"")
     heard(scheduler, "scheduler", b"UNSCHEDULE", "UNSCHEDULE passed on")
-    operator = recording.peer(zmq.DEALER, b"golden-operator").connect(admin)
     for command in (b"STATUS", b"ROUTER_SHOW_WORKERS", b"ROUTER_SHOW_SCHEDULERS"):
         operator.say(command)
         heard(operator, "admin", b"REPLY", f"REPLY to {command.decode()}")

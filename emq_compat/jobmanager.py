@@ -602,7 +602,7 @@ class JobManager:
         if job is None:
             return
         headers = job.delivery.headers
-        by_eventmq = headers.timeout is not None or not headers.task
+        by_eventmq = not headers.task  # the shim's messages have a timeout, too, for stock workers
         reply = reply_to_lost(
             lost, job.delivery, job.policy, job.assignment.limit_s, expired_by_eventmq=by_eventmq
         )

@@ -1,0 +1,36 @@
+"""What the cases share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.processes import Proc, wait_until
+from tests.site import Site
+
+#: A fresh ping of a worker that is alive ends within this.
+ALIVE_S = 2.0
+
+
+@pytest.fixture
+def assert_alive(site: Site) -> Callable[[Proc], None]:
+    """A function that asserts that a worker is the process it was, and runs a fresh ping in time."""
+    pings = 0
+
+    def alive(worker: Proc) -> None:
+        nonlocal pings
+        pings += 1
+        mark = f"alive{pings}"
+        assert worker.alive(), worker.tail()
+        assert mark == site.tasks.ping.delay(mark).get(timeout=ALIVE_S)
+        assert worker.alive(), worker.tail()
+
+    return alive
+
+
+def pass_s(seconds: float) -> None:
+    """Let time pass, where a case is about time."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, seconds + 5, interval_s=0.02)

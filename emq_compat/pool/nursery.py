@@ -205,6 +205,7 @@ class ZygoteNursery(Nursery):
         self._active: _ZygoteProcess | None = None
         self._spare: _ZygoteProcess | None = None
         self._spare_orders: socket.socket | None = None  # of one that was asked for
+        self._unreaped: set[int] = set()  # spares that have ended and are the zygote's to reap
         self._requested: set[int] = set()
         self._events: list[NurseryEvent] = []
 
@@ -278,6 +279,10 @@ class ZygoteNursery(Nursery):
         self._poll.unregister(lost.pidfd)
         self._poll.unregister(lost.orders)
         self._drop(lost)
+        for pid in self._unreaped:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._unreaped.clear()
         self.takeovers += 1
         self._active, self._spare = self._spare, None
         if self._spare_orders is not None:  # asked of the one that's gone
@@ -298,8 +303,10 @@ class ZygoteNursery(Nursery):
         self._request_spare()
 
     def _drop(self, lost: _ZygoteProcess) -> None:
-        with contextlib.suppress(ChildProcessError):  # a spare is its zygote's to reap
+        try:
             os.waitid(os.P_PIDFD, lost.pidfd, os.WEXITED)
+        except ChildProcessError:
+            self._unreaped.add(lost.pid)
         lost.close()
 
     def _read_answers(self) -> None:
@@ -312,6 +319,7 @@ class ZygoteNursery(Nursery):
                 return
             kind, number, value = zygote.MESSAGE.unpack(data)
             if kind == zygote.EXITED:
+                self._unreaped.discard(number)
                 self._events.append(Ended(pid=number, status=value))
             elif number == _SPARE:
                 self._meet_spare(kind, value, fds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -340,6 +342,28 @@ def test_stop_ends_what_runs(run: Run) -> None:
         return True
 
     run(body)
+
+
+def test_each_process_is_begun_and_ended_once(run: Run, tmp_path: Path) -> None:
+    """child_init comes before any work, child_exit after all of it, in the process that runs the work."""
+
+    def note(what: str) -> None:
+        with (tmp_path / "notes").open("a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+    pids: list[int] = []
+
+    def body(driver: Driver) -> None:
+        for name in "ab":
+            driver.submit(assignment("pid", name))
+            pids.append(int(replies(driver.finished(name))[0]))
+            note("work")
+
+    run(body, child_init=lambda: note("init"), child_exit=lambda: note("exit"))
+    [pid] = set(pids)
+    own = os.getpid()
+    expected = [f"init {pid}", f"work {own}", f"work {own}", f"exit {pid}"]
+    assert expected == (tmp_path / "notes").read_text().splitlines()
 
 
 def test_stacks_show_where_each_slot_stands(run: Run) -> None:

@@ -47,7 +47,7 @@ def test_recycling_leaves_no_gap(prefork: Prefork) -> None:
 
 
 def _ready_besides(pool: object, pid: int) -> bool:
-    kids = pool._kids.values()  # type: ignore[attr-defined]
+    kids = pool._brood.kids.values()  # type: ignore[attr-defined]
     return any(kid.ready and not kid.leaving and kid.pid != pid for kid in kids)
 
 

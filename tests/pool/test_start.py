@@ -127,6 +127,19 @@ def test_with_threads_and_nothing_to_rebuild_the_start_is_refused(thread: thread
     assert before == len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.filterwarnings("error")
+def test_python_does_not_warn_of_the_forks(
+    thread: threading.Thread, prefork: Prefork, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where the zygote is asked for beside threads, only the pool itself warns, in whatever process."""
+    driver = prefork(1, start_method="zygote")
+    driver.submit(assignment("multiprocess", "a"))
+    os.kill(driver.pool._brood._nursery._active.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    driver.finished("a")
+    driver.idle(1)
+    assert "" == capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("before", "named"), [("zmq", "ZeroMQ context"), ("thread", "threads are running")])
 def test_what_makes_a_fork_unsafe_is_noticed(procs: Procs, before: str, named: str) -> None:
     """A ZeroMQ context or a thread before the start: spawned, said so, and the work is done."""
@@ -211,7 +224,7 @@ def test_a_fork_of_the_parent_does_not_keep_children_alive(prefork: Prefork) -> 
     if pid == 0:
         ends = [os.readlink(entry) for entry in _links()]
         pool: Any = driver.pool
-        pipe = os.readlink(f"/proc/{os.getppid()}/fd/{pool._death_write}")
+        pipe = os.readlink(f"/proc/{os.getppid()}/fd/{pool._brood._death_write}")
         os.write(write, str(ends.count(pipe)).encode())
         os._exit(0)
     os.waitpid(pid, 0)

@@ -63,7 +63,7 @@ def test_a_signal_to_the_whole_group(site: Site, pool: str, seconds: float, sign
     "soft_s", [pytest.param(1, id="short"), pytest.param(3, id="full", marks=pytest.mark.long)]
 )
 def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float) -> None:
-    """8: after a soft end, and after two interrupts, they are back on the queue; the next worker runs them."""
+    """8: after a soft end, and after two interrupts, they are back on the queue for the next worker."""
     site.write_project(f"\napp.conf.worker_soft_shutdown_timeout = {soft_s}\n")
     site.start_broker()
     soft = site.start_worker("-P", pool, "-c", "2")

@@ -121,7 +121,7 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
 
 def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[int, bool]:
     """Run a worker to its end; returns its exit status and whether it is to start again."""
-    app, url = _configured_app(app_name, broker, options)
+    app, url, changes = _configured_app(app_name, broker, options)
     config = _config(app, url, options)
     app.hostname = config.name
     site = _site(app, app_name, url, config, options)
@@ -129,7 +129,7 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
     form, date_form = str(conf.worker_log_format), conf.worker_log_datefmt
     hijack = bool(conf.worker_hijack_root_logger)
     open_log(config.log_level, site.log, form, date_form, hijack=hijack)
-    program = ShimProgram(app, found_as=app_name)
+    program = ShimProgram(app, found_as=app_name, changes=changes)
     with ExitStack() as stack:
         stack.enter_context(pid_file(site.pid))
         companions = {}
@@ -145,24 +145,27 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
     return status, manager.restart_wanted
 
 
-def _configured_app(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[Celery, str]:
-    """Return the app, told what the command line says of its tasks, and the broker's address."""
-    url = Connection(app_name, broker).url
+def _configured_app(
+    app_name: str, broker: str | None, options: Mapping[str, Any]
+) -> tuple[Celery, str, dict[str, Any]]:
+    """Return the app, the broker's address, and the settings that the command line gave to the app."""
     app = load_app(app_name)
     conf = app.conf
+    url = conf.broker_read_url if not broker and conf.broker_read_url else Connection(app_name, broker).url
+    changes: dict[str, Any] = {}
     if broker:
-        conf.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
-    elif conf.broker_read_url:
-        url = conf.broker_read_url
+        changes.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
     for setting in ("time_limit", "soft_time_limit"):
         if options[setting] is not None:
-            conf[f"task_{setting}"] = options[setting]
+            changes[f"task_{setting}"] = options[setting]
     if options["task_events"]:
-        conf.worker_send_task_events = True
+        changes["worker_send_task_events"] = True
     if options["include"]:
-        conf.include = (*_names(conf.include), *_names(options["include"]))
+        changes["include"] = [*_names(conf.include), *_names(options["include"])]
+    conf.update(changes)
+    if options["include"]:
         app = load_app(app_name)
-    return app, url
+    return app, url, changes
 
 
 def _config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:

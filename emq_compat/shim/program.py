@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
@@ -37,15 +39,19 @@ class ShimProgram:
     """Implements run.Program for an app: runs its registered tasks, and nothing else.
 
     ``found_as`` is what ``-A`` said, by which a spawned process finds the app again; empty: it can't be.
-    ``app.hostname`` is the node name that tasks see; set it before anything is forked.
+    ``app.hostname`` is the node name that tasks see; set it before anything is forked. ``changes`` are
+    settings (JSON values) that the command line gave to the app, and that a spawned process gives it again.
     """
 
     soft_limit_exceeded: type[BaseException] = SoftTimeLimitExceeded
 
-    def __init__(self, app: Celery, *, found_as: str = "") -> None:
+    def __init__(
+        self, app: Celery, *, found_as: str = "", changes: Mapping[str, Any] | None = None
+    ) -> None:
         self.app = app
+        arguments = (found_as, app.hostname, *((json.dumps(changes),) if changes else ()))
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
-            ("emq_compat.shim.program:rebuild", (found_as, app.hostname)) if found_as else None
+            ("emq_compat.shim.program:rebuild", arguments) if found_as else None
         )
         self._policies: dict[str, TaskPolicy] | None = None
         self._by_path: dict[tuple[str, str], Task[..., object]] | None = None
@@ -191,8 +197,9 @@ class ShimProgram:
         return found
 
 
-def rebuild(found_as: str, hostname: str) -> ShimProgram:
-    """Make a ShimProgram again in a new process."""
+def rebuild(found_as: str, hostname: str, changes: str = "{}") -> ShimProgram:
+    """Make a ShimProgram again in a new process; ``changes`` are settings in JSON."""
     app = find_app(found_as)
     app.hostname = hostname
+    app.conf.update(json.loads(changes))
     return ShimProgram(app, found_as=found_as)

@@ -126,6 +126,22 @@ def test_options_win_over_settings(site: Site) -> None:
         site.tasks.sleep.delay(30, "long").get(timeout=15)
 
 
+def test_spawned_children_have_the_options(site: Site) -> None:
+    """With worker_pool_start_method spawn, children know -b, -I and -n as well."""
+    site.write_project(
+        "\napp.conf.update(worker_pool_start_method='spawn', broker_url='emq://127.0.0.1:1')\n"
+        "@app.task(bind=True)\ndef told(self):\n    return [app.conf.broker_url, self.request.hostname]\n"
+    )
+    (site.folder / "more.py").write_text(
+        f"from {NAME} import app\n\n@app.task\ndef extra():\n    return 'extra'\n"
+    )
+    site.start_broker()
+    site.start_worker("-b", site.url, "-I", "more", "-n", "w1@x", "-c", "1")
+    site.tasks.app.conf.broker_url = site.url
+    assert [site.url, "w1@x"] == site.tasks.told.delay().get(timeout=15)
+    assert "extra" == site.tasks.app.send_task("more.extra").get(timeout=15)
+
+
 def test_the_brokers_address_comes_from_the_environment(site: Site) -> None:
     """EMQ_BROKER_ADDR counts where neither -b nor the app names a broker."""
     module = site.folder / f"{NAME}.py"

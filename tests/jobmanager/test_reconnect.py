@@ -142,6 +142,14 @@ def test_no_broker_at_the_start(site: Site) -> None:
     ping_within(site, "first", BACK_S)
 
 
+def test_an_end_without_a_broker(site: Site) -> None:
+    """A worker that never found a broker ends at once when it is told to."""
+    worker = site.start_worker(ready="no broker at tcp://127.0.0.1:")
+    began = time.monotonic()
+    assert 0 == worker.stop()
+    assert time.monotonic() - began < 6
+
+
 def test_failover(site: Site) -> None:
     """Where nobody listens at the first address, or no longer, the worker takes the second."""
     with Proxy(site.ports["backend"]) as proxy:

@@ -11,11 +11,10 @@ import math
 import os
 import random
 import re
-import struct
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import zmq
 
@@ -24,14 +23,10 @@ from emq_compat.errors import EmqError, OperationalError, RemoteProtocolError
 from emq_compat.keys import Keys
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Command, Hello
-from emq_compat.protocol.frames import decode, encode
-from emq_compat.wire.curve import client_curve
+from emq_compat.protocol.frames import encode
+from emq_compat.wire import Wire
 
 __all__ = ["Channel", "Channels", "Cut", "Silent"]
-
-#: ZMTP pings: a connection whose far end is frozen, or cut off without a word, is given up after these two.
-_PING_EVERY_MS = 3_000
-_PONG_WITHIN_MS = 3_000
 
 #: The first and the longest pause between two rounds over the addresses.
 _BACKOFF_S = 0.02
@@ -39,26 +34,15 @@ _BACKOFF_MAX_S = 0.5
 #: How long an unconfirmed message to a stock router may take to leave when the client closes.
 _STOCK_LINGER_S = 1.0
 
-# Plain numbers: an enum's | and & cost a microsecond each on every frame.
-_READABLE = int(zmq.PollEvent.POLLIN)
-_WRITABLE = int(zmq.PollEvent.POLLOUT)
-_NOBLOCK = int(zmq.Flag.NOBLOCK)
-_MORE = int(zmq.Flag.SNDMORE | zmq.Flag.NOBLOCK)
-_EVENTS = int(zmq.SocketOption.EVENTS)
+#: Messages dropped from a connection before it is lent again.
+_LEFT_OVER = 10_000
 
-_EVENT = struct.Struct("=HI")
-_CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
-_GONE = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
-#: Said before the connection is closed, and more telling.
-_REASONS = {
-    zmq.Event.HANDSHAKE_FAILED_AUTH: "it refused this client's CURVE key",
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: do both use CURVE, and keys that match?",
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed: is it a broker, and do both use CURVE?",
-}
+_READABLE = int(zmq.POLLIN)
+_WRITABLE = int(zmq.POLLOUT)
+
 _NO_HELLO = (
     "no emq-compat broker answers the HELLO there; is it a stock eventmq router? then write {}?stock=1"
 )
-_WATCHED = _CONNECTED | _GONE | sum(_REASONS)
 
 
 class Cut(EmqError):
@@ -70,47 +54,33 @@ class Silent(EmqError):
 
 
 class Channel:
-    """A DEALER with one connection. Deadlines are monotonic times; None: none.
+    """A connection with deadlines: monotonic times; None: none.
 
     Every method but ``close`` may raise Cut; what was sent and not answered may or may not have arrived.
     """
 
-    __slots__ = ("_dealer", "_monitor", "_polled", "_reason", "_send", "address", "broker", "connected")
+    __slots__ = ("_polled", "_wire", "address", "broker")
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: Address, identity: bytes) -> None:
         """Begin to connect; returns at once.
 
         Raises:
             ConfigurationError: the address's key folder can't be used.
+            OperationalError: the address can't be used.
         """
         keys = Keys.for_client(address.keys_dir) if address.keys_dir is not None else None
         self.address = address
         #: What the broker's HELLO said of it; empty for a stock router.
         self.broker: dict[str, object] = {}
-        self.connected = False
-        self._reason = "the connection was refused"
-        dealer = self._dealer = context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.IDENTITY, identity)
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-        dealer.setsockopt(zmq.SNDHWM, 0)  # the client bounds what is under way, by count and bytes
-        dealer.setsockopt(zmq.RCVHWM, 0)  # a full pipe would make the broker's ROUTER drop answers
-        dealer.setsockopt(zmq.HEARTBEAT_IVL, _PING_EVERY_MS)
-        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_WITHIN_MS)
-        if address.ipv6:
-            dealer.setsockopt(zmq.IPV6, 1)
-        if keys is not None:
-            client_curve(dealer, keys)
-        # The compiled method beneath pyzmq's wrapper: a REQUEST has seven frames, and it halves their price.
-        self._send: Callable[[bytes, int], object] = super(zmq.Socket, dealer).send
-        self._monitor = dealer.get_monitor_socket(_WATCHED)
-        self._polled = [(dealer, _READABLE), (self._monitor, _READABLE)]
-        try:
-            dealer.connect(address.client_endpoint)
-        except zmq.ZMQError as exc:
-            self.close()
-            raise OperationalError(f"{address} can't be connected to: {exc.strerror}") from exc
+        self._wire = Wire(
+            context, address.client_endpoint, identity=identity, keys=keys, stock=address.stock, once=True
+        )
+        self._polled = [(socket, _READABLE) for socket in self._wire.sockets()]
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        return self._wire.connected
 
     def open(self, deadline: float) -> None:
         """Wait for the connection and the broker's HELLO (a stock router says none).
@@ -119,9 +89,11 @@ class Channel:
             Cut: refused, or a handshake failed: the message says why.
             Silent: connected or not, no answer until ``deadline``; see ``connected``.
         """
-        while not self.connected:
-            self._wait([(self._monitor, _READABLE)], deadline)
-            self._read_monitor()
+        while True:
+            self.receive_now()
+            if self.connected:
+                break
+            self._wait(self._polled, deadline)
         if self.address.stock:
             return
         self.send(encode(Hello(msgid=new_id(), about={})), deadline)
@@ -132,23 +104,18 @@ class Channel:
                 return
 
     def send(self, frames: Sequence[bytes], deadline: float | None) -> None:
-        """Hand one message to ZeroMQ; waits only while the connection takes no more.
+        """Hand one message to ZeroMQ.
 
         Raises:
             Silent: it took none until ``deadline``.
         """
-        send = self._send
-        first, last = frames[0], len(frames) - 1
-        while True:
-            try:
-                send(first, _MORE)
-                break
-            except zmq.Again:
-                self._wait([(self._dealer, _WRITABLE), (self._monitor, _READABLE)], deadline)
-                self._read_monitor()
-        for i in range(1, last):
-            send(frames[i], _MORE)
-        send(frames[last], _NOBLOCK)
+        wire = self._wire
+        while not wire.send_frames(frames):
+            # Either the connection is lost, of which the monitor tells, or ZeroMQ has only not yet looked.
+            socket, monitor = wire.sockets()
+            self._wait([(socket, _WRITABLE), (monitor, _READABLE)], deadline)
+            wire.look()
+            self._check()
 
     def receive(self, deadline: float | None) -> Command:
         """Return the next command.
@@ -165,30 +132,27 @@ class Channel:
 
     def receive_now(self) -> Command | None:
         """Return the next command if it is there already; raises OperationalError as ``receive`` does."""
-        if not _readable(self._dealer):
-            self._read_monitor()
+        received = self._wire.receive(1)
+        if not received:
+            self._check()
             return None
-        try:
-            return decode(self._dealer.recv_multipart(_NOBLOCK))
-        except RemoteProtocolError as exc:
-            raise OperationalError(f"the broker at {self.address} can't be understood: {exc}") from exc
+        [command] = received
+        if isinstance(command, RemoteProtocolError):
+            raise OperationalError(
+                f"the broker at {self.address} can't be understood: {command}"
+            ) from command
+        return command
 
     def usable(self) -> bool:
-        """Tell whether the connection stands, as far as is known; drops what a stock router has said."""
-        if _readable(self._monitor):
-            return False
-        if self.address.stock:
-            while _readable(self._dealer):
-                self._dealer.recv_multipart(_NOBLOCK)
-        return True
+        """Tell whether the connection stands; what has come while nobody waited for it is dropped."""
+        self._wire.receive(_LEFT_OVER)
+        return self.connected
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; what ZeroMQ has not yet written to the connection is dropped after ``linger_s``."""
-        self._dealer.disable_monitor()
-        self._monitor.close(0)
-        self._dealer.close(int(linger_s * 1000))
+        self._wire.close(linger_s)
 
-    def _wait(self, polled: list[tuple[zmq.Socket[bytes], int]], deadline: float | None) -> None:
+    def _wait(self, polled: Sequence[tuple[zmq.Socket[bytes], int]], deadline: float | None) -> None:
         if deadline is None:
             zmq.zmq_poll(polled, -1)
             return
@@ -196,21 +160,11 @@ class Channel:
         if left <= 0 or not zmq.zmq_poll(polled, math.ceil(left * 1000)):
             raise Silent
 
-    def _read_monitor(self) -> None:
-        """Take in what the monitor has said; raises Cut."""
-        while _readable(self._monitor):
-            event, _value = _EVENT.unpack(self._monitor.recv_multipart(_NOBLOCK)[0])
-            if event == _CONNECTED:
-                self.connected = True
-                self._reason = "the connection was lost"
-            elif event & _GONE:
-                raise Cut(self._reason)
-            else:
-                self._reason = _REASONS.get(event, self._reason)
-
-
-def _readable(socket: zmq.Socket[bytes]) -> bool:
-    return bool(socket.getsockopt(_EVENTS) & _READABLE)  # type: ignore[operator]  # it is a number
+    def _check(self) -> None:
+        """Raise Cut if there is no connection any more, or there won't be one."""
+        wire = self._wire
+        if wire.failure or wire.cuts:
+            raise Cut(wire.failure or "the connection was lost")
 
 
 class Channels:

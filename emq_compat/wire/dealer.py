@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import zmq
@@ -19,18 +20,25 @@ __all__ = ["Wire"]
 Received: TypeAlias = "Command | RemoteProtocolError"
 
 _EVENTS = int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) | HANDSHAKE_FAILED
+_CLOSED = int(zmq.EVENT_CLOSED)
+
+#: ZMTP pings: a connection whose far end is frozen, or cut off without a word, is given up after these two.
+_PING_EVERY_MS = 3_000
+_PONG_WITHIN_MS = 3_000
 
 
 class Wire(Watched):
     """One connection to a broker or stock router. Nothing blocks; when cut, ZeroMQ connects again by itself.
 
     What is sent while there is no connection waits for it. Whoever wants a clean start closes the wire and
-    makes another, under another identity.
+    makes another, under another identity. A wire that is made ``once`` is for that: it never connects again,
+    takes nothing to be sent while it isn't connected, and finds a frozen peer by itself.
 
     Attributes:
         connected: the handshake is done, and the connection not lost since.
-        failure: why the handshake failed; empty when it did not. It says so within milliseconds of the
-            attempt when only one side uses CURVE, or the keys are refused; ZeroMQ then doesn't try again.
+        failure: why the connection was refused, or the handshake failed; empty when neither. It says so
+            within milliseconds of the attempt when only one side uses CURVE, or the keys are refused; ZeroMQ
+            then doesn't try again. Nobody listening is a failure only to a wire that is made once.
         cuts: how often an established connection was lost; counts those, too, that were made good between
             two calls of ``receive``.
     """
@@ -43,6 +51,7 @@ class Wire(Watched):
         identity: bytes,
         keys: Keys | None = None,
         stock: bool = False,
+        once: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
         """Begin to connect. ``stock``: send only what a stock router may see.
@@ -62,23 +71,33 @@ class Wire(Watched):
         socket: Socket = context.socket(zmq.DEALER)
         self._multipart = Multipart(socket, limits)
         socket.setsockopt(zmq.IDENTITY, identity)
-        socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if once:
+            socket.setsockopt(zmq.IMMEDIATE, 1)
+            socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, _PING_EVERY_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_WITHIN_MS)
+        else:
+            socket.setsockopt(zmq.RECONNECT_IVL, 100)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         if keys is not None:
             client_curve(socket, keys)
-        super().__init__(socket, _EVENTS)
+        super().__init__(socket, _EVENTS | _CLOSED if once else _EVENTS)
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as exc:
             self.close()
             raise OperationalError(f"{endpoint} can't be connected to: {exc.strerror}") from exc
 
-    def receive(self, limit: int = 256) -> list[Received]:
-        """Return what has arrived, at most ``limit`` messages; one that is malformed, as its error."""
+    def look(self) -> None:
+        """Bring ``connected``, ``failure`` and ``cuts`` up to date; ``receive`` does it, too."""
         for event, _value in self._events():
             self._note(event)
+
+    def receive(self, limit: int = 256) -> list[Received]:
+        """Return what has arrived, at most ``limit`` messages; one that is malformed, as its error."""
+        self.look()
         received: list[Received] = []
         multipart, limits = self._multipart, self._limits
         try:
@@ -95,22 +114,29 @@ class Wire(Watched):
         """Send a command; raises LocalProtocolError as ``encode`` does."""
         self._multipart.send(encode(command, stock=self.stock, limits=self._limits))
 
-    def send_frames(self, frames: list[bytes]) -> None:
-        """Send a message that is encoded already."""
-        self._multipart.send(frames)
+    def send_frames(self, frames: Sequence[bytes]) -> bool:
+        """Send a message that is encoded already; False: a wire made once is not connected, or no more."""
+        return self._multipart.send(frames)
 
     def _note(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connected = self._shaken = True
             self.failure = ""
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self.failure = f"{self.endpoint} refused this side's CURVE key"
+            self.failure = "it refused this side's CURVE key"
         elif event & HANDSHAKE_FAILED:
-            uses = "it uses CURVE keys and this side none" if not self._curve else "it uses no CURVE keys"
-            self.failure = f"the handshake with {self.endpoint} failed: {uses}, or it is no ZeroMQ peer"
+            uses = (
+                "it uses no CURVE keys, or not the public key that this side knows"
+                if self._curve
+                else "it uses CURVE keys and this side none"
+            )
+            self.failure = f"the handshake failed: {uses}, or it is no ZeroMQ peer"
+        elif event == _CLOSED:
+            if not self.cuts and not self.failure:
+                self.failure = "the connection was refused"
         else:
             if not self._shaken and not self.failure:
                 why = "is its public key the right one?" if self._curve else "is it a broker?"
-                self.failure = f"{self.endpoint} closed the connection during the handshake: {why}"
+                self.failure = f"it closed the connection during the handshake: {why}"
             self.cuts += self._shaken
             self.connected = self._shaken = False

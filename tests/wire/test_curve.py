@@ -60,9 +60,7 @@ def test_a_client_without_a_key_is_told_at_once(context: Context, router: Router
 
     Driver(wire).until(lambda: wire.failure, timeout_s=1)
 
-    assert (
-        f"the handshake with {router.endpoint} failed: it uses CURVE keys and this side none" in wire.failure
-    )
+    assert "the handshake failed: it uses CURVE keys and this side none" in wire.failure
     assert not wire.connected
     assert [] == router.receive()
 
@@ -76,7 +74,7 @@ def test_a_client_with_an_unknown_key_is_told_at_once(
 
     Driver(wire).until(lambda: wire.failure, timeout_s=1)
 
-    assert f"{router.endpoint} refused this side's CURVE key" == wire.failure
+    assert "it refused this side's CURVE key" == wire.failure
 
 
 def test_a_client_that_knows_another_broker_is_told_at_once(
@@ -88,7 +86,7 @@ def test_a_client_that_knows_another_broker_is_told_at_once(
 
     Driver(wire).until(lambda: wire.failure, timeout_s=1)
 
-    assert router.endpoint in wire.failure
+    assert "not the public key that this side knows" in wire.failure
     assert not wire.connected
 
 

@@ -10,15 +10,22 @@ from typing import Any
 
 import pytest
 
-from emq_compat.celery_shim import EncodeError, NotRegistered, SoftTimeLimitExceeded, TaskRevokedError
-from tests.processes import Procs, unused_port
+from emq_compat.celery_shim import (
+    EncodeError,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from tests.processes import Procs, unused_port, wait_until
 from tests.site import POOLS, Site, open_site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
 _TASKS = '''
-import asyncio, threading
-from emq_compat.celery_shim import Ignore, Reject, SoftTimeLimitExceeded
+import asyncio, signal, threading
+from emq_compat.celery_shim import Reject, SoftTimeLimitExceeded
 
 
 class TwoArguments(Exception):
@@ -123,8 +130,14 @@ def put_back(self):
 
 
 @app.task
-def ignores():
-    raise Ignore
+def killed():
+    note("killed run")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(time_limit=1)
+def over_the_limit():
+    time.sleep(30)
 
 
 @app.task
@@ -240,10 +253,25 @@ def test_a_soft_limit_can_be_caught(live: Site) -> None:
         uncaught.get(timeout=30)
 
 
+@pytest.mark.parametrize("live", ["prefork"], indirect=True)
+def test_a_lost_child_is_workerlosterror(live: Site) -> None:
+    """Case 2 (a): an early-acked task whose child is killed runs once; get() raises WorkerLostError."""
+    with pytest.raises(WorkerLostError):
+        live.tasks.killed.delay().get(timeout=30)
+    assert 1 == live.count("killed run")
+    assert 1 == live.tasks.echo.delay(1).get(timeout=30)
+
+
+@pytest.mark.parametrize("live", ["prefork", "threads"], indirect=True)
+def test_a_hard_limit_is_timelimitexceeded(live: Site) -> None:
+    """Case 14 (b): a task over its hard limit ends as TimeLimitExceeded, where the pool can keep one."""
+    with pytest.raises(TimeLimitExceeded):
+        live.tasks.over_the_limit.delay().get(timeout=30)
+    assert 1 == live.tasks.echo.delay(1).get(timeout=30)
+
+
 def test_a_task_s_own_state_is_seen_while_it_runs(live: Site) -> None:
     """update_state(state=, meta=) shows in state and info until the task ends."""
-    from tests.processes import wait_until
-
     result = live.tasks.progress.delay()
 
     wait_until(lambda: (result.state, result.info) == ("PROGRESS", {"done": 1}), 30)

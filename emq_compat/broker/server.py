@@ -27,6 +27,7 @@ from emq_compat import __version__
 from emq_compat.broker import admin
 from emq_compat.broker.asks import Asks
 from emq_compat.broker.engine import Engine, EngineOptions
+from emq_compat.broker.memory import trim
 from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken from one socket in one turn, and so the most that one commit waits for.
 BATCH = 512
+#: After so many messages, and a second without any, memory is given back to the system.
+BURST = 50_000
 #: How often a full disk is tried again.
 PROBE_S = 1.0
 
@@ -85,6 +88,7 @@ class Server:
         #: monotonic time at which the disk is tried again; None: it works.
         self._probe_at: float | None = None
         self._log_at: dict[str, float] = {}
+        self._since_trim = 0
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
         try:
@@ -132,7 +136,10 @@ class Server:
         """Serve until ``stop`` is called (or TERM, INT arrive, where ``handle_signals`` is in force)."""
         more = False
         while not self._stopping:
-            self._poller.poll(0 if more else self._timeout_ms())
+            ready = self._poller.poll(0 if more else self._timeout_ms())
+            if not ready and self._since_trim >= BURST:
+                self._since_trim = 0
+                trim()
             with contextlib.suppress(BlockingIOError):
                 self._wake_r.recv(4096)
             try:
@@ -149,7 +156,8 @@ class Server:
         for other in (self.asks.next_deadline(), *(wire.deadline() for wire in self._wires)):
             if other is not None and other < deadline:
                 deadline = other
-        return max(0, int((deadline - now.mono) * 1000) + 1)
+        timeout_ms = max(0, int((deadline - now.mono) * 1000) + 1)
+        return min(timeout_ms, 1000) if self._since_trim >= BURST else timeout_ms
 
     def _turn(self) -> bool:
         """Do one turn; returns whether more may be waiting on a socket."""
@@ -174,6 +182,7 @@ class Server:
                 engine.from_client(identity, command, now)
         self._serve_administration(now)
         more = len(from_workers) == BATCH or len(from_clients) == BATCH
+        self._since_trim += len(from_workers) + len(from_clients)
         if self._publish_in is not None:
             self._forward_publishes(self._publish_in)
         if self._backups:

@@ -79,6 +79,8 @@ _DEFAULTS = BrokerConfig()
     is_flag=True,
     help="Forward PUBLISH from 47298 to subscribers on 47299, as eventmq does.",
 )
+@click.option("--publish-in", metavar="ENDPOINT", help="The same, with PUBLISH taken here.")
+@click.option("--publish-out", metavar="ENDPOINT", help="The same, with subscribers here.")
 @click.option(
     "--keys",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -106,6 +108,8 @@ def broker(
     stock_timeout: float,
     result_expires: float,
     pubsub: bool,
+    publish_in: str | None,
+    publish_out: str | None,
     keys: Path | None,
     insecure: bool,
     backup: Path | None,
@@ -144,8 +148,9 @@ def broker(
                 "backend": f"ipc://{folder}/worker.sock",
                 "admin": f"ipc://{folder}/admin.sock",
             }
-        if pubsub:
-            options |= {"publish_in": "tcp://127.0.0.1:47298", "publish_out": "tcp://127.0.0.1:47299"}
+        if pubsub or publish_in or publish_out:
+            options["publish_in"] = publish_in or "tcp://127.0.0.1:47298"
+            options["publish_out"] = publish_out or "tcp://127.0.0.1:47299"
         run_broker(BrokerConfig(**options))
     except EmqError as exc:
         if level == "DEBUG":

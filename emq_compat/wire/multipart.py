@@ -26,6 +26,10 @@ _MORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 #: A frame somewhat too large is still received, so that its sender can be told; beyond, it is cut off.
 _SLACK_BYTES: Final = 16 << 20
 
+#: High-water marks of one peer's pipe, in messages (ZeroMQ's SNDHWM and RCVHWM).
+_UNREAD_MESSAGES: Final = 200_000
+_UNTAKEN_MESSAGES: Final = 1_000
+
 _UNFIT = re.compile(r"[^!-~]+")
 
 
@@ -79,9 +83,11 @@ class Multipart:
     def __init__(self, socket: Socket, limits: Limits = LIMITS) -> None:
         self.socket = socket
         socket.setsockopt(zmq.LINGER, 0)
-        # No high-water mark: a full pipe would make a ROUTER drop messages, and a DEALER block.
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
+        # A ROUTER drops what a peer with a full pipe is sent: only one that has long ceased to read has so
+        # much before it (work is bounded by credit). A DEALER would block.
+        socket.setsockopt(zmq.SNDHWM, _UNREAD_MESSAGES if socket.type == zmq.ROUTER else 0)
+        # What comes faster than it is read waits at its sender, not here.
+        socket.setsockopt(zmq.RCVHWM, _UNTAKEN_MESSAGES)
         socket.setsockopt(zmq.MAXMSGSIZE, limits.payload_bytes + _SLACK_BYTES)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)

@@ -1,4 +1,4 @@
-"""Messages that no peer should send: random frames, and mutations of real ones; a seed gives the same again."""
+"""Messages that no peer should send: random frames, and mutations of real ones."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -164,7 +165,11 @@ class ShimProgram:
         try:
             body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"}}'
         except (TypeError, ValueError, RecursionError) as exc:
-            error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
+            why: object = exc
+            if inspect.iscoroutine(outcome.value):
+                outcome.value.close()
+                why = "the task is an async def, which this release doesn't run"
+            error = EncodeError(f"the result of {task.name} can't be carried: {why}")
             logger.error("%s", error)
             return failed(error)
         return Reply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +57,15 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
             raise self.NotRegistered(key) from None
 
     def problems(self) -> list[str]:
-        """Return a line for each task that has attributes which this release does nothing about."""
-        found = {name: [a for a in _NOT_YET if getattr(task, a, None)] for name, task in self.items()}
-        return [
-            f"task {name}: {', '.join(attributes)} without effect in this release"
-            for name, attributes in found.items()
-            if attributes
-        ]
+        """Return a line for each task that this release can't run, or some of whose attributes do nothing."""
+        lines = []
+        for name, task in self.items():
+            attributes = [a for a in _NOT_YET if getattr(task, a, None)]
+            if attributes:
+                lines.append(f"task {name}: {', '.join(attributes)} without effect in this release")
+            if inspect.iscoroutinefunction(task.run):
+                lines.append(f"task {name} is an async def, which this release doesn't run")
+        return lines
 
     def regular(self) -> dict[str, Task[..., Any]]:
         """Return the tasks by name."""

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration]
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("options", [(), ("--prefetch-multiplier", "1")], ids=["default", "multiplier-1"])
+@pytest.mark.parametrize(
+    ("pool", "options"),
+    [
+        ("prefork", ()),
+        ("solo", ("--prefetch-multiplier", "1")),
+        pytest.param("threads", (), marks=pytest.mark.long),
+        pytest.param("prefork", ("--prefetch-multiplier", "1"), marks=pytest.mark.long),
+    ],
+)
 def test_an_idle_worker_takes_what_waits(site: Site, pool: str, options: tuple[str, ...]) -> None:
     """Pings behind a long task run on the second worker as soon as that is there."""
     site.start_broker()
@@ -44,7 +51,7 @@ def test_eta_tasks_are_shared(site: Site) -> None:
     assert 3 <= hosts.count("w1")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("solo", marks=pytest.mark.long)])
 def test_priorities(site: Site, pool: str) -> None:
     """With 200 waiting, ten of a higher priority run among the first twelve."""
     site.start_broker()

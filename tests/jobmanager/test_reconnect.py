@@ -10,7 +10,7 @@ import pytest
 
 from tests.processes import Proc, wait_until
 from tests.proxy import Proxy
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration]
 
@@ -87,7 +87,7 @@ def test_the_broker_is_started_again(site: Site, pool: str) -> None:
     assert one_worker(site)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SIDES)
 def test_the_broker_ends_while_a_task_ends(site: Site, pool: str) -> None:
     """A task that ends while there is no broker has its result once there is one."""
     broker = site.start_broker()

@@ -9,9 +9,12 @@ import pytest
 
 from emq_compat.shim.exceptions import WorkerLostError
 from tests.processes import Proc, wait_until
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration]
+
+#: tests/cases has each pool in its short form, too.
+SIDES = ("prefork", "solo", pytest.param("threads", marks=pytest.mark.long))
 
 
 def end(worker: Proc, timeout_s: float = 30.0) -> tuple[int, float]:
@@ -21,7 +24,7 @@ def end(worker: Proc, timeout_s: float = 30.0) -> tuple[int, float]:
     return status, time.monotonic() - began
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SIDES)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_group_ends_warm(site: Site, pool: str, signum: int) -> None:
     """What runs is finished, what waits stays in its queue, and the exit status is 0."""
@@ -44,7 +47,7 @@ def test_a_signal_to_the_group_ends_warm(site: Site, pool: str, signum: int) -> 
     site.procs.assert_none_left_of(worker)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SIDES)
 def test_soft_shutdown_gives_running_tasks_a_last_while(site: Site, pool: str) -> None:
     """After QUIT and worker_soft_shutdown_timeout a late-acked task goes back and runs on the next worker."""
     site.write_project("\napp.conf.worker_soft_shutdown_timeout = 1.5\n")
@@ -63,7 +66,7 @@ def test_soft_shutdown_gives_running_tasks_a_last_while(site: Site, pool: str) -
     site.wait_runs("start long", 2)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SIDES)
 def test_soft_shutdown_lets_short_tasks_end(site: Site, pool: str) -> None:
     """A task that ends within worker_soft_shutdown_timeout has its result; the worker ends with it."""
     site.write_project("\napp.conf.worker_soft_shutdown_timeout = 20\n")
@@ -78,7 +81,7 @@ def test_soft_shutdown_lets_short_tasks_end(site: Site, pool: str) -> None:
     assert "short" == result.get(timeout=5)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SIDES)
 def test_a_second_interrupt_is_immediate(site: Site, pool: str) -> None:
     """Two INTs cut running tasks off: an early-acked one fails and says why, a late-acked one goes back."""
     slots = 1 if pool == "solo" else 2

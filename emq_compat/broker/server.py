@@ -35,8 +35,18 @@ from emq_compat.config import BrokerConfig
 from emq_compat.errors import EmqError, JournalError, LocalProtocolError, RemoteProtocolError
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
-from emq_compat.protocol.commands import Disconnect, Heartbeat, Hello, Kbye, PublishTopic, Reply, Request
+from emq_compat.protocol.commands import (
+    Command,
+    Disconnect,
+    Heartbeat,
+    Hello,
+    Kbye,
+    PublishTopic,
+    Reply,
+    Request,
+)
 from emq_compat.protocol.frames import Limits, encode, request_frames
+from emq_compat.protocol.roles import ADMINISTRATOR, CLIENT, PUBLISHER, WORKER, Role
 from emq_compat.wire import Gate, RouterWire
 
 __all__ = ["Server"]
@@ -168,16 +178,15 @@ class Server:
         now = _now()
         engine.begin_turn([c.msgid for _, c in self._turn_publishes])
         for identity, command in from_workers:
-            if isinstance(command, RemoteProtocolError):
-                self._malformed("worker", identity, command)
+            if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
+                self._refused(WORKER, identity, command)
             else:
                 engine.from_worker(identity, command, now)
         for identity in self.backend.gone():
             engine.connection_gone(identity, now)
         for identity, command in from_clients:
-            if isinstance(command, RemoteProtocolError):
-                self._malformed("client", identity, command)
-                self._answer_malformed(identity, command)
+            if isinstance(command, RemoteProtocolError) or type(command) not in CLIENT.says:
+                self._tell_refused(identity, self._refused(CLIENT, identity, command))
             else:
                 engine.from_client(identity, command, now)
         self._serve_administration(now)
@@ -221,8 +230,8 @@ class Server:
     def _serve_administration(self, now: Moment) -> None:
         commands = self.admin.receive(BATCH)
         for identity, command in commands:
-            if isinstance(command, RemoteProtocolError):
-                self._malformed("administrator", identity, command)
+            if isinstance(command, RemoteProtocolError) or type(command) not in ADMINISTRATOR.says:
+                self._refused(ADMINISTRATOR, identity, command)
                 continue
             answer = admin.answer(self.engine, command, now)
             if answer is not None:
@@ -238,17 +247,22 @@ class Server:
         assert self._publish_out is not None
         commands = wire.receive(BATCH)
         for identity, command in commands:
-            if isinstance(command, RemoteProtocolError):
-                self._malformed("publisher", identity, command)
-            elif isinstance(command, PublishTopic):
+            if isinstance(command, PublishTopic):
                 self._publish_out.send_multipart([command.topic.encode(), command.payload], zmq.NOBLOCK)
+            else:
+                self._refused(PUBLISHER, identity, command)
 
     # Trouble
 
-    def _malformed(self, who: str, identity: bytes, error: RemoteProtocolError) -> None:
+    def _refused(
+        self, role: Role, identity: bytes, said: Command | RemoteProtocolError
+    ) -> RemoteProtocolError:
+        """Count and log what could not be understood, or may not be said here; returns what is wrong."""
+        error = said if isinstance(said, RemoteProtocolError) else role.refusal(said)
         self.engine.desk.counters["malformed"] += 1
-        if self._may_log(who):
-            logger.warning("a message of the %s %r was dropped: %s", who, identity[:64], error)
+        if self._may_log(role.name):
+            logger.warning("a message of the %s %r was dropped: %s", role.name, identity[:64], error)
+        return error
 
     def _may_log(self, about: str) -> bool:
         """Whether a line about this may be logged (at most one a second)."""
@@ -258,7 +272,7 @@ class Server:
         self._log_at[about] = now
         return True
 
-    def _answer_malformed(self, identity: bytes, error: RemoteProtocolError) -> None:
+    def _tell_refused(self, identity: bytes, error: RemoteProtocolError) -> None:
         if error.msgid:
             self._refuse(identity, error.msgid, "ProtocolError", str(error))
 

@@ -136,7 +136,9 @@ def test_without_its_gate_nobody_is_let_in(context: Context, folder: Path) -> No
     wire.send(Ready(msgid="r"))
 
     driver = Driver(router)
-    driver.until(lambda: router.refused)
+    driver.until(
+        lambda: router.refused, timeout_s=20
+    )  # one that met the closing gate is refused the next time
 
     assert [] == driver.received
     assert not wire.connected

@@ -22,7 +22,7 @@ from emq_compat.pool import channel
 from emq_compat.pool.base import PoolOptions, Work
 from emq_compat.pool.kid import Kid
 from emq_compat.pool.nursery import Born, Ended, NurseryEvent, Unborn, has_ended, make_nursery
-from emq_compat.pool.zygote import exit_text, kill_group_and_reap
+from emq_compat.pool.zygote import exit_text, kill_group_and_reap, reap_strays
 
 __all__ = ["Brood", "Keeper"]
 
@@ -37,6 +37,8 @@ _BORN_AT_ONCE = 64
 #: Descriptors that this process has for each child, and may want besides.
 _FDS_PER_CHILD, _FDS_BESIDE = 5, 256
 _NURSERY_ENDS_S = 1.0
+#: A child that its zygote could not tell of has left after that.
+_STRAYS_LEAVE_S = 1.0
 
 # The broods of this process: a forked copy of it (a zygote, an embedded broker, a user's own fork) gives up
 # the parent's ends, because the writer of the death pipe must exist in the parent alone.
@@ -82,6 +84,7 @@ class Brood:
         self._failures = 0
         self._not_before = 0.0
         self._refill_at = math.inf
+        self._strays_at = math.inf
         self._broken = False
         self._death_read, self._death_write = os.pipe()
         try:
@@ -104,7 +107,7 @@ class Brood:
 
     def due(self) -> float:
         """Return the monotonic time at which ``step`` is due."""
-        return min(self._refill_at, *(at for _, at in self._ended.values()), math.inf)
+        return min(self._refill_at, self._strays_at, *(at for _, at in self._ended.values()), math.inf)
 
     def read(self, timeout_s: float, now: float) -> None:
         """Handle what is readable, or gets so within ``timeout_s``."""
@@ -122,6 +125,9 @@ class Brood:
                 self._explain(kid, None, now)
         if self._refill_at <= now:
             self.refill(now)
+        if self._strays_at <= now:
+            self._strays_at = math.inf
+            self._reap_strays()
 
     def unexplained(self) -> Iterator[Kid]:
         """Those that have ended and are still to be explained."""
@@ -189,6 +195,7 @@ class Brood:
             self._on_nursery_event(event, now)
         if self._takeovers != self._nursery.takeovers:
             self._takeovers = self._nursery.takeovers
+            self._strays_at = now + _STRAYS_LEAVE_S
             self._reap_orphans(now)
             if not self._broken:
                 for kid in tuple(self.kids.values()):
@@ -278,6 +285,9 @@ class Brood:
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
                     self._on_status(Ended(pid=pid, status=kill_group_and_reap(pid)), now)
 
+    def _reap_strays(self) -> None:
+        reap_strays({kid.pid for kid in self.kids.values()})
+
     def _start_failed(self, detail: str, now: float) -> None:
         if now >= self._not_before:  # children that fail together count once
             self._failures += 1
@@ -301,6 +311,8 @@ class Brood:
             _logger.error("child %d could not be ended", kid.pid)
             self.forget(kid)
         self._nursery.stop(_NURSERY_ENDS_S)
+        if self._takeovers:
+            self._reap_strays()
         _broods.discard(self)
         self._poll.close()
         os.close(self._death_read)

@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 import warnings
+from collections.abc import Container
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ __all__ = [
     "exit_text",
     "fork",
     "kill_group_and_reap",
+    "reap_strays",
     "run_zygote",
 ]
 
@@ -83,6 +85,18 @@ def kill_group_and_reap(pid: int) -> int:
             if os.getpgid(pid) == pid:
                 os.killpg(pid, signal.SIGKILL)
     return os.waitpid(pid, 0)[1]
+
+
+def reap_strays(known: Container[int]) -> None:
+    """Reap children of this process that are of a pool, have ended and aren't ``known``.
+
+    A zygote that is killed right after a fork couldn't tell of it: that child finds its channels closed and
+    leaves, and falls to this process.
+    """
+    for pid in _own_children():
+        with contextlib.suppress(OSError):
+            if pid not in known and Path(f"/proc/{pid}/comm").read_text().startswith("emq-"):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def run_zygote(program: ChildProgram, orders: socket.socket, death_fd: int) -> NoReturn:

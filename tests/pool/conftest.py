@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from emq_compat.pool.base import PoolOptions, Work
 from emq_compat.pool.factory import make_pool
 from emq_compat.pool.prefork import PreforkPool
-from tests.pool.drive import Driver
+from tests.pool.drive import Driver, pool_processes
 from tests.pool.work import SoftLimit, work
 
 POOLS = ("prefork", "threads", "solo")
@@ -23,7 +22,7 @@ Run = Callable[..., None]
 def prefork() -> Iterator[Prefork]:
     """Starts a prefork pool and returns its driver once all children are idle."""
     pools: list[PreforkPool] = []
-    before = set(psutil.Process().children())  # other tests may have orphaned zombies
+    before = pool_processes()  # other tests may have orphaned zombies
 
     def start(concurrency: int = 1, *, work: Work = work, idle: bool = True, **options: Any) -> Driver:
         options.setdefault("soft_limit_exceeded", SoftLimit)
@@ -40,8 +39,7 @@ def prefork() -> Iterator[Prefork]:
     yield start
     for pool in pools:
         pool.stop(5)
-    left = [process.name() for process in set(psutil.Process().children()) - before]
-    assert [] == [name for name in left if name.startswith("emq-")], "zombies or processes left"
+    assert set() == pool_processes() - before, "zombies or processes left"
 
 
 @pytest.fixture(params=POOLS)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+import psutil
 
 from emq_compat.message import Delivery, Headers, Reply
 from emq_compat.pool.base import Assignment, Begun, Finished, Key, Lost, Pool, PoolEvent, Updated
@@ -82,6 +85,16 @@ class Driver:
         """Wait until it has reported this state."""
         self.until(lambda: any(e.state == state for e in self.of(Updated, msgid)))
         return next(e for e in self.of(Updated, msgid) if e.state == state)
+
+
+def pool_processes() -> set[psutil.Process]:
+    """Zygotes and children below this process, zombies included."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("emq-"):
+                found.add(process)
+    return found
 
 
 def replies(found: list[Finished]) -> list[bytes]:

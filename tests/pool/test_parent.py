@@ -91,13 +91,14 @@ def test_an_orderly_end_leaves_no_process_of_the_pool(procs: Procs) -> None:
     assert_gone(below)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_signals_to_everybody_leave_the_work_alone(procs: Procs, signum: int) -> None:
+def test_signals_to_everybody_leave_the_work_alone(procs: Procs) -> None:
     """A service manager signals each process: neither children nor zygotes end, and no call is cut short."""
     parent = start(procs, "sleep 1", concurrency=1)
     parent.wait_line("Updated m0 STARTED")
-    for process in wait_until(lambda: found if len(found := processes_below(parent)) == 3 else None):
-        process.send_signal(signum)
+    below = wait_until(lambda: found if len(found := processes_below(parent)) == 3 else None)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        for process in below:
+            process.send_signal(signum)
     parent.wait_line("Finished m0 slept")
     assert 3 == len(processes_below(parent))
     assert 0 == parent.stop()

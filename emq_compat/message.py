@@ -368,7 +368,7 @@ class Job:
                 continue
             if not isinstance(value, kind):
                 kind_name = _KIND_NAMES[kind]
-                raise MessageError(f"run needs {name!r} as a {kind_name}, not a {type(value).__name__}")
+                raise MessageError(f"run needs {name!r} as {kind_name}, not a {type(value).__name__}")
             values[name] = value
         return cls(**values)
 
@@ -380,7 +380,7 @@ _OPTION_KINDS: dict[str, type] = {
     "class_kwargs": dict,
     "celery": dict,
 }
-_KIND_NAMES: dict[type, str] = {list: "list", dict: "object"}
+_KIND_NAMES: dict[type, str] = {list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

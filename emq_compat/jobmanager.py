@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import select
 import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.manager import control
+from emq_compat.manager.defaults import allowed_paths, timings
 from emq_compat.manager.inflight import JobInFlight, assignment_of
+from emq_compat.manager.life import Life
 from emq_compat.manager.losses import reply_to_lost, revoked
 from emq_compat.manager.messages import (
     delivery_of,
@@ -34,25 +33,17 @@ from emq_compat.manager.messages import (
 )
 from emq_compat.manager.placement import Placement
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
-from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
+from emq_compat.manager.signals import Stage
 from emq_compat.message import FAILURE, SUCCESS, Delivery, Outcome, Reply
 from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
 from emq_compat.pool.factory import make_pool
-from emq_compat.run import PathProgram, Program, failure_of
+from emq_compat.run import Program, failure_of
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
-from emq_compat.upstream.emq import EmqUpstream, Timings
+from emq_compat.upstream.emq import EmqUpstream
 
 __all__ = ["JobManager", "jobmanager_main"]
 
 logger = logging.getLogger(__name__)
-
-#: How long the replies of a warm shutdown may take to be acknowledged, and those of a cold one.
-FLUSH_S = 10.0
-FLUSH_COLD_S = 1.0
-#: How long children that have nothing left to do may take to leave.
-LEAVE_S = 5.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 #: What a subclass may override to see every job.
 _MEMBERS = (
@@ -70,7 +61,7 @@ _CALLBACKS = frozenset(
 )
 
 
-class JobManager:
+class JobManager(Life):
     """Takes jobs from its upstreams, has its pool run them, answers.
 
     Args:
@@ -126,26 +117,26 @@ class JobManager:
         on_connected: Callable[[str], None] | None = None,
         companions: Mapping[str, int] | None = None,
     ) -> None:
+        super().__init__(
+            skip_signal=skip_signal,
+            kill_grace_period=kill_grace_period,
+            soft_shutdown_timeout_s=soft_shutdown_timeout_s,
+            before_fork=before_fork,
+            companions=companions,
+        )
         self.name = name or str(uuid.uuid4())
         self.settings = settings if settings is not None else read_settings(os.environ)
-        self.skip_signal = skip_signal
-        self.program: Program = program if program is not None else _paths(self.settings, allow)
+        self.program: Program = program if program is not None else allowed_paths(self.settings, allow)
         self.queues = weighted(queues) or (
             self.settings.queues if program is None else ((DEFAULT_WEIGHT, program.default_queue),)
         )
         self.concurrent_jobs = concurrent_jobs or self.settings.concurrent_jobs
-        self.kill_grace_period = kill_grace_period
-        self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
         self.restart_on_hup = restart_on_hup
-        self.restart_wanted = False
-        self.before_fork = before_fork
         self.on_connected = on_connected
-        self._companions = {fd: name for name, fd in (companions or {}).items()}
 
         self.pid_distribution: dict[int, int] = {}
         self.total_requests = 0
         self.total_ready_sent = 0
-        self.received_disconnect = False
         self.started_at = time.monotonic()
 
         if isinstance(pool, Pool):
@@ -159,12 +150,6 @@ class JobManager:
         self.upstreams = tuple(upstreams)
         self.outgoing = self.upstreams[0]
 
-        self._signals = Signals()
-        self._remapped = remapped_term(os.environ)
-        self._stage = Stage.RUNNING
-        self._stage_ends = math.inf
-        self._exit_code = 0
-        self._started = False
         self._quick = True
         self._credit_out: dict[Upstream, int] = {}
         self._revoked: set[str] = set()
@@ -197,7 +182,7 @@ class JobManager:
             queues=self.queues,
             slots=self.concurrent_jobs,
             tasks=tasks,
-            timings=_timings(self.settings),
+            timings=timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
         )
 
@@ -228,146 +213,7 @@ class JobManager:
             self.upstreams = (self._upstream(addresses),)
             self.outgoing = self.upstreams[0]
         self._quick = self._nothing_overridden()
-        if not self.skip_signal:
-            self._signals.install(_SIGNALS)
-        try:
-            self.program.worker_init()
-            if self.before_fork is not None:
-                self.before_fork()
-            self.pool.start()
-            self._started = True
-            self._placement.closed = False
-            try:
-                for upstream in self.upstreams:
-                    upstream.start()
-                self.pool.run_loop(self._loop_to_the_end)
-            finally:
-                if self._started:
-                    self._stop()
-        finally:
-            self._signals.close()
-        return self._exit_code
-
-    def _loop_to_the_end(self) -> int:
-        # The end belongs to the loop: the solo pool's main thread may be busy until it is cut off.
-        try:
-            self._loop()
-        finally:
-            self._stop()
-        return self._exit_code
-
-    def _stop(self) -> None:
-        """Give back or answer all that is held, end the children, say goodbye."""
-        cold = self._stage >= Stage.COLD or self._exit_code != 0
-        self._give_back(self._placement.take_back())
-        self._placement.closed = True
-        for event in self.pool.stop(LEAVE_S):
-            self._on_pool_event(event)
-        self._started = False
-        for job in list(self.jobs_in_flight.values()):
-            self._answer(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
-        for upstream in self.upstreams:
-            upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
-        logger.info("%s has ended", self.name)
-
-    def shut_down(self, stage: Stage = Stage.WARM) -> None:
-        """Go towards the end: WARM finishes what runs and gives the rest back; see Stage."""
-        if stage <= self._stage:
-            return
-        now = time.monotonic()
-        was, self._stage = self._stage, stage
-        self.received_disconnect = True
-        self._stage_ends = math.inf
-        if was is Stage.RUNNING:
-            logger.warning("%s stops taking jobs", self.name)
-            for upstream in self.upstreams:
-                upstream.leave()
-            self._credit_out.clear()
-            self._give_back(self._placement.take_back())
-            self._placement.closed = True
-            if self._started:
-                self.pool.close()
-        if stage is Stage.WARM and self.kill_grace_period is not None:
-            self._stage_ends = now + self.kill_grace_period
-        elif stage is Stage.SOFT:
-            self._stage_ends = now + self.soft_shutdown_timeout_s
-            logger.warning("running jobs have %g s left", self.soft_shutdown_timeout_s)
-        elif stage is Stage.COLD and self.jobs_in_flight:
-            logger.warning("cutting %d jobs off", len(self.jobs_in_flight))
-            self._exit_code = self._exit_code or 1
-
-    # The loop.
-
-    def _loop(self) -> None:
-        poller: select.poll | None = None
-        wake = self._signals.fd
-        pool_fds: Sequence[int] = ()
-        upstream_fds: list[Sequence[int]] = []
-        pool_set: frozenset[int] = frozenset()
-        while not self._finished():
-            now_pool_fds = self.pool.fds()
-            now_upstream_fds = [upstream.fds() for upstream in self.upstreams]
-            if poller is None or now_pool_fds != pool_fds or now_upstream_fds != upstream_fds:
-                pool_fds, upstream_fds = list(now_pool_fds), now_upstream_fds
-                pool_set = frozenset(pool_fds)
-                poller = select.poll()
-                upstreams_fds = (fd for fds in upstream_fds for fd in fds)
-                for fd in (wake, *self._companions, *pool_fds, *upstreams_fds):
-                    poller.register(fd, select.POLLIN)
-            due = self._due()
-            ready = [fd for fd, _ in poller.poll(_milliseconds(due))]
-            now = time.monotonic()
-            if wake in ready:
-                self._on_signals()
-            if self._companions and not self._companions.keys().isdisjoint(ready):
-                self._on_companions_end(ready)
-                poller = None
-            from_pool = [fd for fd in ready if fd in pool_set]
-            pool_due = self.pool.next_deadline()
-            if from_pool or (pool_due is not None and pool_due <= now):
-                for pool_event in self.pool.step(from_pool, now):
-                    self._on_pool_event(pool_event)
-            for upstream, fds in zip(self.upstreams, upstream_fds, strict=True):
-                upstream_due = upstream.deadline()
-                if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):
-                    for event in upstream.step(now):
-                        self._on_upstream_event(upstream, event)
-            self._settle(now)
-            if now >= self._stage_ends:
-                self.shut_down(Stage.COLD)
-
-    def _finished(self) -> bool:
-        return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)
-
-    def _due(self) -> float:
-        due = min(self._placement.due, self._stage_ends)
-        pool_due = self.pool.next_deadline()
-        if pool_due is not None and pool_due < due:
-            due = pool_due
-        for upstream in self.upstreams:
-            upstream_due = upstream.deadline()
-            if upstream_due is not None and upstream_due < due:
-                due = upstream_due
-        return due
-
-    def _on_companions_end(self, ready: Sequence[int]) -> None:
-        for fd in self._companions.keys() & set(ready):
-            logger.critical("%s has ended: this worker ends, too", self._companions.pop(fd))
-            self._exit_code = 1
-        self.shut_down()
-
-    def _on_signals(self) -> None:
-        for signum in self._signals.take():
-            name = signal.Signals(signum).name
-            if signum == signal.SIGUSR1:
-                logger.warning("where the jobs stand:\n%s", self.pool.dump_stacks())
-            elif signum == signal.SIGHUP:
-                logger.warning("%s caught", name)
-                self._on_hup()
-            else:
-                logger.warning("%s caught", name)
-                soft = self.soft_shutdown_timeout_s
-                self.shut_down(next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft))
+        return self._live()
 
     def _on_hup(self) -> None:
         if self.restart_on_hup:
@@ -391,14 +237,6 @@ class JobManager:
             self.pool.shrink(min(-more, self.pool.concurrency - 1))
         self.concurrent_jobs = self.pool.concurrency
         logger.info("settings reloaded; what only a restart can change stays as it was")
-
-    def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
-        """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""
-        self._signals.note(signum)
-
-    def sighup_handler(self, signum: int, frame: FrameType | None = None) -> None:
-        """Act on HUP; usable as a handler by a program that registers its own."""
-        self._signals.note(signal.SIGHUP)
 
     # What upstreams tell.
 
@@ -533,6 +371,9 @@ class JobManager:
                 returned.setdefault(job.upstream, []).extend(job.keys)
         for upstream, keys in returned.items():
             upstream.nack(keys)
+
+    def _withdraw_credit(self) -> None:
+        self._credit_out.clear()
 
     def _give_credit(self, idle: int, reserve: int) -> None:
         for upstream, out in self._credit_out.items():
@@ -775,36 +616,6 @@ def jobmanager_main(broker_addr: str | None = None) -> int:
     return JobManager().jobmanager_main(broker_addr)
 
 
-def _paths(settings: EventmqSettings, allow: Sequence[str]) -> PathProgram:
-    setup = settings.subprocess_setup_func
-    if not setup and settings.setup_path and settings.setup_callable:
-        setup = f"{settings.setup_path}.{settings.setup_callable}"
-    return PathProgram(
-        (*allow, *settings.allow),
-        setup=setup,
-        job_entry=settings.job_entry_func,
-        job_exit=settings.job_exit_func,
-        limit_s=float(settings.global_timeout) if settings.global_timeout else None,
-    )
-
-
-def _timings(settings: EventmqSettings) -> Timings:
-    silence_s = float(settings.heartbeat_timeout * settings.heartbeat_liveness)
-    return Timings(
-        stock_interval_s=max(0.5, float(settings.heartbeat_interval)),
-        stock_dead_after_s=math.inf if settings.disable_heartbeats else max(1.0, silence_s),
-        backoff_max_s=max(0.1, float(settings.reconnect_timeout)),
-    )
-
-
-def _milliseconds(due: float) -> float | None:
-    return None if due is math.inf else max(0.0, (due - time.monotonic()) * 1000)
-
-
 def _wants_reply(job: JobInFlight) -> bool:
     # Our broker learns by the REPLY that a job ended; a stock router only ever passes it on to who asked.
     return job.upstream.takes_back or job.delivery.headers.reply_requested
-
-
-def _stopped(job: JobInFlight) -> Lost:
-    return Lost(key=job.assignment.key, reason="stopped", detail="", pid=job.pid)

@@ -1,0 +1,264 @@
+"""The life of a job manager: its start, its loop, and its end in stages.
+
+One loop polls the signals, the pool and the upstreams; what they tell is the job manager's affair, which it
+takes in by the abstract methods here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+
+from emq_compat.manager.inflight import JobInFlight
+from emq_compat.manager.losses import reply_to_lost
+from emq_compat.manager.placement import Placement
+from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
+from emq_compat.message import Reply
+from emq_compat.pool.base import Lost, Pool, PoolEvent
+from emq_compat.run import Program
+from emq_compat.upstream.base import Upstream, UpstreamEvent
+
+__all__ = ["Life"]
+
+logger = logging.getLogger(__name__)
+
+#: How long the replies of a warm shutdown may take to be acknowledged, and those of a cold one.
+FLUSH_S = 10.0
+FLUSH_COLD_S = 1.0
+#: How long children that have nothing left to do may take to leave.
+LEAVE_S = 5.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Life(ABC):
+    """Starts, loops and ends; the arguments are JobManager's.
+
+    Attributes:
+        received_disconnect: the end has begun.
+        restart_wanted: after the end, whoever started this is to start it again.
+    """
+
+    name: str
+    program: Program
+    pool: Pool
+    upstreams: tuple[Upstream, ...]
+    jobs_in_flight: dict[str, JobInFlight]
+    _placement: Placement
+
+    def __init__(
+        self,
+        *,
+        skip_signal: bool,
+        kill_grace_period: float | None,
+        soft_shutdown_timeout_s: float,
+        before_fork: Callable[[], None] | None,
+        companions: Mapping[str, int] | None,
+    ) -> None:
+        self.skip_signal = skip_signal
+        self.kill_grace_period = kill_grace_period
+        self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
+        self.before_fork = before_fork
+        self.received_disconnect = False
+        self.restart_wanted = False
+        self._companions = {fd: name for name, fd in (companions or {}).items()}
+        self._signals = Signals()
+        self._remapped = remapped_term(os.environ)
+        self._stage = Stage.RUNNING
+        self._stage_ends = math.inf
+        self._exit_code = 0
+        self._started = False
+
+    @abstractmethod
+    def _on_hup(self) -> None:
+        """Act on HUP."""
+
+    @abstractmethod
+    def _on_pool_event(self, event: PoolEvent) -> None:
+        """Take in what the pool tells."""
+
+    @abstractmethod
+    def _on_upstream_event(self, upstream: Upstream, event: UpstreamEvent) -> None:
+        """Take in what an upstream tells."""
+
+    @abstractmethod
+    def _settle(self, now: float) -> None:
+        """End a turn of the loop."""
+
+    @abstractmethod
+    def _give_back(self, jobs: Sequence[JobInFlight]) -> None:
+        """Give jobs that never began back to their brokers."""
+
+    @abstractmethod
+    def _answer(self, job: JobInFlight, reply: Reply) -> None:
+        """Reply to a job and forget it."""
+
+    @abstractmethod
+    def _withdraw_credit(self) -> None:
+        """Note that no upstream delivers any more."""
+
+    def _live(self) -> int:
+        """Run to the end; returns the exit status."""
+        if not self.skip_signal:
+            self._signals.install(_SIGNALS)
+        try:
+            self.program.worker_init()
+            if self.before_fork is not None:
+                self.before_fork()
+            self.pool.start()
+            self._started = True
+            self._placement.closed = False
+            try:
+                for upstream in self.upstreams:
+                    upstream.start()
+                self.pool.run_loop(self._loop_to_the_end)
+            finally:
+                if self._started:
+                    self._stop()
+        finally:
+            self._signals.close()
+        return self._exit_code
+
+    def _loop_to_the_end(self) -> int:
+        # The end belongs to the loop: the solo pool's main thread may be busy until it is cut off.
+        try:
+            self._loop()
+        finally:
+            self._stop()
+        return self._exit_code
+
+    def _stop(self) -> None:
+        """Give back or answer all that is held, end the children, say goodbye."""
+        cold = self._stage >= Stage.COLD or self._exit_code != 0
+        self._give_back(self._placement.take_back())
+        self._placement.closed = True
+        for event in self.pool.stop(LEAVE_S):
+            self._on_pool_event(event)
+        self._started = False
+        for job in list(self.jobs_in_flight.values()):
+            self._answer(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
+        for upstream in self.upstreams:
+            upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
+        logger.info("%s has ended", self.name)
+
+    def shut_down(self, stage: Stage = Stage.WARM) -> None:
+        """Go towards the end: WARM finishes what runs and gives the rest back; see Stage."""
+        if stage <= self._stage:
+            return
+        now = time.monotonic()
+        was, self._stage = self._stage, stage
+        self.received_disconnect = True
+        self._stage_ends = math.inf
+        if was is Stage.RUNNING:
+            logger.warning("%s stops taking jobs", self.name)
+            for upstream in self.upstreams:
+                upstream.leave()
+            self._withdraw_credit()
+            self._give_back(self._placement.take_back())
+            self._placement.closed = True
+            if self._started:
+                self.pool.close()
+        if stage is Stage.WARM and self.kill_grace_period is not None:
+            self._stage_ends = now + self.kill_grace_period
+        elif stage is Stage.SOFT:
+            self._stage_ends = now + self.soft_shutdown_timeout_s
+            logger.warning("running jobs have %g s left", self.soft_shutdown_timeout_s)
+        elif stage is Stage.COLD and self.jobs_in_flight:
+            logger.warning("cutting %d jobs off", len(self.jobs_in_flight))
+            self._exit_code = self._exit_code or 1
+
+    # The loop.
+
+    def _loop(self) -> None:
+        poller: select.poll | None = None
+        wake = self._signals.fd
+        pool_fds: Sequence[int] = ()
+        upstream_fds: list[Sequence[int]] = []
+        pool_set: frozenset[int] = frozenset()
+        while not self._finished():
+            now_pool_fds = self.pool.fds()
+            now_upstream_fds = [upstream.fds() for upstream in self.upstreams]
+            if poller is None or now_pool_fds != pool_fds or now_upstream_fds != upstream_fds:
+                pool_fds, upstream_fds = list(now_pool_fds), now_upstream_fds
+                pool_set = frozenset(pool_fds)
+                poller = select.poll()
+                upstreams_fds = (fd for fds in upstream_fds for fd in fds)
+                for fd in (wake, *self._companions, *pool_fds, *upstreams_fds):
+                    poller.register(fd, select.POLLIN)
+            due = self._due()
+            ready = [fd for fd, _ in poller.poll(_milliseconds(due))]
+            now = time.monotonic()
+            if wake in ready:
+                self._on_signals()
+            if self._companions and not self._companions.keys().isdisjoint(ready):
+                self._on_companions_end(ready)
+                poller = None
+            from_pool = [fd for fd in ready if fd in pool_set]
+            pool_due = self.pool.next_deadline()
+            if from_pool or (pool_due is not None and pool_due <= now):
+                for pool_event in self.pool.step(from_pool, now):
+                    self._on_pool_event(pool_event)
+            for upstream, fds in zip(self.upstreams, upstream_fds, strict=True):
+                upstream_due = upstream.deadline()
+                if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):
+                    for event in upstream.step(now):
+                        self._on_upstream_event(upstream, event)
+            self._settle(now)
+            if now >= self._stage_ends:
+                self.shut_down(Stage.COLD)
+
+    def _finished(self) -> bool:
+        return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)
+
+    def _due(self) -> float:
+        due = min(self._placement.due, self._stage_ends)
+        pool_due = self.pool.next_deadline()
+        if pool_due is not None and pool_due < due:
+            due = pool_due
+        for upstream in self.upstreams:
+            upstream_due = upstream.deadline()
+            if upstream_due is not None and upstream_due < due:
+                due = upstream_due
+        return due
+
+    def _on_companions_end(self, ready: Sequence[int]) -> None:
+        for fd in self._companions.keys() & set(ready):
+            logger.critical("%s has ended: this worker ends, too", self._companions.pop(fd))
+            self._exit_code = 1
+        self.shut_down()
+
+    def _on_signals(self) -> None:
+        for signum in self._signals.take():
+            name = signal.Signals(signum).name
+            if signum == signal.SIGUSR1:
+                logger.warning("where the jobs stand:\n%s", self.pool.dump_stacks())
+            elif signum == signal.SIGHUP:
+                logger.warning("%s caught", name)
+                self._on_hup()
+            else:
+                logger.warning("%s caught", name)
+                soft = self.soft_shutdown_timeout_s
+                self.shut_down(next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft))
+
+    def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
+        """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""
+        self._signals.note(signum)
+
+    def sighup_handler(self, signum: int, frame: FrameType | None = None) -> None:
+        """Act on HUP; usable as a handler by a program that registers its own."""
+        self._signals.note(signal.SIGHUP)
+
+
+def _milliseconds(due: float) -> float | None:
+    return None if due is math.inf else max(0.0, (due - time.monotonic()) * 1000)
+
+
+def _stopped(job: JobInFlight) -> Lost:
+    return Lost(key=job.assignment.key, reason="stopped", detail="", pid=job.pid)

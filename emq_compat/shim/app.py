@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
@@ -15,7 +15,7 @@ from emq_compat.client import Client, client_for
 from emq_compat.message import Publish
 from emq_compat.shim import current, declare
 from emq_compat.shim.build import Plan, build_with
-from emq_compat.shim.discover import import_related
+from emq_compat.shim.discover import Packages, TaskModules
 from emq_compat.shim.exceptions import (
     AlwaysEagerIgnored,
     CeleryWarning,
@@ -95,7 +95,7 @@ class Celery:
         self._connection: tuple[object, ...] = ()
         self._eager = False
         self._retry_policy: Mapping[str, Any] | None = None
-        self._packages: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
+        self._task_modules = TaskModules()
         #: The node name that its tasks see in ``request.hostname``; a worker sets its own.
         self.hostname = f"celery@{os.uname().nodename}"
         declare.share_with(self)
@@ -348,7 +348,7 @@ class Celery:
 
     def autodiscover_tasks(
         self,
-        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        packages: Packages | None = None,
         related_name: str | None = "tasks",
         force: bool = False,
     ) -> None:
@@ -356,15 +356,9 @@ class Celery:
 
         A package without such a module is passed over; an error inside one is not.
         """
-        self._packages.append((packages or (), related_name))
+        self._task_modules.add(packages or (), related_name)
         if force:
-            self._import_packages()
-
-    def _import_packages(self) -> None:
-        while self._packages:
-            packages, related_name = self._packages.pop(0)
-            for package in packages() if callable(packages) else packages:
-                import_related(package, related_name)
+            self._task_modules.import_all()
 
     def finalize(self, auto: bool = False) -> None:
         """Import what registers tasks: the settings ``imports`` and ``include``, and discovered packages.
@@ -376,7 +370,7 @@ class Celery:
         for setting in (conf.imports, conf.include):
             for module in [setting] if isinstance(setting, str) else setting or ():
                 importlib.import_module(module)
-        self._import_packages()
+        self._task_modules.import_all()
 
     @staticmethod
     def _warn_of_unknown(given: Collection[str]) -> None:

@@ -123,6 +123,7 @@ class Asks:
             return 0
         dropped = self._engine.desk.journal.purge(queue.id)
         queue.clear()
+        self._engine.flights.forget_astray(queue.id)
         return dropped
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:

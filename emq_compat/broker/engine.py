@@ -234,6 +234,8 @@ class Engine:
             else:
                 acks.append(msgid)
         flight = self.flights.by_msgid.get(msgid)
+        if flight is None and headers is not None:
+            flight = self.flights.found(identity, msgid, headers.attempt)
         if flight is None or (headers is not None and headers.attempt != flight.attempt):
             self.desk.counters["stale"] += 1
             return

@@ -97,6 +97,8 @@ class Fleet:
                 self.known_tasks[task] = self.known_tasks.get(task, 0) + 1
             held = {(msgid, attempt) for msgid, attempt, _ in about.held}
             worker.not_begun = frozenset(msgid for msgid, _, begun in about.held if not begun)
+            for msgid, attempt in held:
+                self._flights.found(identity, msgid, attempt)
             # What isn't in the list never arrived: the worker drops what reaches it before this INFORM's ACK.
             self._flights.give_back(
                 [f for f in worker.in_flight.values() if (f.msgid, f.attempt) not in held]

@@ -27,6 +27,7 @@ class Flights:
         by_msgid: msgid → hand-out.
         by_key: the message's key → hand-out.
         by_task: task id → msgid.
+        astray: msgid → the hand-out that counted as lost with its worker; of messages that wait since then.
         requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
             the first try); of messages waiting and in flight.
     """
@@ -37,6 +38,7 @@ class Flights:
         self.by_msgid: dict[str, InFlight] = {}
         self.by_key: dict[int, InFlight] = {}
         self.by_task: dict[str, str] = {}
+        self.astray: dict[str, InFlight] = {}
         self.requesters: dict[str, tuple[bytes, str]] = {}
         self.queues = QueueSet(desk.journal, self.by_key.__contains__)
         #: where hand-outs are counted as held: every worker the engine knows.
@@ -45,6 +47,10 @@ class Flights:
     def track(self, flight: InFlight, worker: Worker) -> None:
         """Note a hand-out to a worker."""
         worker.in_flight[flight.msgid] = flight
+        self._note(flight)
+
+    def _note(self, flight: InFlight) -> None:
+        self.astray.pop(flight.msgid, None)
         self.by_msgid[flight.msgid] = flight
         self.by_key[flight.key] = flight
         if flight.headers.task_id:
@@ -73,10 +79,10 @@ class Flights:
         self._runs_no_more(flight)
         self._requeue(flight, flight.losses)
 
-    def lose(self, flight: InFlight, now: Moment, how: str) -> None:
+    def lose(self, flight: InFlight, now: Moment, how: str) -> bool:
         """Hand a lost task out again if it acknowledges late and may be, else end it as WorkerLostError.
 
-        ``how`` completes the sentence of the error.
+        ``how`` completes the sentence of the error. Returns whether it waits again.
         """
         counters, limit = self._desk.counters, self._desk.options.max_redeliveries
         counters["lost"] += 1
@@ -85,7 +91,7 @@ class Flights:
             counters["redelivered"] += 1
             self._runs_no_more(flight)
             self._requeue(flight, losses)
-            return
+            return True
         self.end(flight)
         if flight.late:
             how += f"; it was handed out {losses} times, and the limit is {limit} redeliveries"
@@ -95,6 +101,37 @@ class Flights:
         task_id = flight.headers.task_id
         if task_id:
             self._results.put(task_id, FAILURE, body, now, keep=not flight.headers.no_result)
+        return False
+
+    def found(self, identity: bytes, msgid: str, attempt: int) -> InFlight | None:
+        """Take up a hand-out that counted as lost: a worker turns out to have it, or its outcome.
+
+        Returns None where its message has gone another way meanwhile: handed out again, revoked, purged.
+        """
+        flight = self.astray.get(msgid)
+        if flight is None or flight.attempt != attempt:
+            return None
+        del self.astray[msgid]
+        task_id = flight.headers.task_id
+        told = self._results.get((task_id,)).get(task_id) if task_id else None
+        if told is not None and told.state in FINAL_STATES:
+            return None
+        if not self.queues.by_id[queue_of(flight.key)].take(flight.key, flight.headers.priority):
+            return None
+        journal = self._desk.journal
+        journal.give_back(flight.key, flight.attempt, flight.losses)
+        journal.hand_out(flight.key, flight.attempt, identity, flight.late)
+        flight.worker = identity
+        self._note(flight)
+        worker = self.workers.get(identity)
+        if worker is not None:
+            worker.in_flight[msgid] = flight
+        return flight
+
+    def forget_astray(self, queue_id: int) -> None:
+        """Forget which of a queue's messages counted as lost: the queue was purged."""
+        for flight in [flight for flight in self.astray.values() if queue_of(flight.key) == queue_id]:
+            del self.astray[flight.msgid]
 
     def answer(self, msgid: str, body: bytes) -> None:
         """Send the reply JSON of a message to the client that asked for it, if one did."""
@@ -115,8 +152,9 @@ class Flights:
         for flight in list(worker.in_flight.values()):
             if flight.late and flight.msgid in worker.not_begun:
                 self._requeue(flight, flight.losses)
-            else:
-                self.lose(flight, now, f"the worker {worker.name} {how}")
+            elif not self.lose(flight, now, f"the worker {worker.name} {how}"):
+                continue
+            self.astray[flight.msgid] = flight
 
     def _runs_no_more(self, flight: InFlight) -> None:
         """Forget what a run told of itself (STARTED, PROGRESS …) that did not come to its end."""

@@ -100,6 +100,7 @@ class HandOut:
         return False
 
     def _end_waiting(self, message: Waiting, why: str, now: Moment) -> None:
+        self._flights.astray.pop(message.msgid, None)
         self._desk.journal.finish(message.key, message.msgid)
         body = failure_body("TaskRevokedError", why, REVOKED)
         self._flights.answer(message.msgid, body)
@@ -109,6 +110,7 @@ class HandOut:
 
     def _put_aside(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
         """Make a dead letter of a message that would break the worker; none of ours could run it either."""
+        self._flights.astray.pop(message.msgid, None)
         self._desk.counters["dead"] += 1
         self._desk.note("warning", f"{message.msgid} is put aside: {why}")
         reason = f"MessageError: {why}"

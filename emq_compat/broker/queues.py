@@ -167,6 +167,19 @@ class MessageQueue:
             self._nonempty.pop(0)
         return None
 
+    def take(self, key: int, priority: int) -> bool:
+        """Take out a message that was put back (it stays on disk); False: it is not here any more."""
+        self.release()
+        window = self._ranks[RANKS - 1 - priority].window
+        message = next((waiting for waiting in window if waiting.key == key), None)
+        if message is None:
+            return False
+        window.remove(message)
+        self._budget.used -= len(message.payload)
+        self.waiting -= 1
+        self.changed = True
+        return True
+
     def set_aside(self, message: Waiting) -> None:
         """Keep a popped message until a worker that has its task asks."""
         self.blocked.setdefault(message.headers.task, deque()).append(message)

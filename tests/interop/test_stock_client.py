@@ -174,21 +174,34 @@ def test_emq_cli(served: Broker, stock: Stock, notes: Notes) -> None:
 
 @pytest.mark.parametrize("lives_s", [4.0, pytest.param(40.0, marks=pytest.mark.long)])
 def test_a_stock_scheduler_lives(broker: Broker, stock: Stock, lives_s: float) -> None:
-    """A stock scheduler is acknowledged and kept alive, and comes back to a broker that was restarted."""
+    """A stock scheduler is acknowledged and kept alive: it never takes the broker for gone."""
     broker.start("--dead-after", "2")
     scheduler = stock.scheduler(frontend=broker.endpoint("frontend"), HEARTBEAT_TIMEOUT="1")
     end = time.monotonic() + lives_s
     wait_until(lambda: time.monotonic() > end, lives_s + 5, what="time to pass")
-    assert "Reconnecting" not in scheduler.output()
-    assert "Traceback" not in scheduler.output()
+    for trouble in ("Reconnecting", "Traceback", "No handler"):
+        assert trouble not in scheduler.output()
+    assert 1 == len(shown(stock, broker.endpoint("admin"), "show_schedulers")["connected_schedulers"])
+
+
+@pytest.mark.long
+def test_a_stock_scheduler_comes_back(broker: Broker, stock: Stock) -> None:
+    """A broker that was killed and started again is found by a stock scheduler."""
+    broker.start("--dead-after", "2")
+    scheduler = stock.scheduler(frontend=broker.endpoint("frontend"), HEARTBEAT_TIMEOUT="1")
     assert broker.proc is not None
     broker.proc.kill()
     broker.start("--dead-after", "2")
     admin = broker.endpoint("admin")
-    wait_until(
-        lambda: len(shown(stock, admin, "show_schedulers")["connected_schedulers"]) == 1,
-        30,
-        what="the scheduler",
-    )
+    wait_until(lambda: shown(stock, admin, "show_schedulers")["connected_schedulers"], 30, what="its return")
     assert scheduler.alive()
-    assert "No handler" not in scheduler.output()
+
+
+@pytest.mark.long
+def test_a_stock_cron_schedule_runs_on_the_minute(served: Broker, stock: Stock, notes: Notes) -> None:
+    """A cron schedule of every minute runs in the first seconds of the next one."""
+    call = f"cron='* * * * *', args=[{notes.path!r}, 'cron'], headers=['nohaste']"
+    code = f"assert messages.schedule(socket, stock_tasks.note_time, {call})\nfinish()"
+    stock.client(code, broker=served.endpoint("frontend"))
+    [line] = notes.wait(1, timeout_s=75)
+    assert float(line.split()[1]) % 60 < 5

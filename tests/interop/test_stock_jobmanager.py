@@ -108,17 +108,17 @@ def test_term_of_a_stock_job_manager(broker: Broker, stock: Stock, notes: Notes)
         stock,
         broker.endpoint("frontend"),
         *(f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, '{n}', 1]" for n in range(2)),
-        *(f"'stock_tasks.note', args=[{notes.path!r}, 'waiting-{n}']" for n in range(8)),
+        *(f"'stock_tasks.note', args=[{notes.path!r}, 'waiting-{n}']" for n in range(4)),
     )
     notes.wait(2)
     first.send_signal(signal.SIGTERM)
     assert 0 == first.wait()
     assert {"0": 1, "1": 1, "0 ended": 1, "1 ended": 1} == notes.counts()
     wait_until(lambda: _in_flight(broker) == 0, what="the replies")
-    assert 8 == _waiting(broker)
+    assert 4 == _waiting(broker)
     wait_until(lambda: broker.client.ask("workers") == [], what="the end of the worker")
     stock.jobmanager(broker=broker.endpoint("backend"), jobs=2)
-    notes.wait(12)
+    notes.wait(8)
     assert {1} == set(notes.counts().values())
 
 
@@ -127,7 +127,7 @@ def test_a_broker_that_is_killed_and_started_again(broker: Broker, stock: Stock,
     broker.start("--dead-after", "4")
     manager = stock.jobmanager(broker=broker.endpoint("backend"), jobs=2, HEARTBEAT_TIMEOUT="1")
     frontend = broker.endpoint("frontend")
-    defer(stock, frontend, f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'long', 6]")
+    defer(stock, frontend, f"'stock_tasks.note_and_sleep', args=[{notes.path!r}, 'long', 5]")
     notes.wait(1)
     assert broker.proc is not None
     broker.proc.kill()

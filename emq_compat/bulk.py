@@ -79,7 +79,7 @@ class Bulk:
             Silent: the deadline passed.
         """
         for message in self._unconfirmed.values():
-            channel.send(publish_frames(message, stock=False), self.deadline)
+            channel.send(publish_frames(message, stock=False))
         while True:
             self._fill(channel)
             if not self._unconfirmed:
@@ -128,13 +128,13 @@ class Bulk:
                 self._refused[message.msgid] = exc
                 continue
             if stock:
-                send(frames, self.deadline)
+                send(frames)
                 self._confirmed += 1
                 continue
             if message.msgid not in unconfirmed:
                 unconfirmed[message.msgid] = message
                 self._bytes += len(message.payload)
-            send(frames, self.deadline)
+            send(frames)
 
     def _take(self, command: Command) -> bool:
         """Note an ACK or a refusal; tells whether it was one of this bulk's."""

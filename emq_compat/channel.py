@@ -38,7 +38,6 @@ _STOCK_LINGER_S = 1.0
 _LEFT_OVER = 10_000
 
 _READABLE = int(zmq.POLLIN)
-_WRITABLE = int(zmq.POLLOUT)
 
 _NO_HELLO = (
     "no emq-compat broker answers the HELLO there; is it a stock eventmq router? then write {}?stock=1"
@@ -93,29 +92,21 @@ class Channel:
             self.receive_now()
             if self.connected:
                 break
-            self._wait(self._polled, deadline)
+            self._wait(deadline)
         if self.address.stock:
             return
-        self.send(encode(Hello(msgid=new_id(), about={})), deadline)
+        self.send(encode(Hello(msgid=new_id(), about={})))
         while True:
             command = self.receive(deadline)
             if isinstance(command, Hello):
                 self.broker = dict(command.about)
                 return
 
-    def send(self, frames: Sequence[bytes], deadline: float | None) -> None:
-        """Hand one message to ZeroMQ.
-
-        Raises:
-            Silent: it took none until ``deadline``.
-        """
-        wire = self._wire
-        while not wire.send_frames(frames):
-            # Either the connection is lost, of which the monitor tells, or ZeroMQ has only not yet looked.
-            socket, monitor = wire.sockets()
-            self._wait([(socket, _WRITABLE), (monitor, _READABLE)], deadline)
-            wire.look()
-            self._check()
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Hand one message to ZeroMQ; never waits: how much is under way is for the caller to bound."""
+        self._wire.look()
+        self._check()
+        self._wire.send_frames(frames)
 
     def receive(self, deadline: float | None) -> Command:
         """Return the next command.
@@ -128,7 +119,7 @@ class Channel:
             command = self.receive_now()
             if command is not None:
                 return command
-            self._wait(self._polled, deadline)
+            self._wait(deadline)
 
     def receive_now(self) -> Command | None:
         """Return the next command if it is there already; raises OperationalError as ``receive`` does."""
@@ -146,18 +137,18 @@ class Channel:
     def usable(self) -> bool:
         """Tell whether the connection stands; what has come while nobody waited for it is dropped."""
         self._wire.receive(_LEFT_OVER)
-        return self.connected
+        return self.connected and not self._wire.cuts
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; what ZeroMQ has not yet written to the connection is dropped after ``linger_s``."""
         self._wire.close(linger_s)
 
-    def _wait(self, polled: Sequence[tuple[zmq.Socket[bytes], int]], deadline: float | None) -> None:
+    def _wait(self, deadline: float | None) -> None:
         if deadline is None:
-            zmq.zmq_poll(polled, -1)
+            zmq.zmq_poll(self._polled, -1)
             return
         left = deadline - time.monotonic()
-        if left <= 0 or not zmq.zmq_poll(polled, math.ceil(left * 1000)):
+        if left <= 0 or not zmq.zmq_poll(self._polled, math.ceil(left * 1000)):
             raise Silent
 
     def _check(self) -> None:

@@ -110,7 +110,7 @@ class Client:
         msgid = message.msgid
 
         def confirm(channel: Channel, deadline: float) -> None:
-            channel.send(frames, deadline)
+            channel.send(frames)
             while not stock:
                 command = channel.receive(deadline)
                 if isinstance(command, Ack):
@@ -276,7 +276,7 @@ class Client:
         frames = encode(Ask(msgid=msgid, verb=verb, arguments=arguments))
 
         def answer(channel: Channel, deadline: float) -> bytes:
-            channel.send(frames, deadline)
+            channel.send(frames)
             while True:
                 command = channel.receive(deadline)
                 if isinstance(command, Answer) and command.asked == msgid:
@@ -353,7 +353,7 @@ class Client:
                 told = True
                 continue
             try:
-                _ask_about("wait", channel, ids, until)
+                _ask_about("wait", channel, ids)
             except (Cut, Silent):
                 channels.drop(channel)
             except BaseException:
@@ -370,16 +370,16 @@ def _cut_off(channel: Channel, cuts: int, limit_s: float) -> str:
     )
 
 
-def _ask_about(verb: str, channel: Channel, ids: Sequence[str], deadline: float) -> None:
+def _ask_about(verb: str, channel: Channel, ids: Sequence[str]) -> None:
     for i in range(0, len(ids), _WAITS_A_TIME):
         some = ids[i : i + _WAITS_A_TIME]
-        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})), deadline)
+        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})))
 
 
 def _stop_waiting(channels: Channels, channel: Channel, pending: Iterable[str]) -> None:
     """Give back a connection on which results may still come: the next user skips them."""
     try:
-        _ask_about("unwait", channel, list(pending), time.monotonic())
+        _ask_about("unwait", channel, list(pending))
     except (Cut, Silent):
         channels.drop(channel)
     else:

@@ -25,14 +25,15 @@ _CLOSED = int(zmq.EVENT_CLOSED)
 #: ZMTP pings: a connection whose far end is frozen, or cut off without a word, is given up after these two.
 _PING_EVERY_MS = 3_000
 _PONG_WITHIN_MS = 3_000
+_NEVER_MS = (1 << 31) - 1
 
 
 class Wire(Watched):
     """One connection to a broker or stock router. Nothing blocks; when cut, ZeroMQ connects again by itself.
 
     What is sent while there is no connection waits for it. Whoever wants a clean start closes the wire and
-    makes another, under another identity. A wire that is made ``once`` is for that: it never connects again,
-    takes nothing to be sent while it isn't connected, and finds a frozen peer by itself.
+    makes another, under another identity. A wire that is made ``once`` is for that: it never connects again
+    (what is sent after a cut goes nowhere), and finds a frozen peer by itself.
 
     Attributes:
         connected: the handshake is done, and the connection not lost since.
@@ -72,8 +73,9 @@ class Wire(Watched):
         self._multipart = Multipart(socket, limits)
         socket.setsockopt(zmq.IDENTITY, identity)
         if once:
-            socket.setsockopt(zmq.IMMEDIATE, 1)
-            socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            # Neither IMMEDIATE nor an interval of -1: with these libzmq ends the pipe at a cut, what has come
+            # is lost, and a message that is just being read ends the process ("Assertion failed: !_more").
+            socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
             socket.setsockopt(zmq.HEARTBEAT_IVL, _PING_EVERY_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_WITHIN_MS)
         else:
@@ -114,9 +116,9 @@ class Wire(Watched):
         """Send a command; raises LocalProtocolError as ``encode`` does."""
         self._multipart.send(encode(command, stock=self.stock, limits=self._limits))
 
-    def send_frames(self, frames: Sequence[bytes]) -> bool:
-        """Send a message that is encoded already; False: a wire made once is not connected, or no more."""
-        return self._multipart.send(frames)
+    def send_frames(self, frames: Sequence[bytes]) -> None:
+        """Send a message that is encoded already."""
+        self._multipart.send(frames)
 
     def _note(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:

@@ -1,0 +1,88 @@
+"""A wire made once: what a client's connection is. It never connects again, and says why it is none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zmq
+
+from emq_compat.errors import OperationalError
+from emq_compat.protocol.commands import Ready
+from emq_compat.wire import RouterWire, Wire
+from tests.processes import wait_until
+from tests.wire.conftest import Driver
+
+pytestmark = pytest.mark.integration
+
+Context = zmq.Context[Any]
+
+
+def test_nobody_there_is_told(context: Context, free_port: Callable[[], int]) -> None:
+    """Where nobody listens it fails at once."""
+    wire = Wire(context, f"tcp://127.0.0.1:{free_port()}", identity=b"one", once=True)
+
+    Driver(wire).until(lambda: wire.failure)
+
+    assert "the connection was refused" == wire.failure
+    assert (False, 0) == (wire.connected, wire.cuts)
+
+
+def test_a_cut_is_the_end(context: Context) -> None:
+    """After a cut it connects no more, though a broker is back at that address."""
+    router = RouterWire(context, "tcp://127.0.0.1:*")
+    wire = Wire(context, router.endpoint, identity=b"one", once=True)
+    driver = Driver(wire)
+    wire.send(Ready(msgid="first"))
+    Driver(router).messages(1)
+    router.close()
+    driver.until(lambda: wire.cuts)
+    wire.send(Ready(msgid="lost"))
+    again = bound_again(context, router.endpoint)
+    others = [Wire(context, router.endpoint, identity=b"other%d" % i) for i in range(3)]
+    for other in others:
+        other.send(Ready(msgid="r"))
+
+    # Long enough for three that do connect again and by themselves.
+    assert {b"other0", b"other1", b"other2"} == {peer for peer, _ in Driver(again).messages(3)}
+    assert [] == again.receive()
+    wire.look()
+    assert (False, 1, "") == (wire.connected, wire.cuts, wire.failure)
+
+
+def bound_again(context: Context, endpoint: str) -> RouterWire:
+    """Bind as soon as the port is free: a closed socket frees it a little later."""
+    made: list[RouterWire] = []
+
+    def bind() -> bool:
+        with contextlib.suppress(OperationalError):
+            made.append(RouterWire(context, endpoint))
+        return bool(made)
+
+    wait_until(bind, what="the port")
+    return made[0]
+
+
+def test_what_came_before_a_cut_is_read(context: Context) -> None:
+    """All that the broker said before it went is received, message by message, while the connection is lost.
+
+    (libzmq ends the process here where a connection is made with IMMEDIATE, or without reconnection.)
+    """
+    for _ in range(10):
+        router = RouterWire(context, "tcp://127.0.0.1:*")
+        wire = Wire(context, router.endpoint, identity=b"one", once=True)
+        driver = Driver(wire)
+        wire.send(Ready(msgid="r"))
+        Driver(router).messages(1)
+        for i in range(100):
+            router.send(b"one", Ready(msgid=str(i)))
+        router.close(linger_s=5)
+        received: list[Any] = []
+        while not wire.cuts:
+            received += wire.receive(1)
+        driver.step()
+
+        assert [str(i) for i in range(100)] == [command.msgid for command in received + driver.received]
+        wire.close()

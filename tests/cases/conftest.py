@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import Proc, wait_until
-from tests.site import Site
+from tests.site import POOLS, Site
+
+#: What doesn't depend on the pool: with one of them in `make test`, with all in full.
+ANY_POOL = (POOLS[0], *(pytest.param(pool, marks=pytest.mark.long) for pool in POOLS[1:]))
 
 #: A fresh ping of a worker that is alive ends within this.
 ALIVE_S = 2.0

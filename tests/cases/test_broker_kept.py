@@ -87,7 +87,7 @@ def test_a_queue_that_nobody_listens_on(site: Site) -> None:
     assert "two" == result.get(timeout=5)[1].partition("@")[0]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_the_worker_is_killed_with_tasks_in_flight(site: Site, pool: str) -> None:
     """5: the late-acked ones run on the next worker, the early-acked ones fail and say why."""
     site.start_broker()

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.cases.conftest import ANY_POOL
 from tests.site import POOLS, Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -42,7 +43,7 @@ def test_short_tasks_behind_a_long_one(
     first.kill()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ANY_POOL)
 def test_priorities(site: Site, pool: str) -> None:
     """35: ten of a higher priority that were published last run among the first twelve."""
     site.start_broker()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from emq_compat.shim.exceptions import NotRegistered
-from tests.cases.conftest import pass_s
+from tests.cases.conftest import ANY_POOL, pass_s
 from tests.processes import Proc
 from tests.site import POOLS, Site
 
@@ -116,7 +116,7 @@ def test_a_relative_import(site: Site) -> None:
     assert "pkg.tasks.add 5" == run(site, "caller.py")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ANY_POOL)
 def test_an_unknown_name(site: Site, assert_alive: Callable[[Proc], None], pool: str) -> None:
     """28: it fails in time as NotRegistered, the log names those that look alike, and the worker goes on."""
     site.start_broker()

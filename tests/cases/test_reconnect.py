@@ -34,9 +34,9 @@ class Fault:
 
 
 SHORT = (
-    Fault(kind="cuts", away_s=1),
-    Fault(kind="restart", away_s=2, options=("--dead-after", "1")),
-    Fault(kind="stopped", away_s=3, options=("--dead-after", "2")),
+    Fault(kind="cuts", away_s=0.5),
+    Fault(kind="restart", away_s=1.5, options=("--dead-after", "1")),
+    Fault(kind="stopped", away_s=2, options=("--dead-after", "1")),
 )
 FULL = (
     Fault(kind="cuts", away_s=3),
@@ -94,7 +94,7 @@ def test_a_busy_worker(site: Site, proxy: Proxy, pool: str, fault: Fault) -> Non
     site.start_broker(*fault.options)
     site.start_worker("-P", pool, "-c", "2", "-b", site.address(backend=proxy.port))
     tasks = site.tasks
-    seconds = fault.away_s + 1.5
+    seconds = fault.away_s + 1
     running = [
         task.delay(seconds, f"running{n}")
         for n, task in enumerate([tasks.sleep_late, tasks.sleep][:slots])

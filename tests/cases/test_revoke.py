@@ -9,9 +9,9 @@ import pytest
 
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.result import AsyncResult
-from tests.cases.conftest import pass_s
+from tests.cases.conftest import ANY_POOL, pass_s
 from tests.processes import Proc, wait_until
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
@@ -23,7 +23,7 @@ def assert_revoked(result: AsyncResult[object], within_s: float) -> None:
     assert "REVOKED" == result.state
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ANY_POOL)
 def test_revoked_before_a_worker_is_there(site: Site, pool: str) -> None:
     """38: a revoke with no worker up holds for the one that comes, and the state is REVOKED at once."""
     site.start_broker()

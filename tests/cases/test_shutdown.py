@@ -8,7 +8,7 @@ import time
 import pytest
 
 from emq_compat.shim.exceptions import WorkerLostError
-from tests.processes import Proc
+from tests.processes import Proc, wait_until
 from tests.site import POOLS, Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -69,7 +69,7 @@ def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float)
     soft = site.start_worker("-P", pool, "-c", "2")
     result = site.tasks.sleep_late_tracked.delay(60, "late")
     site.wait_runs("start late")
-    assert "STARTED" == result.state
+    wait_until(lambda: "STARTED" == result.state)
 
     soft.send_signal(signal.SIGQUIT)
 
@@ -80,7 +80,7 @@ def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float)
     site.write_project()  # two interrupts are immediate where no soft end is set
     cold = site.start_worker("-P", pool, "-c", "2")
     site.wait_runs("start late", 2)
-    assert "STARTED" == result.state
+    wait_until(lambda: "STARTED" == result.state)
 
     interrupt_twice(cold)
 
@@ -98,7 +98,7 @@ def test_early_acked_tasks_that_are_cut_off(site: Site, pool: str) -> None:
     worker = site.start_worker("-P", pool, "-c", "2")
     result = site.tasks.sleep_tracked.delay(60, "early")
     site.wait_runs("start early")
-    assert "STARTED" == result.state
+    wait_until(lambda: "STARTED" == result.state)
 
     interrupt_twice(worker)
 

@@ -347,8 +347,8 @@ class ZygoteNursery(Nursery):
             orders.close()
 
     def suspect(self) -> None:
-        """End a zygote that doesn't answer; its spare takes over."""
-        if self._active is not None and self._requested:
+        """End a zygote that doesn't answer, if its spare can take over."""
+        if self._active is not None and self._spare is not None and self._requested:
             _logger.warning("the zygote (pid %d) doesn't answer and is killed", self._active.pid)
             signal.pidfd_send_signal(self._active.pidfd, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
 """Where a broker is.
 
-    emq://host:47291        our broker: the clients' port; the workers' is one lower, administration two higher
+    emq://host:47291        our broker: the clients' port; the workers' is one lower, the admin's two up
     emq://host              the same with the default ports 47291, 47290, 47293
     emq+ipc:///run/emq      our broker on this machine: client.sock, worker.sock, admin.sock in that folder
     tcp://host:47291        a stock eventmq 0.3.13 router; also emq://host?stock=1
@@ -9,8 +9,8 @@
 Behind ``?``, joined by ``&``: ``worker_port=N``; ``keys=DIR`` (CURVE; else the variable EMQ_KEYS);
 ``stock=1``, or ``tcp://…?stock=0`` where our broker listens; ``ipv6=1`` for a name with IPv6 addresses only.
 
-Where no address is given, EMQ_BROKER_ADDR holds it. There, as everywhere, ``tcp://`` means a stock router: that
-is what eventmq's clients mean by it. Write ``emq://`` once our broker has taken the router's place.
+Where no address is given, EMQ_BROKER_ADDR holds it. There, as everywhere, ``tcp://`` means a stock router:
+that is what eventmq's clients mean by it. Write ``emq://`` once our broker has taken the router's place.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SOCKET_PATH_BYTES = 107
 _EXAMPLES = "write emq://HOST:47291, emq+ipc://FOLDER, or tcp://HOST:47291 for a stock router"
 # fmt: off
 _KOMBU_SCHEMES = frozenset({
-    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
-    "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
+    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd",
+    "filesystem", "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
     "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
 })
 # fmt: on

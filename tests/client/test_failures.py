@@ -94,7 +94,8 @@ def test_accepts_and_is_silent(silent_port: int, connect: Callable[..., Client])
         lambda: client.ask("stats"),
         lambda: client.results(["x"]),
     ):
-        with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=f"{silent_port}: nothing answers"):
+        silent = f"{silent_port}: nothing answers"
+        with within(LIMIT_S + SLACK_S), pytest.raises(OperationalError, match=silent):
             call()
 
 

@@ -20,7 +20,7 @@ E = TypeVar("E")
 
 
 class FakeBroker:
-    """One ROUTER on 127.0.0.1. ``drive`` runs the upstream until the broker, or the test, has what it waits for."""
+    """One ROUTER on 127.0.0.1. ``drive`` runs the upstream until broker or test has what it waits for."""
 
     def __init__(self, port: int | None = None) -> None:
         self.context = zmq.Context()

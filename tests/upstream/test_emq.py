@@ -53,7 +53,7 @@ def upstream(broker: FakeBroker) -> Iterator[EmqUpstream]:
 
 
 def test_it_informs_with_its_queues_and_capabilities(broker: FakeBroker, upstream: EmqUpstream) -> None:
-    """The first word is INFORM with queues, slots, tasks, pid and host, from an ASCII identity with the name."""
+    """The first word is INFORM with queues, slots, tasks, pid and host, from an ASCII identity."""
     inform = broker.wait_for(upstream, commands.Inform)
     assert inform.queues == ((10, "celery"),)
     assert inform.capabilities is not None
@@ -73,7 +73,7 @@ def test_our_broker_is_known_by_its_hello(broker: FakeBroker, upstream: EmqUpstr
 
 
 def test_a_stock_router_is_known_by_a_heartbeat_alone(broker: FakeBroker, upstream: EmqUpstream) -> None:
-    """After the ACK of a stock router nothing is ready before its first HEARTBEAT; then one READY for each slot."""
+    """After a stock router's ACK nothing is ready before its first HEARTBEAT; then one READY a slot."""
     inform = broker.wait_for(upstream, commands.Inform)
     broker.say(commands.Ack(msgid="a", acked=(inform.msgid,)), stock=True)
     with pytest.raises(AssertionError):
@@ -164,7 +164,7 @@ def test_a_duplicate_delivery_is_dropped_and_its_credit_given_again(
 def test_a_broker_that_forgot_the_worker_is_told_what_it_holds(
     broker: FakeBroker, upstream: EmqUpstream
 ) -> None:
-    """HELLO with inform: true is answered by INFORM with all that is held; then unacknowledged replies go again."""
+    """HELLO with inform: true is answered by INFORM with all that is held; then replies go again."""
     broker.welcome(upstream)
     for msgid in ("begun", "waiting", "done"):
         broker.deliver(msgid)

@@ -325,10 +325,9 @@ class EmqUpstream(Upstream):
         if live and self.ours:
             self._say_goodbye()
         self._state = _State.CLOSED
-        self._close_wire(linger_ms=1000 if live else 0)
+        self._close_wire(1.0 if live else 0.0)
         if self._producer is not None:
-            self._producer.socket.close(linger=2000)
-            self._producer.close()
+            self._producer.close(2.0)
             self._producer = None
         if self._context is not None:
             self._context.term()
@@ -354,10 +353,9 @@ class EmqUpstream(Upstream):
         self._more = False
         self._send_inform()
 
-    def _close_wire(self, linger_ms: int = 0) -> None:
+    def _close_wire(self, linger_s: float = 0.0) -> None:
         if self._wire is not None:
-            self._wire.socket.close(linger=linger_ms)
-            self._wire.close()
+            self._wire.close(linger_s)
         self._wire = None
         self._more = False
 

@@ -216,3 +216,4 @@ def test_a_child_leaves_though_its_task_forked_the_channel(prefork: Prefork) -> 
         wait_until(lambda: not psutil.pid_exists(child))
     finally:
         os.kill(left, 9)
+    wait_until(lambda: not psutil.pid_exists(left), what="the zygote reaps what fell to it")

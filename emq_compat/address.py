@@ -35,8 +35,8 @@ _EXAMPLES = "write emq://HOST:47291, emq+ipc://FOLDER, or tcp://HOST:47291 for a
 # fmt: off
 _KOMBU_SCHEMES = frozenset({
     "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd",
-    "filesystem", "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
-    "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
+    "filesystem", "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss",
+    "sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
 })
 # fmt: on
 

@@ -196,7 +196,7 @@ class WorkerConfig:
             _not_negative("kill_grace_period_s", self.kill_grace_period_s)
         for weight, queue in self.queues:
             if weight < 0 or not queue:
-                raise ConfigurationError(f"queue {queue!r} of weight {weight}: no name, or a minus sign")
+                raise ConfigurationError(f"queue {queue!r} of weight {weight}: it needs a name and no minus")
 
     def listens_to(self, default: str) -> tuple[tuple[int, str], ...]:
         """Return the queues less the excluded ones; ``default`` where none is named (of weight 10)."""

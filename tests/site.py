@@ -12,6 +12,7 @@ The fixture is ``site`` of tests/conftest.py.
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,12 +196,25 @@ class Site:
         return {"name": name, "waiting": 0, "delayed": 0, "in_flight": 0, "oldest_s": 0, "workers": 0}
 
     def close(self) -> None:
-        """Close connections, and forget the project's module."""
+        """End the workers, which a broker that is still there makes quick; forget the project's module."""
+        self._end_workers()
         if self._client is not None:
             self._client.close()
         if self._tasks is not None:
             self._tasks.app.close()
             sys.modules.pop(NAME, None)
+
+
+    def _end_workers(self) -> None:
+        living = [worker for worker in self.workers if worker.alive()]
+        if self.broker is None or not self.broker.alive():
+            return
+        for worker in living:
+            worker.send_signal(signal.SIGTERM)
+        try:
+            wait_until(lambda: not any(worker.alive() for worker in living), timeout_s=1)
+        except TimeoutError:
+            return  # they are killed with everything else
 
 
 @contextmanager

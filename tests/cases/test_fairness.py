@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.cases.conftest import ANY_POOL
+from tests.processes import wait_until
 from tests.site import POOLS, Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -56,4 +57,5 @@ def test_priorities(site: Site, pool: str) -> None:
     site.start_worker("-P", pool, "-c", "1", "-l", "warning")
 
     site.wait_runs("ping", 210)
+    wait_until(lambda: 0 == site.queue()["in_flight"], what="all results are stored")
     assert 10 == sum(line.startswith("ping high") for line in site.runs()[:12])

@@ -212,7 +212,7 @@ def test_after_a_fork(site: Site, publisher: Publisher, limit_s: float) -> None:
     broker = site.start_broker()
     (site.folder / "forking.py").write_text(FORKING)
 
-    program = site.procs.python("forking.py", f"{broker.pid}", cwd=site.folder)
+    program = site.procs.python("-W", "ignore", "forking.py", f"{broker.pid}", cwd=site.folder)
 
     assert 0 == program.wait(60)
     lines = map(json.loads, program.output().splitlines())

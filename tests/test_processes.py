@@ -6,7 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.processes import Procs, wait_until
@@ -44,4 +43,4 @@ print("child", child.pid, flush=True)
         procs.assert_none_left(timeout_s=0.1)
     with pytest.raises(AssertionError, match="left over"):
         procs.close()
-    wait_until(lambda: not psutil.pid_exists(pid), what="the orphan's end")
+    wait_until(lambda: not procs.leftovers(), what="the orphan's end")

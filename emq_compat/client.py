@@ -282,10 +282,15 @@ class Client:
                 if isinstance(command, Answer) and command.asked == msgid:
                     return command.body
 
-        document = json.loads(self._perform(limit_s, f"did not answer {verb!r}", answer))
-        if "error" in document:
-            raise refused_as(document["error"])
-        return document["ok"]
+        body = self._perform(limit_s, f"did not answer {verb!r}", answer)
+        try:
+            document = json.loads(body)
+            if "error" not in document:
+                return document["ok"]
+            refused = refused_as(document["error"])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+            raise OperationalError(f"the broker's answer to {verb!r} can't be read: {exc!r}") from exc
+        raise refused
 
     def _need_ours(self, verb: str) -> None:
         if self.stock:

@@ -27,6 +27,7 @@ from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
 from emq_compat.broker.records import Dispatch, Journal, Moment, Send, home_key, priority_of, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.schedules import Schedules
+from emq_compat.broker.stock import reply_body
 from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError
 from emq_compat.message import (
@@ -265,7 +266,8 @@ class Engine:
         task_id = flight.headers.task_id
         if task_id and state not in (IGNORED, REJECTED):
             keep = not (flight.headers.no_result or (headers is not None and headers.no_result))
-            self.results.put(task_id, state, command.body, now, keep=keep)
+            body = command.body if headers is not None else reply_body(command.body)
+            self.results.put(task_id, state, body, now, keep=keep)
         requesters = self.flights.requesters
         if msgid in requesters:
             if state == RETRY and command.follow_ups:

@@ -12,7 +12,7 @@ from emq_compat.broker.records import InFlight
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job
 
-__all__ = ["SILENCE_S", "has_stock_name", "overdue_at", "stock_headers", "unfit"]
+__all__ = ["SILENCE_S", "has_stock_name", "overdue_at", "reply_body", "stock_headers", "unfit"]
 
 #: It beats every 3 s, whatever the broker's own workers are asked for.
 SILENCE_S = 10.0
@@ -51,6 +51,16 @@ def unfit(payload: bytes) -> str | None:
     if payload.count(b"[") + payload.count(b"{") > _DEPTH and _depth(json.loads(payload)) > _DEPTH:
         return f"the payload is nested more than {_DEPTH} deep"
     return None
+
+
+def reply_body(body: bytes) -> bytes:
+    """Return a stock worker's reply as what is stored: a JSON object, whatever it sent."""
+    try:
+        if isinstance(json.loads(body.decode()), dict):
+            return body
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps({"value": body.decode("utf-8", "backslashreplace")}).encode()
 
 
 def overdue_at(flight: InFlight, stock_timeout_s: float) -> float:

@@ -357,6 +357,27 @@ def test_no_result_keeps_nothing() -> None:
     assert 0 == b.store.sizes()["results"]
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"value": 1}', 1),
+        (b"not JSON", "not JSON"),
+        (b"[1]", "[1]"),
+        (b"\xff", "\\xff"),
+        (b"[" * 9999, "[" * 9999),
+    ],
+)
+def test_whatever_a_stock_worker_replies_can_be_read(body: bytes, value: object) -> None:
+    """A stock worker's reply that is no JSON object is stored as text: it must not spoil an answer."""
+    b = Bench()
+    stock = b"stock"
+    b.turn((stock, Inform(msgid=new_id(), queues=((0, "q"),))), (stock, Ready(msgid="r1")))
+    [msgid] = b.publish()
+    b.turn((stock, Reply(msgid="x", body=body, request_msgid=msgid)))
+    stored = b.store.results(["t-" + msgid])["t-" + msgid]
+    assert value == json.loads(stored.body)["value"]
+
+
 def test_a_stock_worker_gets_stock_headers_and_may_answer_after_kbye() -> None:
     """Stock headers only; after KBYE its REPLY still counts; stock_timeout gives the task to others."""
     b = Bench(stock_timeout_s=60)

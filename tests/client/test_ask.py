@@ -183,3 +183,11 @@ def test_waiting_costs_nothing(broker: FakeBroker, client: Client) -> None:
         list(client.wait(["a"], 1.0))
 
     assert time.process_time() - used < 0.2
+
+
+@pytest.mark.parametrize("document", [[], {}, 1, None, {"error": None}, "ok"])
+def test_an_answer_that_is_none(broker: FakeBroker, client: Client, document: object) -> None:
+    """An answer that says neither ok nor error is an OperationalError that names the question."""
+    broker.behaviour.answers["stats"] = lambda arguments: document if document is not None else "null"
+    with pytest.raises(OperationalError, match="stats" if document != {"error": None} else "None"):
+        client.ask("stats")

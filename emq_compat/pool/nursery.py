@@ -33,6 +33,10 @@ _logger = logging.getLogger(__name__)
 
 #: Number of the order for a spare zygote; children count from 1.
 _SPARE = 0
+#: So many spares in a row that end sooner than this are replaced at once, further ones with the next child:
+#: whatever ends them (a handler of the project's after forks, say) may end them all.
+_SPARE_LIVES_S = 1.0
+_SHORT_LIVED_SPARES = 3
 _SPAWN_START_MIN_S = 60.0
 # A program of its own, and not ``-m``: sys.path comes first, because this package may be found by it only.
 _SPAWNED = """
@@ -205,6 +209,8 @@ class ZygoteNursery(Nursery):
         self._active: _ZygoteProcess | None = None
         self._spare: _ZygoteProcess | None = None
         self._spare_orders: socket.socket | None = None  # of one that was asked for
+        self._spare_since = 0.0  # monotonic
+        self._short_lived = 0  # spares in a row
         self._unreaped: set[int] = set()  # spares that have ended and are the zygote's to reap
         self._requested: set[int] = set()
         self._events: list[NurseryEvent] = []
@@ -262,11 +268,16 @@ class ZygoteNursery(Nursery):
         """Read the zygote's answers; see whether one of the two has died."""
         self._read_answers()
         if self._spare is not None and has_ended(self._spare.pidfd):
-            _logger.warning("the spare zygote (pid %d) is gone; another one is forked", self._spare.pid)
+            lived_s = time.monotonic() - self._spare_since
+            self._short_lived = self._short_lived + 1 if lived_s < _SPARE_LIVES_S else 0
+            at_once = self._short_lived <= _SHORT_LIVED_SPARES
+            when = "" if at_once else " with the next child"
+            pid = self._spare.pid
+            _logger.warning("the spare zygote (pid %d) is gone; another one is forked%s", pid, when)
             self._poll.unregister(self._spare.pidfd)
             self._drop(self._spare)
             self._spare = None
-            if self._active is not None and not has_ended(self._active.pidfd):
+            if at_once and self._active is not None and not has_ended(self._active.pidfd):
                 self._request_spare()
         if self._active is not None and has_ended(self._active.pidfd):
             self._take_over(self._active)
@@ -341,6 +352,7 @@ class ZygoteNursery(Nursery):
         assert orders is not None
         if kind == zygote.FORKED and fds:
             self._spare = _ZygoteProcess(pid=value, pidfd=fds[0], orders=orders)
+            self._spare_since = time.monotonic()
             self._poll.register(self._spare.pidfd, select.EPOLLIN)
         else:
             _logger.error("no spare zygote: %s", os.strerror(value) if kind == zygote.FAILED else _NO_FDS)

@@ -123,7 +123,11 @@ def test_children_that_die_at_their_start(site: Site) -> None:
     worker = site.start_worker("-P", "prefork", ready=None)
 
     assert 1 == worker.wait(60)
-    assert "Traceback" not in worker.output()
+    output = worker.output()
+    assert "the pool can't go on: children end on start-up again and again" in output
+    assert "exited with status 3" in output
+    assert "Traceback" not in output
+    assert len(output.splitlines()) < 100
 
 
 def test_tasks_that_kill_their_own_process(site: Site, assert_alive: Callable[[Proc], None]) -> None:

@@ -21,6 +21,7 @@ from emq_compat.message import (
     Outcome,
     Publish,
 )
+from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report, failure_of
 from emq_compat.shim.build import unix_time
 from emq_compat.shim.codec import dumps, jsonable
@@ -59,7 +60,11 @@ def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:
-    """Run a task for a delivery. Whatever its body raises is an Outcome, SystemExit and the like included."""
+    """Run a task for a delivery. Whatever its body raises is an Outcome, SystemExit and the like included.
+
+    Raises:
+        Stopped: the pool ends the run, and tells of it.
+    """
     frame = Frame(
         task,
         request,
@@ -82,6 +87,8 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         kind = "requeue" if exc.requeue else "dead-letter"
         logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
         return Outcome(state=REQUEUED if exc.requeue else REJECTED, failure=failure)
+    except Stopped:
+        raise
     except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
         failure = failure_of(exc, jsonable=jsonable)
         if isinstance(exc, tuple(task.throws)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
+from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report, TaskPolicy, failed, failure_of, reply_of
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
@@ -123,6 +124,8 @@ class ShimProgram:
         except (EmqError, ImproperlyConfigured) as exc:
             logger.error("refused %s: %s", delivery.msgid, exc)
             return failed(exc)
+        except Stopped:
+            raise
         except BaseException as exc:  # a soft limit that comes late ends the task, not the worker
             logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
             return failed(exc)

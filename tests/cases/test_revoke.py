@@ -83,6 +83,7 @@ def test_terminate(site: Site, assert_alive: Callable[[Proc], None], pool: str) 
     assert "bystander" == bystander.get(timeout=10)
     assert 0 == site.count("end running")
     assert_alive(worker)
+    assert "raised unexpected" not in worker.output()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -115,6 +116,7 @@ def test_terminate_in_solo(site: Site, assert_alive: Callable[[Proc], None]) -> 
     assert_revoked(running, 3)
     assert 0 == site.count("end running")
     assert_alive(worker)
+    assert "raised unexpected" not in worker.output()
 
 
 def test_a_revoked_task_that_waits_behind_others(site: Site) -> None:

@@ -107,6 +107,7 @@ def test_early_acked_tasks_that_are_cut_off(site: Site, pool: str) -> None:
     assert "FAILURE" == result.state
     assert_waiting(site, 0)
     assert 1 == site.count("start early")
+    assert "raised unexpected" not in worker.output()
 
 
 def interrupt_twice(worker: Proc) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "FAILURE",
     "FINAL_STATES",
     "IGNORED",
+    "MAX_ID_BYTES",
     "REJECTED",
     "REQUEUED",
     "RETRY",
@@ -41,6 +42,9 @@ __all__ = [
     "new_id",
     "slots_of_base",
 ]
+
+#: Bytes in a msgid, task id, verb, topic or cron text.
+MAX_ID_BYTES = 1024
 
 STARTED = "STARTED"
 SUCCESS = "SUCCESS"
@@ -228,7 +232,7 @@ class Headers(_HeaderFields):
             name, _, value = part.partition(":")
             # The commonest by name: a table of readers costs twice as much.
             if name == "id":
-                headers.task_id = unquote(value) if "%" in value else value
+                headers.task_id = value if "%" not in value and len(text) <= MAX_ID_BYTES else _task_id(value)
             elif name == "task":
                 headers.task = unquote(value) if "%" in value else value
             elif name == "guarantee":
@@ -253,6 +257,13 @@ def _quoted(value: str) -> str:
 
 
 _quoted_name = lru_cache(maxsize=1024)(_quoted)
+
+
+def _task_id(value: str) -> str:
+    task_id = unquote(value)
+    if len(task_id.encode()) > MAX_ID_BYTES or not task_id.isprintable():
+        raise MessageError(f"header 'id' has the value {task_id[:64]!a}, which is too long or unprintable")
+    return task_id
 
 
 def _whole(value: str) -> int:

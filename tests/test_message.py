@@ -211,6 +211,15 @@ def test_a_header_with_a_wrong_value_is_named(text: str) -> None:
     assert f"header {name!r} has the value {value!r}" in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["x" * 1025, "%E2%98%83" * 342, "a%0Ab"])
+def test_a_task_id_that_no_answer_could_name_is_refused(value: str) -> None:
+    """A task id too long for a frame, or unprintable, is refused where it arrives."""
+    with pytest.raises(MessageError, match=r"header 'id' has the value .* too long or unprintable"):
+        Headers.decode(f"guarantee,id:{value}")
+    longest = "☃" * 341
+    assert longest == Headers.decode(Headers(task_id=longest).encode()).task_id
+
+
 @pytest.mark.parametrize("value", ["x", "", "-1", "1.5"])
 def test_a_reply_with_a_wrong_attempt_is_refused(value: str) -> None:
     """So is a REPLY's attempt."""

@@ -174,5 +174,7 @@ def _private_folder(folder: Path) -> Path:
 def _back_up(frontend: str, ipc: Path | None, file: Path) -> None:
     """Ask the running broker for a copy of its journal."""
     url = f"emq+ipc://{ipc.resolve()}" if ipc is not None else "emq://" + frontend.removeprefix("tcp://")
-    written = client_for(url).ask("backup", timeout_s=3600.0, file=str(file.absolute()))
+    client = client_for(url)
+    client.ask("stats")  # Fails within seconds where no broker is; the copy may take long.
+    written = client.ask("backup", timeout_s=3600.0, file=str(file.absolute()))
     click.echo(f"written: {written}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from emq_compat.message import MAX_ID_BYTES
+
 __all__ = [
     "LIMITS",
     "MAX_ID_BYTES",
@@ -18,9 +20,6 @@ __all__ = [
 
 #: Characters in a queue's name.
 MAX_QUEUE_NAME = 255
-
-#: Bytes in a msgid, task id, verb, topic or cron text.
-MAX_ID_BYTES = 1024
 
 #: The largest number in a count, weight or attempt.
 MAX_NUMBER = 1 << 31

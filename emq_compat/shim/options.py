@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.build import Options, Plan, unix_time
 from emq_compat.shim.exceptions import ImproperlyConfigured
 
@@ -126,6 +127,8 @@ def _zone(conf: Settings) -> Any:
 def _task_id(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"task_id must be text, not {value!r}")
+    if value and (len(value.encode(errors="replace")) > MAX_ID_BYTES or not value.isprintable()):
+        raise ValueError(f"task_id must be at most {MAX_ID_BYTES} printable bytes, not {value[:64]!a}")
     return value or None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket as plain
 import time
 from typing import TypeAlias
 
@@ -76,6 +78,9 @@ class RouterWire(Watched):
             gate.protect(socket)
         super().__init__(socket, _EVENTS)
         try:
+            if endpoint.startswith("ipc://") and _is_listened_at(endpoint.removeprefix("ipc://")):
+                # ZeroMQ would take the other's place, and nobody could reach it any more.
+                raise zmq.ZMQError(zmq.EADDRINUSE)
             self.socket.bind(endpoint)
         except zmq.ZMQError as exc:
             self.close()
@@ -163,3 +168,18 @@ class RouterWire(Watched):
                 self._suspects[peer] = (since, probed + 1)
             else:
                 del self._suspects[peer]
+
+
+def _is_listened_at(path: str) -> bool:
+    """Tell whether a process listens at this unix socket; what a killed one left behind doesn't count."""
+    if path.startswith("@") or not os.path.exists(path):
+        return False
+    with plain.socket(plain.AF_UNIX, plain.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True

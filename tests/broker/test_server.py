@@ -247,6 +247,13 @@ def test_a_backup_is_a_journal(
     other.client.close()
 
 
+def test_a_backup_of_no_broker_ends_with_an_error(procs: Procs, tmp_path: Path) -> None:
+    """--backup tells within seconds that no broker is there."""
+    backup = procs.emq("broker", "--ipc", str(tmp_path / "sockets"), "--backup", str(tmp_path / "copy"))
+    assert 1 == backup.wait()
+    assert "Error: no broker within" in backup.output()
+
+
 def test_memory_forgets(broker: Broker) -> None:
     """--memory keeps nothing on disk and says so."""
     proc = broker.start("--memory")

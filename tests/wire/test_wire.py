@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -296,6 +297,19 @@ def test_an_address_in_use_is_told(context: Context, router: RouterWire) -> None
     """Binding an address that is in use raises an error that names it."""
     with pytest.raises(OperationalError, match=f"{router.endpoint} can't be bound: Address already in use"):
         RouterWire(context, router.endpoint)
+
+
+def test_a_unix_socket_in_use_is_left_alone(context: Context, tmp_path: Any) -> None:
+    """A unix socket at which somebody listens can't be bound; one that was left behind can."""
+    endpoint = f"ipc://{tmp_path}/s"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(f"{tmp_path}/s")
+    router = RouterWire(context, endpoint)
+    with pytest.raises(OperationalError, match="s can't be bound: Address already in use"):
+        RouterWire(context, endpoint)
+
+    Wire(context, endpoint, identity=b"one").send(Ready(msgid="r"))
+    assert [(b"one", Ready(msgid="r"))] == Driver(router).messages(1)
 
 
 def test_an_impossible_endpoint_is_told(context: Context) -> None:

@@ -181,7 +181,7 @@ def test_settings_are_the_defaults_of_the_defaults(app: Celery, client: Recorder
         ({"serializer": "pickle"}, ImproperlyConfigured, "JSON"),
         ({"link": object()}, NotImplementedError, "link"),
         ({"task_id": 5}, TypeError, "task_id"),
-        ({"task_id": "x" * 1025}, ValueError, "task_id must be at most 1024 bytes"),
+        ({"task_id": "x" * 1025}, ValueError, "task_id must be at most 1024 printable bytes"),
         ({"task_id": "a\nb"}, ValueError, "printable"),
         ({"task_id": "\ud800"}, ValueError, "printable"),
         ({"headers": "x"}, TypeError, "headers"),

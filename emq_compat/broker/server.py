@@ -48,6 +48,7 @@ from emq_compat.protocol.commands import (
 from emq_compat.protocol.frames import Limits, encode, request_frames
 from emq_compat.protocol.roles import ADMINISTRATOR, CLIENT, PUBLISHER, WORKER, Role
 from emq_compat.wire import Gate, RouterWire
+from emq_compat.wire.router import Received
 
 __all__ = ["Server"]
 
@@ -98,6 +99,8 @@ class Server:
         #: monotonic time at which the disk is tried again; None: it works.
         self._probe_at: float | None = None
         self._log_at: dict[str, float] = {}
+        #: What the last poll found readable.
+        self._ready: frozenset[object] = frozenset()
         self._since_trim = 0
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
@@ -126,7 +129,11 @@ class Server:
         for wire in self._wires:
             for polled in wire.sockets():
                 self._poller.register(polled, zmq.POLLIN)
-        self._poller.register(self._wake_r, zmq.POLLIN)
+        self._poller_without_disk = zmq.Poller()
+        for polled in self.frontend.sockets():
+            self._poller_without_disk.register(polled, zmq.POLLIN)
+        for poller in (self._poller, self._poller_without_disk):
+            poller.register(self._wake_r, zmq.POLLIN)
 
     def _listen(self, endpoint: str) -> RouterWire:
         limits = Limits(payload_bytes=self.config.max_message_bytes)
@@ -146,12 +153,15 @@ class Server:
         """Serve until ``stop`` is called (or TERM, INT arrive, where ``handle_signals`` is in force)."""
         more = False
         while not self._stopping:
-            ready = self._poller.poll(0 if more else self._timeout_ms())
-            if not ready and self._since_trim >= BURST:
+            # Without a disk workers are not read: what they say waits in ZeroMQ.
+            poller = self._poller if self._probe_at is None else self._poller_without_disk
+            self._ready = frozenset(polled for polled, _ in poller.poll(0 if more else self._timeout_ms()))
+            if not self._ready and self._since_trim >= BURST:
                 self._since_trim = 0
                 trim()
-            with contextlib.suppress(BlockingIOError):
-                self._wake_r.recv(4096)
+            if self._wake_r.fileno() in self._ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_r.recv(4096)
             try:
                 more = self._turn() if self._probe_at is None else self._turn_without_disk()
             except JournalError as exc:
@@ -172,8 +182,8 @@ class Server:
     def _turn(self) -> bool:
         """Do one turn; returns whether more may be waiting on a socket."""
         engine = self.engine
-        from_workers = self.backend.receive(BATCH)
-        from_clients = self.frontend.receive(BATCH)
+        from_workers = self._receive(self.backend)
+        from_clients = self._receive(self.frontend)
         self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
         now = _now()
         engine.begin_turn([c.msgid for _, c in self._turn_publishes])
@@ -209,6 +219,14 @@ class Server:
             engine.desk.notes.clear()
         return more
 
+    def _receive(self, wire: RouterWire) -> list[Received]:
+        """Return what has arrived at a socket, if the poll said so or it has something to look after."""
+        if self._ready.isdisjoint(wire.sockets()):
+            due = wire.deadline()
+            if due is None or due > time.monotonic():
+                return []
+        return wire.receive(BATCH)
+
     def _send(self, outbox: list[Send | Dispatch]) -> None:
         to_worker, to_client = self.backend.send_frames, self.frontend.send_frames
         for item in outbox:
@@ -228,7 +246,7 @@ class Server:
                 (to_worker if item.to_worker else to_client)(item.identity, frames)
 
     def _serve_administration(self, now: Moment) -> None:
-        commands = self.admin.receive(BATCH)
+        commands = self._receive(self.admin)
         for identity, command in commands:
             if isinstance(command, RemoteProtocolError) or type(command) not in ADMINISTRATOR.says:
                 self._refused(ADMINISTRATOR, identity, command)
@@ -245,7 +263,7 @@ class Server:
 
     def _forward_publishes(self, wire: RouterWire) -> None:
         assert self._publish_out is not None
-        commands = wire.receive(BATCH)
+        commands = self._receive(wire)
         for identity, command in commands:
             if isinstance(command, PublishTopic):
                 self._publish_out.send_multipart([command.topic.encode(), command.payload], zmq.NOBLOCK)
@@ -291,7 +309,7 @@ class Server:
 
     def _turn_without_disk(self) -> bool:
         """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
-        from_clients = self.frontend.receive(BATCH)
+        from_clients = self._receive(self.frontend)
         for identity, command in from_clients:
             if isinstance(command, Request):
                 self._refuse(

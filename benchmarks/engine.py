@@ -58,7 +58,7 @@ def main() -> None:
                 engine.from_worker(b"w.1", c, now)
             engine.tick(now)
             engine.hand_out(now)
-            engine.close_turn()
+            engine.close_turn(now)
             store.commit()
             return engine.take_outbox()
 

@@ -16,6 +16,7 @@ The life of a message:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,9 @@ __all__ = ["Engine", "EngineOptions"]
 DUE_BATCH = 1000
 #: Finished msgids are remembered for one to two of these.
 FINISHED_ROTATION_S = 60.0
+#: A worker's REPLYs are acknowledged within so many seconds, or when there are so many of them.
+ACK_WITHIN_S = 0.02
+ACKS_AT_ONCE = 64
 #: How often expired results are deleted.
 EXPIRY_S = 5.0
 
@@ -93,7 +97,9 @@ class Engine:
         self._journal = journal
         self._our_clients: dict[bytes, None] = {}
         self._acks: dict[bytes, list[str]] = {}
+        #: worker → msgids of its REPLYs that are stored and not acknowledged yet.
         self._worker_acks: dict[bytes, list[str]] = {}
+        self._worker_acks_due = math.inf
         self._seen: set[str] = set()
         self._next_due_ms = journal.next_due_ms()
         self._next_rotation = now.mono + FINISHED_ROTATION_S
@@ -232,6 +238,7 @@ class Engine:
             acks = self._worker_acks.get(identity)
             if acks is None:
                 self._worker_acks[identity] = [msgid]
+                self._worker_acks_due = min(self._worker_acks_due, now.mono + ACK_WITHIN_S)
             else:
                 acks.append(msgid)
         flight = self.flights.by_msgid.get(msgid)
@@ -343,7 +350,7 @@ class Engine:
 
     def next_deadline(self, now: Moment) -> float:
         """Return the monotonic time at which ``tick`` must be called though nothing has arrived."""
-        deadline = min(self._next_rotation, self._next_expiry)
+        deadline = min(self._next_rotation, self._next_expiry, self._worker_acks_due)
         if (beat := self.fleet.next_deadline()) is not None:
             deadline = min(deadline, beat)
         if self._next_due_ms is not None:
@@ -358,23 +365,54 @@ class Engine:
         """Give what waits to those who asked."""
         self._hand_out.run(now)
 
-    def close_turn(self) -> None:
+    def close_turn(self, now: Moment) -> None:
         """Write the counts that changed and add the turn's acknowledgements to the outbox."""
         for queue in self.queues.by_id.values():
             if queue.changed:
                 queue.changed = False
-                self._journal.set_counts(queue.id, queue.waiting, queue.delayed)
+                counts = (queue.waiting, queue.delayed)
+                if counts != queue.stored:
+                    queue.stored = counts
+                    self._journal.set_counts(queue.id, *counts)
+        if self._worker_acks:
+            self._acknowledge_replies(now)
+        if self._acks:
+            # First of all: a client stands still until it has its own.
+            self.desk.outbox[:0] = self._acknowledge_publishes()
+        self._seen = set()
+
+    def _acknowledge_publishes(self) -> list[Send]:
+        acks = []
         for identity, msgids in self._acks.items():
             if identity in self._our_clients:
-                self.desk.to_client(identity, Ack(msgid=new_id(), acked=tuple(msgids)))
+                acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
             else:
-                for msgid in msgids:
-                    self.desk.to_client(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True)
+                acks += [
+                    Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids
+                ]
         self._acks.clear()
-        for identity, msgids in self._worker_acks.items():
-            self.desk.to_worker(identity, Ack(msgid=new_id(), acked=tuple(msgids)))
-        self._worker_acks.clear()
-        self._seen = set()
+        return acks
+
+    def _acknowledge_replies(self, now: Moment) -> None:
+        """Acknowledge REPLYs together with what goes to their worker anyway, or many at once, or in time.
+
+        A worker only waits for it with its copy of the REPLY; a message of its own would wake it up.
+        """
+        pending = self._worker_acks
+        if now.mono >= self._worker_acks_due:
+            told = list(pending)
+        else:
+            told = [
+                item.identity
+                for item in self.desk.outbox
+                if isinstance(item, Dispatch) or item.to_worker
+                if item.identity in pending
+            ]
+            told += [identity for identity, msgids in pending.items() if len(msgids) >= ACKS_AT_ONCE]
+        for identity in dict.fromkeys(told):
+            self.desk.to_worker(identity, Ack(msgid=new_id(), acked=tuple(pending.pop(identity))))
+        if not pending:
+            self._worker_acks_due = math.inf
 
     def take_outbox(self) -> list[Send | Dispatch]:
         """Return what is to be sent, after the commit."""

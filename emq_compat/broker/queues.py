@@ -63,6 +63,7 @@ class MessageQueue:
         "_skip",
         "blocked",
         "changed",
+        "stored",
         "delayed",
         "handed_out",
         "id",
@@ -94,6 +95,8 @@ class MessageQueue:
         self.handed_out = 0
         #: counts differ from those on disk.
         self.changed = False
+        #: (waiting, delayed) as the journal has them.
+        self.stored = (waiting, delayed)
         #: messages whose task no worker that asked for this queue has: task name → messages, set aside.
         self.blocked: dict[str, deque[Waiting]] = {}
         self._ranks = [_Rank(home_key(queue_id, RANKS - 1 - r)) for r in range(RANKS)]

@@ -48,6 +48,7 @@ from emq_compat.protocol.commands import (
 from emq_compat.protocol.frames import Limits, encode, request_frames
 from emq_compat.protocol.roles import ADMINISTRATOR, CLIENT, PUBLISHER, WORKER, Role
 from emq_compat.wire import Gate, RouterWire
+from emq_compat.wire.poll import Poll, Polled
 from emq_compat.wire.router import Received
 
 __all__ = ["Server"]
@@ -100,7 +101,7 @@ class Server:
         self._probe_at: float | None = None
         self._log_at: dict[str, float] = {}
         #: What the last poll found readable.
-        self._ready: frozenset[object] = frozenset()
+        self._ready: set[Polled] = set()
         self._since_trim = 0
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
@@ -125,15 +126,8 @@ class Server:
             if self._gate is not None:
                 self._gate.protect(self._publish_out)
             self._publish_out.bind(config.publish_out)
-        self._poller = zmq.Poller()
-        for wire in self._wires:
-            for polled in wire.sockets():
-                self._poller.register(polled, zmq.POLLIN)
-        self._poller_without_disk = zmq.Poller()
-        for polled in self.frontend.sockets():
-            self._poller_without_disk.register(polled, zmq.POLLIN)
-        for poller in (self._poller, self._poller_without_disk):
-            poller.register(self._wake_r, zmq.POLLIN)
+        self._poll = Poll(self._wires, (self._wake_r.fileno(),))
+        self._poll_without_disk = Poll((self.frontend,), (self._wake_r.fileno(),))
 
     def _listen(self, endpoint: str) -> RouterWire:
         limits = Limits(payload_bytes=self.config.max_message_bytes)
@@ -154,8 +148,8 @@ class Server:
         more = False
         while not self._stopping:
             # Without a disk workers are not read: what they say waits in ZeroMQ.
-            poller = self._poller if self._probe_at is None else self._poller_without_disk
-            self._ready = frozenset(polled for polled, _ in poller.poll(0 if more else self._timeout_ms()))
+            poll = self._poll if self._probe_at is None else self._poll_without_disk
+            self._ready = poll.wait(0 if more else self._timeout_ms())
             if not self._ready and self._since_trim >= BURST:
                 self._since_trim = 0
                 trim()
@@ -209,7 +203,7 @@ class Server:
         engine.tick(now)
         self.asks.tick(now)
         engine.hand_out(now)
-        engine.close_turn()
+        engine.close_turn(now)
         self.store.commit()
         self._turn_publishes = []
         self._send(engine.take_outbox())
@@ -221,7 +215,7 @@ class Server:
 
     def _receive(self, wire: RouterWire) -> list[Received]:
         """Return what has arrived at a socket, if the poll said so or it has something to look after."""
-        if self._ready.isdisjoint(wire.sockets()):
+        if wire not in self._ready:
             due = wire.deadline()
             if due is None or due > time.monotonic():
                 return []

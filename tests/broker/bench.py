@@ -64,7 +64,7 @@ class Bench:
                 engine.from_worker(identity, command, self.now)
         engine.tick(self.now)
         engine.hand_out(self.now)
-        engine.close_turn()
+        engine.close_turn(self.now)
         self.store.commit()
         self.sent = engine.take_outbox()
         return self.sent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.records import Dispatch
+from emq_compat.broker.records import Dispatch, Send
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Ask, Capabilities, Heartbeat, Hello, Inform, Kbye, Ready, Reply
 from tests.broker.bench import CLIENT, Bench, answer, attempt_of, hello, job, nack
@@ -96,7 +96,40 @@ def test_the_first_outcome_of_an_attempt_wins() -> None:
     follow = Publish(queue="q", headers=Headers(), payload=job())
     assert [] == b.reply(d, "FAILURE", follow_ups=(follow,), ready=1)
     assert "SUCCESS" == b.state(m)
+    b.turn(passed_s=0.03)
     assert m in b.acked()
+
+
+def test_replies_are_acknowledged_in_company_or_in_time() -> None:
+    """A REPLY's ACK goes with the worker's next REQUEST, with 63 others, or alone after 20 ms."""
+    b = Bench()
+    first, second = b.publish(2)
+    (d,) = b.worker(slots=1, credit=1)
+    (d2,) = b.reply(d, ready=1)
+    assert {first} == b.acked()
+    b.reply(d2)
+    assert set() == b.acked()
+    b.turn(passed_s=0.019)
+    assert set() == b.acked()
+    assert b.engine.next_deadline(b.now) <= b.mono + 0.001
+    b.turn(passed_s=0.002)
+    assert {second} == b.acked()
+    b.turn(passed_s=1)
+    assert set() == b.acked()
+    many = b.publish(64)
+    handed = b.handed((d.identity, Ready(msgid=new_id(), count=64)))
+    b.turn(*[(d.identity, answer(h)) for h in handed])
+    assert set(many) == b.acked()
+
+
+def test_publishers_are_told_first() -> None:
+    """The ACK of a publish leaves before the hand-outs of its turn."""
+    b = Bench()
+    b.worker(slots=2, credit=2)
+    b.publish(2)
+    kinds = [type(item) for item in b.sent]
+    assert Send == kinds[0]
+    assert [Dispatch, Dispatch] == kinds[-2:]
 
 
 def test_early_acked_task_of_a_lost_worker_ends_as_worker_lost() -> None:

@@ -255,7 +255,7 @@ class Channels:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 tried = "; ".join(f"{address}: {why}" for address, why in failed.items())
-                raise OperationalError(f"no broker within {limit_s:g} s at {tried}")
+                raise OperationalError(f"no broker within {limit_s:.3g} s at {tried}")
             time.sleep(min(left_s, _pause_s(rounds)))
         raise AssertionError("unreachable")
 

@@ -16,7 +16,7 @@ from emq_compat.address import DEFAULT_URL, Address
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
-from emq_compat.shim.find_app import AppNotFound, find_app
+from emq_compat.shim.find_app import AppNotFound, find_app, told
 
 __all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker"]
 
@@ -75,7 +75,7 @@ def load_app(written: str) -> Celery:
     try:
         app.finalize()
     except Exception as exc:
-        raise AppNotFound(f"-A {written}: importing its tasks failed: {type(exc).__name__}: {exc}") from exc
+        raise AppNotFound(f"-A {written}: importing its tasks failed: {told(exc)}") from exc
     return app
 
 

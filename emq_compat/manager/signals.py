@@ -6,6 +6,7 @@ import enum
 import os
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from types import FrameType
@@ -57,11 +58,17 @@ class Signals:
         """Readable when a signal came or ``wake`` was called."""
         return self._read
 
+    @property
+    def caught(self) -> frozenset[int]:
+        """The signals that are caught now."""
+        return frozenset(self._before)
+
     def install(self, signums: tuple[int, ...]) -> None:
         """Catch these signals from now on."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        _installed.add(self)
         for signum in signums:
             self._before[signum] = signal.signal(signum, self._note)
 
@@ -72,6 +79,7 @@ class Signals:
                 signal.signal(signum, handler)
             signal.set_wakeup_fd(self._fd_before)
         self._before.clear()
+        _installed.discard(self)
 
     def close(self) -> None:
         """Put the handlers back and close the descriptor."""
@@ -111,6 +119,35 @@ class Signals:
         self._pending.append(signum)
         # Between the C handler's byte and this call the loop may have read the byte and found nothing.
         self.wake()
+
+
+#: Whose handlers a process forked from this one must not keep.
+_installed: weakref.WeakSet[Signals] = weakref.WeakSet()
+
+
+#: Per thread that forks: the signals it had blocked before.
+_masks = threading.local()
+
+
+def _hold_back() -> None:
+    """Block what is caught: a signal between the fork and ``_restore_all`` would be noted, and lost."""
+    caught = {signum for signals in list(_installed) for signum in signals.caught}
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, caught) if caught else None
+
+
+def _let_through() -> None:
+    if _masks.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _restore_all() -> None:
+    """Let what a task forks in solo or threads be ended by signals: multiprocessing's pools wait for that."""
+    for signals in list(_installed):
+        signals.restore()
+    _let_through()
+
+
+os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_restore_all)
 
 
 def remapped_term(environ: Mapping[str, str]) -> bool:

@@ -34,10 +34,7 @@ def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
 def checked_name(name: str) -> str:
     """Return the pool's own name, where ``name`` may be an alias of it; raises as make_pool does."""
     if name in _GREEN:
-        raise ConfigurationError(
-            f"there is no {name} pool: use -P threads for tasks that wait on I/O, "
-            "or -P asyncio for coroutines"
-        )
+        raise ConfigurationError(f"there is no {name} pool: use -P threads for tasks that wait on I/O")
     if name not in _POOLS:
         raise ConfigurationError(f"the pool {name!r} is unknown; known: {', '.join(POOL_NAMES)}")
     return _POOLS[name].name

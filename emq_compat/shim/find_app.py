@@ -14,12 +14,17 @@ import importlib
 import os
 import sys
 import traceback as tracebacks
+from pathlib import Path
 from types import ModuleType
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim.app import Celery
 
-__all__ = ["AppNotFound", "find_app"]
+__all__ = ["AppNotFound", "find_app", "told"]
+
+
+#: Frames of this package and of importlib say nothing about what is wrong in a project.
+_NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(importlib.__file__))
 
 
 class AppNotFound(ConfigurationError):
@@ -79,7 +84,7 @@ def _attribute(module: ModuleType, path: str, written: str) -> Celery:
         try:
             value = value()  # a factory; Celery 5.7 takes one, too
         except Exception as exc:
-            raise AppNotFound(f"-A {written}: calling {path} failed: {_told(exc)}") from exc
+            raise AppNotFound(f"-A {written}: calling {path} failed: {told(exc)}") from exc
     if not isinstance(value, Celery):
         raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}{_genuine(value)}")
     return value
@@ -101,17 +106,20 @@ def _imported_if_there(name: str) -> ModuleType | None:
             return None
         raise AppNotFound(f"importing {name} failed: {exc}{_place(exc)}") from exc
     except (Exception, SystemExit) as exc:
-        raise AppNotFound(f"importing {name} failed: {_told(exc)}") from exc
+        raise AppNotFound(f"importing {name} failed: {told(exc)}") from exc
 
 
-def _told(exc: BaseException) -> str:
+def told(exc: BaseException) -> str:
+    """Return an exception of the user's code as one line that says where it was raised."""
+    if isinstance(exc, SyntaxError):
+        return f"{type(exc).__name__}: {exc.msg} ({exc.filename}, line {exc.lineno})"
     return f"{type(exc).__name__}: {exc}{_place(exc)}"
 
 
 def _place(exc: BaseException) -> str:
-    """Return where an exception was raised; a syntax error and the import machinery say it themselves."""
+    """Return where the user's code raised an exception; nothing where no frame is the user's."""
     frames = [f for f in tracebacks.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
-    own = [f for f in frames if f.filename not in (__file__, importlib.__file__)]
+    own = [f for f in frames if not f.filename.startswith(_NOT_THE_USERS)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 

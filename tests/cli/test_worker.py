@@ -178,6 +178,8 @@ def test_accepted_without_effect(site: Site) -> None:
             "importing proj2 failed: No module named 'missing_library'",
         ),
         ("1/0", ("-A", "proj2"), "importing proj2 failed: ZeroDivisionError"),
+        (f"from {NAME} import app\n1/0", ("-A", NAME, "-I", "proj2"), "/proj2.py, line 2)"),
+        ("def (:", ("-A", NAME, "-I", "proj2"), "/proj2.py, line 1)"),
         ("", ("-A", NAME, "-b", "amqp://host"), "amqp://"),
         ("", ("-A", NAME, "-b", "nonsense"), "nonsense"),
         ("", ("-A", NAME, "-P", "gevent"), "there is no gevent pool"),

@@ -426,11 +426,11 @@ def run_broker(config: BrokerConfig) -> None:
         where = (
             "memory only" if config.memory else f"journal {server.store.path}, durability {config.durability}"
         )
-        logger.info(
-            "broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where
-        )
-        _warn_of_neighbours(config)
         with server.handle_signals():
+            logger.info(
+                "broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where
+            )
+            _warn_of_neighbours(config)
             server.run()
     finally:
         server.close()

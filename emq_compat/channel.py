@@ -11,6 +11,7 @@ import math
 import os
 import random
 import re
+import select
 import time
 import weakref
 from collections import deque
@@ -34,10 +35,11 @@ _BACKOFF_MAX_S = 0.5
 #: How long an unconfirmed message to a stock router may take to leave when the client closes.
 _STOCK_LINGER_S = 1.0
 
+#: What poll(2) takes, some 24 days.
+_LONGEST_MS = (1 << 31) - 1
 #: Messages dropped from a connection before it is lent again.
 _LEFT_OVER = 10_000
 
-_READABLE = int(zmq.POLLIN)
 
 _NO_HELLO = (
     "no emq-compat broker answers the HELLO there; is it a stock eventmq router? then write {}?stock=1"
@@ -58,7 +60,7 @@ class Channel:
     Every method but ``close`` may raise Cut; what was sent and not answered may or may not have arrived.
     """
 
-    __slots__ = ("_polled", "_wire", "address", "broker")
+    __slots__ = ("_poll", "_wire", "address", "broker")
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: Address, identity: bytes) -> None:
         """Begin to connect; returns at once.
@@ -74,7 +76,9 @@ class Channel:
         self._wire = Wire(
             context, address.client_endpoint, identity=identity, keys=keys, stock=address.stock, once=True
         )
-        self._polled = [(socket, _READABLE) for socket in self._wire.sockets()]
+        self._poll = select.poll()
+        for fd in self._wire.fds():
+            self._poll.register(fd, select.POLLIN)
 
     @property
     def connected(self) -> bool:
@@ -146,11 +150,12 @@ class Channel:
         self._wire.close(linger_s)
 
     def _wait(self, deadline: float | None) -> None:
+        """Sleep until something may have come: right after ``receive_now`` has found nothing."""
         if deadline is None:
-            zmq.zmq_poll(self._polled, -1)
+            self._poll.poll()
             return
         left = deadline - time.monotonic()
-        if left <= 0 or not zmq.zmq_poll(self._polled, math.ceil(left * 1000)):
+        if left <= 0 or not self._poll.poll(min(math.ceil(left * 1000), _LONGEST_MS)):
             raise Silent
 
     def _check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing as multiprocessing  # logging asks it for the process's name
 import sys
@@ -38,6 +39,9 @@ def open_log(level: str, file: Path | None, form: str, date_form: str | None = N
     Raises:
         ConfigurationError: the file can't be opened.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a task prints must not fail it where the locale's encoding has no such character.
+        sys.stdout.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
     if root.handlers and not hijack:
         return

@@ -157,6 +157,16 @@ def test_hostname_is_seen_by_tasks(site: Site) -> None:
     assert site.tasks.whereabouts.delay().get(timeout=10)[1].startswith("w7@")
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_task_prints_never_fails_it(site: Site, pool: str) -> None:
+    """Where standard output is ASCII, a task's print() escapes what that can't hold."""
+    site.write_project("\n@app.task\ndef shout():\n    print('snow \\u2603', flush=True)\n    return 1\n")
+    site.start_broker()
+    worker = site.start_worker("-P", pool, env={"PYTHONIOENCODING": "ascii:strict"})
+    assert 1 == site.tasks.shout.delay().get(timeout=10)
+    worker.wait_line("snow \\u2603")
+
+
 def test_accepted_without_effect(site: Site) -> None:
     """What other brokers need is accepted."""
     site.start_broker()

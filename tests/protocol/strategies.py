@@ -49,6 +49,12 @@ JSON = st.recursive(
     max_leaves=10,
 )
 JSON_OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
+PARTS = st.builds(
+    lambda chord, index, more: f"{chord}:{'.'.join(map(str, index))}{more}",
+    IDS,
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
+    st.sampled_from(["", "+"]),
+)
 
 HEADERS = st.builds(
     Headers,
@@ -67,9 +73,17 @@ HEADERS = st.builds(
     attempt=st.integers(0, 10**6),
     redelivered=st.booleans(),
     retries=st.integers(0, 1000),
-    chord=TEXT,
+    chord=st.just("") | PARTS,
+    awaits=st.just("") | st.builds("{}:{}".format, IDS, st.integers(0, 10**6)),
+    immutable=st.booleans(),
+    epilogue=st.booleans(),
+    concludes=st.booleans(),
+    settled=TEXT,
+    keep_s=st.none() | SECONDS,
 )
-REPLY_HEADERS = st.builds(ReplyHeaders, attempt=NUMBERS, state=TEXT, no_result=st.booleans())
+REPLY_HEADERS = st.builds(
+    ReplyHeaders, attempt=NUMBERS, state=TEXT, no_result=st.booleans(), unattended=st.booleans()
+)
 PUBLISHES = st.builds(Publish, msgid=IDS, queue=QUEUES, headers=HEADERS, payload=BODIES)
 SCHEDULED = {
     "msgid": IDS,

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import select
+import sys
 import time
 import weakref
 from collections import deque
@@ -174,6 +175,7 @@ class Channels:
 
     def __init__(self, addresses: Sequence[Address], *, name: str, idle_limit: int) -> None:
         """``name`` begins the connections' identities; ``idle_limit`` idle ones are kept."""
+        self._closed = False
         self._addresses = addresses
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 16_384)  # two for each thread that talks at this moment
@@ -181,7 +183,6 @@ class Channels:
         self._idle: deque[Channel] = deque()
         self._lent: set[Channel] = set()
         self._answering = 0
-        self._closed = False
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:64]
         self._identity = f"{plain}-{os.getpid()}-{random.SystemRandom().getrandbits(48):012x}"
         self._count = itertools.count(1)
@@ -237,6 +238,12 @@ class Channels:
             self._idle.pop().close(linger_s)
         if not self._lent:
             self._context.term()
+
+    def __del__(self) -> None:
+        """Close what an app that is thrown away leaves open: who lets go of it has no ``close`` in hand."""
+        if not self._closed and not sys.is_finalizing():
+            # Not term(): a connection that an exception made get lost would have it wait for ever.
+            self._context.destroy(linger=0)
 
     def after_cut(self, channel: Channel, cuts: int, deadline: float) -> bool:
         """Drop a connection that was cut, the ``cuts``-th in this call, and pause before the next one.

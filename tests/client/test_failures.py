@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -367,3 +368,14 @@ def test_chaos(broker_process: BrokerProcess, connect: Callable[..., Client]) ->
     taken = broker_process.taken()
     assert set(confirmed) <= set(taken)
     assert len(confirmed) > 1_800
+
+
+def test_a_client_that_is_thrown_away_closes_its_connections(broker: FakeBroker) -> None:
+    """An app's client has nobody who closes it: it leaves no open socket to the garbage collector."""
+    client = Client(broker.url)
+    client.publish(message())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del client
+        gc.collect()
+    assert [] == [str(warning.message) for warning in told]

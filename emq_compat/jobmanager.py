@@ -34,7 +34,7 @@ from emq_compat.manager.messages import (
 from emq_compat.manager.placement import Placement
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
-from emq_compat.message import FAILURE, SUCCESS, Delivery, Outcome, Reply
+from emq_compat.message import FAILURE, REVOKED, SUCCESS, Delivery, Outcome, Reply
 from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
 from emq_compat.pool.factory import make_pool
 from emq_compat.run import Program, failure_of
@@ -153,6 +153,7 @@ class JobManager(Life):
         self._quick = True
         self._credit_out: dict[Upstream, int] = {}
         self._revoked: set[str] = set()
+        self._been_ready = False
         self._arriving: tuple[Upstream, Delivery] | None = None
 
     def _pool_options(self, given: PoolOptions | None) -> PoolOptions:
@@ -161,6 +162,7 @@ class JobManager(Life):
             options,
             concurrency=self.concurrent_jobs,
             soft_limit_exceeded=self.program.soft_limit_exceeded,
+            before_child=self.program.onlooker.before_child,
             child_init=self.program.child_init,
             child_exit=self.program.child_exit,
             rebuild=self.program.rebuild,
@@ -184,6 +186,7 @@ class JobManager(Life):
             tasks=tasks,
             timings=timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
+            on_heartbeat_sent=self.program.onlooker.heartbeat_sent,
         )
 
     # Start and stop.
@@ -259,6 +262,9 @@ class JobManager(Life):
             self._credit_out[upstream] = 0
             if self.on_connected is not None:
                 self.on_connected(event.address)
+            if not self._been_ready:
+                self._been_ready = True
+                self.program.onlooker.ready()
         elif kind is Disconnected:
             self._credit_out.pop(upstream, None)
         elif isinstance(event, Asked):
@@ -337,8 +343,10 @@ class JobManager(Life):
             self.jobs_in_flight[msgid] = job
             self._give_back((job,))
             return
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("Task %s[%s] received", task or "-", job.task_id)
+        onlooker = program.onlooker
+        if onlooker.received_log.isEnabledFor(logging.INFO):
+            onlooker.received_log.info("Task %s[%s] received", task or "-", job.task_id)
+        onlooker.received(delivery)
         self._placement.take_in(job)
 
     def _join(self, running: JobInFlight, delivery: Delivery) -> None:
@@ -365,7 +373,7 @@ class JobManager(Life):
         returned: dict[Upstream, list[Key]] = {}
         for job in jobs:
             if job.task_id in self._revoked:
-                self._answer(job, revoked("revoked"))
+                self._end(job, revoked("revoked"))
                 continue
             if self._placement.forget(job):
                 returned.setdefault(job.upstream, []).extend(job.keys)
@@ -414,6 +422,8 @@ class JobManager(Life):
             if job is None:
                 return
             self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
+            if event.reply.state == REVOKED:  # expired, or revoked by the child that was to run it
+                self.program.onlooker.unattended(job.delivery, event.reply)
             if self._quick:
                 self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
                 self._answer(job, event.reply)
@@ -456,8 +466,9 @@ class JobManager(Life):
             reply.state,
         )
         if self._quick:
-            self._answer(job, reply)
+            self._end(job, reply)
             return
+        self.program.onlooker.unattended(job.delivery, reply, signum=job.signum)
         job.reply = reply
         self._respond(job, lost.pid, death=True)
         self.handle_response(
@@ -581,7 +592,7 @@ class JobManager(Life):
                 self._revoked.add(job.task_id)
                 wanted[job.task_id] = "revoked"
                 waiting = True
-            elif terminate and self.pool.terminate(job.assignment.key, signum):
+            elif terminate and self._terminate(job, signum):
                 wanted[job.task_id] = "terminating"
             else:
                 wanted[job.task_id] = "running"
@@ -593,14 +604,18 @@ class JobManager(Life):
         """Take back what waits, end what was revoked, and give the rest to the pool again."""
         for job in self._placement.take_back():
             if job.task_id in self._revoked:
-                self._answer(job, revoked("revoked"))
+                self._end(job, revoked("revoked"))
             else:
                 self._placement.take_in(job)
         for job in list(self.jobs_in_flight.values()):
             if job.task_id in self._revoked:  # it began in this very moment
                 self._revoked.discard(job.task_id)
-                ended = terminate and self.pool.terminate(job.assignment.key, signum)
+                ended = terminate and self._terminate(job, signum)
                 wanted[job.task_id] = "terminating" if ended else "running"
+
+    def _terminate(self, job: JobInFlight, signum: int) -> bool:
+        job.signum = signum
+        return self.pool.terminate(job.assignment.key, signum)
 
     def _nothing_overridden(self) -> bool:
         kind = type(self)

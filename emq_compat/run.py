@@ -36,6 +36,7 @@ from emq_compat.message import (
 __all__ = [
     "TEXT_LIMIT",
     "AllowedPaths",
+    "Onlooker",
     "PathProgram",
     "Program",
     "Report",
@@ -81,6 +82,45 @@ class TaskPolicy:
     soft_limit_s: float | None = None
 
 
+class Onlooker:
+    """Is told, in the job manager's process and from its loop, what happens to it; does nothing by itself.
+
+    A method must return soon, because nothing else happens meanwhile, and must not raise.
+
+    Attributes:
+        received_log: where each job that is taken in is noted.
+    """
+
+    received_log = logging.getLogger("emq_compat.jobmanager")
+
+    def before_child(self) -> None:
+        """Called before each child process; the first time nothing has been forked yet."""
+
+    def ready(self) -> None:
+        """Called once: a broker has taken this worker in, and it accepts work."""
+
+    def heartbeat_sent(self) -> None:
+        """Called after each heartbeat to a broker."""
+
+    def received(self, delivery: Delivery) -> None:
+        """Called for each job that is taken in."""
+
+    def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
+        """Called when a job ends, or goes back, without a word of its task: lost, over its limit, revoked.
+
+        ``signum`` is the signal by which it was terminated.
+        """
+
+    def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
+        """Called when the end begins (``Warm``), and when it is hurried (``Cold``).
+
+        ``cause`` is the name of the signal that asked for it; empty: something else did.
+        """
+
+    def shut_down(self) -> None:
+        """Called last: all children are gone, and all replies have left."""
+
+
 class Program(Protocol):
     """What a job manager runs: a Celery-style app, or the importable paths that a site allows.
 
@@ -92,6 +132,7 @@ class Program(Protocol):
         soft_limit_exceeded: the exception raised inside a task at its soft limit.
         rebuild: an importable ``module:callable`` and its string arguments that make this program again in a
             new process (spawn); None: it can't be.
+        onlooker: what wants to know of the job manager's life.
     """
 
     @property
@@ -106,6 +147,8 @@ class Program(Protocol):
     def soft_limit_exceeded(self) -> type[BaseException]: ...
     @property
     def rebuild(self) -> tuple[str, tuple[str, ...]] | None: ...
+    @property
+    def onlooker(self) -> Onlooker: ...
 
     def work(self, delivery: Delivery, report: Report) -> Reply:
         """Run one delivery and log how it ended.
@@ -373,6 +416,7 @@ class PathProgram:
             "allowed": list(allowed), "name": name, "default_queue": default_queue, "setup": setup,
             "job_entry": job_entry, "job_exit": job_exit, "limit_s": limit_s,
         }  # fmt: skip
+        self.onlooker = Onlooker()
         self.rebuild = ("emq_compat.run:path_program", (json.dumps(document),))
         self._setup = setup
         self._names = (job_entry, job_exit)

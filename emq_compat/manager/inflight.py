@@ -24,6 +24,7 @@ class JobInFlight:
         alone: it is in the pool and needs a slot of its own.
         short: its task is known to be short, so that it may wait behind another one in a child.
         pid: the process that runs it; 0 before.
+        signum: the signal by which it is being terminated; None: it isn't.
         began_at: unix time in seconds; 0.0 before.
         hold_until: monotonic time at which it goes back to the broker if no slot is idle; 0.0 once one is.
         reply: what it came to.
@@ -40,6 +41,7 @@ class JobInFlight:
         "policy",
         "reply",
         "short",
+        "signum",
         "unanswered",
         "upstream",
     )
@@ -62,6 +64,7 @@ class JobInFlight:
         self.alone = False
         self.short = short
         self.pid = 0
+        self.signum: int | None = None
         self.began_at = 0.0
         self.hold_until = 0.0
         self.reply: Reply | None = None

@@ -100,6 +100,11 @@ class Life(ABC):
     def _answer(self, job: JobInFlight, reply: Reply) -> None:
         """Reply to a job and forget it."""
 
+    def _end(self, job: JobInFlight, reply: Reply) -> None:
+        """Reply to a job whose task has had no word in it, and forget it."""
+        self.program.onlooker.unattended(job.delivery, reply, signum=job.signum)
+        self._answer(job, reply)
+
     @abstractmethod
     def _withdraw_credit(self) -> None:
         """Note that no upstream delivers any more."""
@@ -143,13 +148,17 @@ class Life(ABC):
             self._on_pool_event(event)
         self._started = False
         for job in list(self.jobs_in_flight.values()):
-            self._answer(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
+            self._end(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
         for upstream in self.upstreams:
             upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
+        self.program.onlooker.shut_down()
         logger.info("%s has ended", self.name)
 
-    def shut_down(self, stage: Stage = Stage.WARM) -> None:
-        """Go towards the end: WARM finishes what runs and gives the rest back; see Stage."""
+    def shut_down(self, stage: Stage = Stage.WARM, cause: str = "") -> None:
+        """Go towards the end: WARM finishes what runs and gives the rest back; see Stage.
+
+        ``cause`` is the name of the signal that asks for it.
+        """
         if stage <= self._stage:
             return
         now = time.monotonic()
@@ -173,6 +182,9 @@ class Life(ABC):
         elif stage is Stage.COLD and self.jobs_in_flight:
             logger.warning("cutting %d jobs off", len(self.jobs_in_flight))
             self._exit_code = self._exit_code or 1
+        if was < Stage.SOFT:
+            how = "Warm" if stage is Stage.WARM else "Cold"
+            self.program.onlooker.shutting_down(cause, how, self._exit_code)
 
     # The loop.
 
@@ -245,7 +257,8 @@ class Life(ABC):
             else:
                 logger.warning("%s caught", name)
                 soft = self.soft_shutdown_timeout_s
-                self.shut_down(next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft))
+                stage = next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft)
+                self.shut_down(stage, name)
 
     def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
         """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""

@@ -131,6 +131,7 @@ class PoolOptions:
             memory (KiB); Celery's worker_max_memory_per_child.
         reserve_per_child: how many further assignments a child may hold beside the one it runs.
         soft_limit_exceeded: the exception class raised at the soft limit (the shim's SoftTimeLimitExceeded).
+        before_child: called in this process before each child; the first time nothing has been forked yet.
         child_init, child_exit: called in each child (once each in the process for threads and solo), at its
             start and end.
         start_method: ``zygote``, ``spawn`` or None (zygote where it is safe, see DESIGN section 7).
@@ -145,6 +146,7 @@ class PoolOptions:
     max_memory_per_child_kb: int | None = None
     reserve_per_child: int = 32
     soft_limit_exceeded: type[BaseException] = TimeoutError
+    before_child: Callable[[], None] | None = None
     child_init: Callable[[], None] | None = None
     child_exit: Callable[[], None] | None = None
     start_method: Literal["zygote", "spawn"] | None = None

@@ -76,6 +76,8 @@ class Brood:
     def __init__(self, work: Work, options: PoolOptions, keeper: Keeper) -> None:
         self.kids: dict[int, Kid] = {}
         self._keeper = keeper
+        self._before_child = options.before_child
+        self._announced = False
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._ended: dict[int, tuple[Kid, float]] = {}  # pid → whose exit status is waited for, until when
         self._unreaped: set[int] = set()  # pids of those that have ended and are a zygote's to reap
@@ -98,6 +100,8 @@ class Brood:
     def start(self) -> None:
         """Get ready to have children."""
         _broods.add(self)
+        self._announce()  # of the first child: a zygote copies what this process has
+        self._announced = True
         self._nursery.start()
         self._watch(self._nursery.fileno(), self._on_nursery)
 
@@ -160,7 +164,14 @@ class Brood:
         """From now on nobody is replaced."""
         self._broken = True
 
+    def _announce(self) -> None:
+        if self._announced:
+            self._announced = False
+        elif self._before_child is not None:
+            self._before_child()
+
     def _request(self, now: float) -> None:
+        self._announce()
         self._number += 1
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as the_childs:
             work, back = channel.work_pair()

@@ -14,7 +14,7 @@ from typing import Any
 from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
 from emq_compat.pool.slot import Stopped
-from emq_compat.run import Report, TaskPolicy, failed, failure_of, reply_of
+from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.exceptions import (
@@ -51,6 +51,7 @@ class ShimProgram:
         self, app: Celery, *, found_as: str = "", changes: Mapping[str, Any] | None = None
     ) -> None:
         self.app = app
+        self.onlooker = Onlooker()
         arguments = (found_as, app.hostname, *((json.dumps(changes),) if changes else ()))
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
             ("emq_compat.shim.program:rebuild", arguments) if found_as else None

@@ -96,6 +96,7 @@ class EmqUpstream(Upstream):
         slots: how many jobs run at once; for people.
         tasks: registered task name → flags (docs/protocol.md); None: any allowed path.
         on_heartbeat: called with (msgid, frames as text) at each HEARTBEAT of the broker.
+        on_heartbeat_sent: called after each HEARTBEAT to the broker.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class EmqUpstream(Upstream):
         tasks: Mapping[str, str] | None = None,
         timings: Timings = Timings(),
         on_heartbeat: Callable[[str, Sequence[str]], None] | None = None,
+        on_heartbeat_sent: Callable[[], None] | None = None,
     ) -> None:
         if not addresses:
             raise ConfigurationError("an upstream needs at least one address")
@@ -118,6 +120,7 @@ class EmqUpstream(Upstream):
         self.tasks = tasks
         self.timings = timings
         self.on_heartbeat = on_heartbeat
+        self.on_heartbeat_sent = on_heartbeat_sent
         #: Messages of the broker that could not be understood.
         self.malformed = 0
         #: Deliveries that came again while they were held.
@@ -441,6 +444,8 @@ class EmqUpstream(Upstream):
             return  # it has been said goodbye to: anything more from this name is a stranger's message
         not_begun = tuple(msgid for (msgid, _), begun in self._held.items() if not begun) if self.ours else ()
         self._send(commands.Heartbeat(msgid=self._number(), timestamp=time.time(), not_begun=not_begun))
+        if self.on_heartbeat_sent is not None:
+            self.on_heartbeat_sent()
 
     def _say_goodbye(self) -> None:
         self._send(commands.Kbye(msgid=self._number()))

@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
+from emq_compat.coroutines.settle import settle
 from emq_compat.errors import ConfigurationError, MessageError, NotAllowed, NotResolved
 from emq_compat.message import (
     FAILURE,
@@ -477,7 +478,7 @@ class PathProgram:
             own = getattr(target, "__emq_run__", None)
             if own is not None:
                 return own(job, delivery, report)  # type: ignore[no-any-return]
-            return Outcome(state=SUCCESS, value=target(*job.args, **job.kwargs))
+            return Outcome(state=SUCCESS, value=settle(target(*job.args, **job.kwargs)))
         finally:
             if self._exit is not None:
                 try:

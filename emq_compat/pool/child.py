@@ -23,10 +23,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from emq_compat.coroutines.base import running_in
+from emq_compat.coroutines.settle import close_loop, keep_loop
 from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
@@ -137,6 +140,7 @@ class _Child:
         _forget_the_parents_processes()
         _reseed()
         gc.enable()
+        keep_loop()
         if self._program.child_init is not None:
             self._program.child_init()
         self._reply.sendall(channel.encode_ready(self._pid))
@@ -173,7 +177,7 @@ class _Child:
 
     def _run_one(self, delivery: Any) -> Reply | channel.Escape:
         try:
-            return self._program.work(delivery, self._report)
+            return copy_context().run(self._program.work, delivery, self._report)
         except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the child goes on
             # Read by the handler: the limit must not be raised once more while this is told.
             self._soft_at = None
@@ -199,6 +203,11 @@ class _Child:
         if self._soft_at is None or time.monotonic() < self._soft_at:
             return
         if frame is None or frame.f_code in _AROUND_THE_WORK or os.getpid() != self._pid:
+            return
+        run = running_in(threading.get_ident())
+        if run is not None and run.interrupt_here(self._program.soft_limit_exceeded, frame):
+            self._soft_at = None
+            self._soft_raised = True
             return
         if self._writing:
             self._soft_deferred = True
@@ -230,6 +239,7 @@ class _Child:
         """The orderly end: user code's, then multiprocessing's. No finaliser of the parent's runs here."""
         if self._program.child_exit is not None:
             self._program.child_exit()
+        close_loop()
         _flush()
         if "multiprocessing.util" in sys.modules:
             sys.modules["multiprocessing.util"]._exit_function()

@@ -11,9 +11,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from emq_compat.coroutines.settle import lasting_loop
 from emq_compat.message import Reply
 from emq_compat.pool.base import Assignment, Key, LossReason, Report, Work
 
@@ -124,12 +126,17 @@ class Slot(ABC):
 
     def serve(self, work: Work, post: Post) -> None:
         """Run what is given until ``leave``."""
-        while (given := self._queue.get()) is not None:
-            started = time.monotonic()
-            result = self._run(work, given, self._report(given, post))
-            post(Done(slot=self, given=given, result=result, runtime_s=time.monotonic() - started))
-            if self.abandoned:
-                return
+        with self._coroutines():
+            while (given := self._queue.get()) is not None:
+                started = time.monotonic()
+                result = self._run(work, given, self._report(given, post))
+                post(Done(slot=self, given=given, result=result, runtime_s=time.monotonic() - started))
+                if self.abandoned:
+                    return
+
+    def _coroutines(self) -> AbstractContextManager[None]:
+        """Say, for as long as it is open, where this thread's coroutines run: in a loop that it keeps."""
+        return lasting_loop()
 
     @abstractmethod
     def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from types import FrameType
 
+from emq_compat.coroutines.base import running_in
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Reply
 from emq_compat.pool.base import Key, PoolOptions, Report, Work
@@ -65,6 +67,9 @@ class _MainThreadSlot(Slot):
         ):
             return
         self._wanted, self._raised = None, wanted
+        run = running_in(self.ident)
+        if run is not None and run.interrupt_here(wanted[1], frame):
+            return
         raise wanted[1]()
 
     def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
@@ -72,7 +77,7 @@ class _MainThreadSlot(Slot):
         try:
             if given.given_up is not None:
                 return Stopped()
-            return work(given.assignment.delivery, report)
+            return copy_context().run(work, given.assignment.delivery, report)
         except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the slot goes on
             return exc
         finally:

@@ -1,4 +1,8 @@
-"""The threads pool: each assignment runs in a thread of this process."""
+"""The threads pool: each assignment runs in a thread of this process.
+
+A coroutine runs in a loop that its thread keeps, and is interrupted where it awaits, at once; a plain
+function is interrupted between two bytecodes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 
+from emq_compat.coroutines.base import running_in
 from emq_compat.message import Reply
 from emq_compat.pool.base import Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
@@ -38,7 +44,11 @@ class _ThreadSlot(Slot):
         with self._lock:
             if self._current is not given:
                 return False
-            _set_async_exc(self.ident, raised)
+            run = running_in(self.ident)
+            if run is not None:
+                run.interrupt(raised)
+            else:
+                _set_async_exc(self.ident, raised)
             return True
 
     def _run(self, work: Work, given: Given, report: Report) -> Reply | BaseException:
@@ -47,7 +57,7 @@ class _ThreadSlot(Slot):
             with self._lock:
                 self._current = given
                 given_up = given.given_up is not None
-            result = Stopped() if given_up else work(given.assignment.delivery, report)
+            result = Stopped() if given_up else copy_context().run(work, given.assignment.delivery, report)
         except BaseException as exc:  # noqa: BLE001 - user code: whatever it raises, the thread goes on
             result = exc
         while True:

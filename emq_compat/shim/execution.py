@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.coroutines.settle import settle
 from emq_compat.message import (
     FAILURE,
     IGNORED,
@@ -54,7 +55,7 @@ def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     task = frame.task
     try:
-        return task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs)
+        return settle(task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs))
     except tuple(task.autoretry_for) as exc:
         retry_automatically(task, exc)
 

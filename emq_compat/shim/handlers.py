@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from emq_compat.coroutines.settle import settle
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.states import FAILURE, RETRY, SUCCESS
 
@@ -43,14 +44,17 @@ class ExceptionInfo:
 
 
 class Handlers:
-    """The methods of a task class that are called around its body, in the process that runs it."""
+    """The methods of a task class that are called around its body, in the process that runs it.
 
-    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    Each may be an ``async def``.
+    """
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Called before the body, by whoever runs it; what it raises fails the task."""
 
     def on_success(
         self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
+    ) -> Any:
         """Called when the body has returned."""
 
     def on_failure(
@@ -60,7 +64,7 @@ class Handlers:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo,
-    ) -> None:
+    ) -> Any:
         """Called when the body has raised; not when the process was lost."""
 
     def on_retry(
@@ -70,7 +74,7 @@ class Handlers:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo,
-    ) -> None:
+    ) -> Any:
         """Called when the body has asked for a retry."""
 
     def after_return(
@@ -81,7 +85,7 @@ class Handlers:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo | None,
-    ) -> None:
+    ) -> Any:
         """Called last, whatever happened; ``retval`` is the value or the exception."""
 
     @classmethod
@@ -104,7 +108,7 @@ def call_handled(
     """
     task, call = frame.task, (frame.request.id or "", args, kwargs)
     try:
-        task.before_start(*call)
+        settle(task.before_start(*call))
         value = body(frame, args, kwargs)
     except Retry as exc:
         info = ExceptionInfo(exc.exc or exc)
@@ -125,7 +129,7 @@ def call_handled(
 
 def _tell(handler: Callable[..., Any], *args: Any) -> None:
     try:
-        handler(*args)
+        settle(handler(*args))
     except Exception:
         logger.exception("%s of %s failed", handler.__name__, getattr(handler, "__self__", handler))
 

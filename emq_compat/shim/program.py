@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -169,11 +168,7 @@ class ShimProgram:
         try:
             body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"}}'
         except (TypeError, ValueError, RecursionError) as exc:
-            why: object = exc
-            if inspect.iscoroutine(outcome.value):
-                outcome.value.close()
-                why = "the task is an async def, which this release doesn't run"
-            error = EncodeError(f"the result of {task.name} can't be carried: {why}")
+            error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
             logger.error("%s", error)
             return failed(error)
         return Reply(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +62,6 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
             attributes = [a for a in _NOT_YET if getattr(task, a, None)]
             if attributes:
                 lines.append(f"task {name}: {', '.join(attributes)} without effect in this release")
-            if inspect.iscoroutinefunction(task.run):
-                lines.append(f"task {name} is an async def, which this release doesn't run")
         return lines
 
     def regular(self) -> dict[str, Task[..., Any]]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current
+from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame, frame_var
@@ -125,7 +126,7 @@ class Task(Handlers, Generic[P, R]):
         raise NotImplementedError("a task class must define run()")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the body here and now, as a plain function."""
+        """Run the body here and now, as a plain function; of an ``async def`` return its coroutine."""
         frame = frame_var.get()
         if frame is not None and frame.task is self and not frame.entered:
             frame.entered = True
@@ -133,9 +134,12 @@ class Task(Handlers, Generic[P, R]):
         inner = Frame(self, Context(args=args, kwargs=kwargs), previous=frame)
         token = frame_var.set(inner)
         try:
-            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+            value: Any = self.run(*args, **kwargs)
         finally:
             frame_var.reset(token)
+        if hasattr(type(value), "__await__"):
+            value = inside(inner, value)
+        return value  # type: ignore[no-any-return]
 
     @property
     def __name__(self) -> str:

@@ -243,25 +243,6 @@ def test_a_result_that_json_lacks_is_a_failure_encodeerror(
     assert "the result of proj.returns can't be carried" in caplog.text
 
 
-def test_an_async_def_fails_and_says_why(
-    app: Celery, client: Recorder, worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A coroutine function can't run yet: the worker says so at its start, the task's failure too."""
-
-    @app.task(name="proj.later")
-    async def later() -> int:
-        return 1
-
-    result = later.delay()
-    with caplog.at_level(logging.WARNING):
-        worker.program.worker_init()
-    worker.run(client.last)
-
-    assert "task proj.later is an async def" in caplog.text
-    with pytest.raises(EncodeError, match="async def"):
-        _ = result.get(timeout=0)
-
-
 def test_ignore_records_nothing(app: Celery, client: Recorder, worker: Worker) -> None:
     """A task that raises Ignore ends without a result."""
 

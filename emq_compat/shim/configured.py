@@ -40,6 +40,11 @@ class Configured:
             self._conf.load(source, self.namespace)
         return self._conf
 
+    @property
+    def configured(self) -> bool:
+        """Whether the settings have been read, so that asking for one imports nothing."""
+        return self._pending_source is None
+
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "CurrentApp",
     "CurrentTask",
     "Frame",
+    "RequestStack",
     "app_or_none",
     "apps",
     "frame_var",
@@ -40,10 +41,13 @@ class Frame:
     """One run of a task: its request, what it wants published when it ends, and the run around it.
 
     ``entered`` is False until the body has begun: a task class with its own ``__call__`` gets to the body
-    through the base class's, which must not take that for a direct call.
+    through the base class's, which must not take that for a direct call. ``max_retries`` is what the body
+    gave to ``retry``; autoretry_for keeps to it, too.
     """
 
-    __slots__ = ("delivery", "entered", "follow_ups", "previous", "report", "request", "task")
+    __slots__ = (
+        "delivery", "entered", "follow_ups", "max_retries", "previous", "report", "request", "task",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Frame:
         self.previous = previous
         self.entered = entered
         self.follow_ups: list[Publish] | None = None
+        self.max_retries: int | None = None
 
     def publish_later(self, message: Publish) -> None:
         """Have a message published in the transaction that ends this run."""
@@ -75,6 +80,45 @@ class Frame:
 
 
 frame_var: ContextVar[Frame | None] = ContextVar("emq_compat_frame", default=None)
+
+
+class RequestStack:
+    """The requests of one task's runs in this thread or coroutine (Celery's ``task.request_stack``)."""
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self._task = task
+
+    @property
+    def stack(self) -> list[Context]:
+        """The requests, the innermost last."""
+        found = []
+        frame = frame_var.get()
+        while frame is not None:
+            if frame.task is self._task:
+                found.append(frame.request)
+            frame = frame.previous
+        return found[::-1]
+
+    @property
+    def top(self) -> Context | None:
+        """The innermost request; None: the task isn't running here."""
+        stack = self.stack
+        return stack[-1] if stack else None
+
+    def push(self, request: Context) -> None:
+        """Enter a run with this request."""
+        frame_var.set(Frame(self._task, request, previous=frame_var.get()))
+
+    def pop(self) -> Context | None:
+        """Leave the run that was entered last; returns its request."""
+        frame = frame_var.get()
+        if frame is None:
+            return None
+        frame_var.set(frame.previous)
+        return frame.request
+
+    def __len__(self) -> int:
+        return len(self.stack)
 
 
 class _Apps(threading.local):

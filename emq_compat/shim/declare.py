@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current
-from emq_compat.shim.exceptions import DuplicateTaskNameWarning
+from emq_compat.shim.attributes import FROM_CONFIG
+from emq_compat.shim.exceptions import CeleryWarning, DuplicateTaskNameWarning
 from emq_compat.shim.options import limit_of, priority_of, queue_name
 from emq_compat.shim.paths import declaring_module
-from emq_compat.shim.task import FromSetting, Task
+from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -23,9 +24,8 @@ R = TypeVar("R")
 #: Tasks of ``shared_task``: they belong to every app, made before or after them.
 _shared: dict[str, Task[..., Any]] = {}
 
-_FROM_SETTINGS = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
 #: Options of Celery's decorator that mean nothing here: a task is made at once, and by one app.
-_WITHOUT_MEANING = frozenset({"shared", "lazy", "filter"})
+_WITHOUT_MEANING = frozenset({"shared", "lazy"})
 
 
 def task_of(
@@ -45,12 +45,13 @@ def task_of(
     if known is not None:
         _warn_of_other(known, fun, name)
         return known
+    change = options.pop("filter", None)
     base = options.pop("base", None) or (Task if shared else app.Task)
     run = fun if options.pop("bind", False) else staticmethod(fun)
     attributes = {
         key: value
         for key, value in options.items()
-        if key not in _WITHOUT_MEANING and not (value is None and key in _FROM_SETTINGS)
+        if key not in _WITHOUT_MEANING and not (value is None and key in FROM_CONFIG)
     }
     cls = type(
         fun.__name__,
@@ -68,7 +69,12 @@ def task_of(
     task: Task[..., Any] = cls()
     task.__qualname__ = fun.__qualname__
     task.declared_in = declaring_module()
+    if change is not None:
+        task = change(task)
     app.tasks[name] = task
+    task.on_bound(app)
+    if app.configured and app.conf.task_annotations:
+        task.annotate()
     return task
 
 
@@ -80,6 +86,12 @@ def _check(options: Mapping[str, Any]) -> None:
         priority_of(options["priority"])
     for name in ("time_limit", "soft_time_limit"):
         limit_of(name, options.get(name))
+    for name in ("Request", "Strategy"):
+        if options.get(name) not in (None, getattr(Task, name)):
+            warnings.warn(
+                CeleryWarning(f"the task option {name} has no effect: a worker has no such class here"),
+                stacklevel=5,
+            )
 
 
 def share_with(app: Celery) -> None:

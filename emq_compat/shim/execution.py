@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.coroutines.settle import settle
@@ -57,11 +58,13 @@ def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return settle(task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs))
     except tuple(task.autoretry_for) as exc:
-        retry_automatically(task, exc)
+        retry_automatically(frame, exc)
 
 
 def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:
     """Run a task for a delivery. Whatever its body raises is an Outcome, SystemExit and the like included.
+
+    The names of the results it has published are in the Outcome's ``extra``, as ``children``.
 
     Raises:
         Stopped: the pool ends the run, and tells of it.
@@ -95,7 +98,9 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         if isinstance(exc, tuple(task.throws)):
             told = f"{failure.type}: {failure.message}"
             logger.info("Task %s[%s] raised expected: %s", task.name, request.id, told)
-            return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
+            return Outcome(
+                state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
+            )
         # The safe text, not exc_info: what can't be printed must not break the log, too.
         logger.error(
             "Task %s[%s] raised unexpected: %s: %s\n%s",
@@ -105,8 +110,26 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             failure.message,
             failure.traceback,
         )
-        return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
-    return Outcome(state=SUCCESS, value=value, follow_ups=frame.published())
+        return Outcome(
+            state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
+        )
+    return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=_told_of(request))
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _told_of(request: Context) -> Mapping[str, Any]:
+    """Return what the reply says beside its value: the results that the run published, in Celery's form."""
+    children = request._children
+    if not children:
+        return _NOTHING
+    return {"children": [jsonable(_tuple_of(child)) for child in children]}
+
+
+def _tuple_of(result: Any) -> Any:
+    as_tuple = getattr(result, "as_tuple", None)
+    return ((result.id, None), None) if as_tuple is None else as_tuple()
 
 
 def retry_message(

@@ -15,7 +15,6 @@ from emq_compat.shim.states import FAILURE, RETRY, SUCCESS
 
 if TYPE_CHECKING:
     from emq_compat.shim.current import Frame
-    from emq_compat.shim.task import Task
 
 __all__ = ["ExceptionInfo", "Handlers", "call_handled", "retry_automatically"]
 
@@ -134,17 +133,22 @@ def _tell(handler: Callable[..., Any], *args: Any) -> None:
         logger.exception("%s of %s failed", handler.__name__, getattr(handler, "__self__", handler))
 
 
-def retry_automatically(task: Task[..., Any], exc: BaseException) -> NoReturn:
+def retry_automatically(frame: Frame, exc: BaseException) -> NoReturn:
     """Have a task that raised one of its ``autoretry_for`` tried again, or raise ``exc``.
 
-    ``retry_kwargs`` are arguments of ``retry``. With ``retry_backoff`` (True, or a factor) the pause is
-    factor × 2 ** retries seconds, at most ``retry_backoff_max``; ``retry_jitter`` takes a random part of it.
+    ``retry_kwargs`` are arguments of ``retry``. With ``retry_backoff`` (True, or a factor of at least 1) the
+    pause is factor × 2 ** retries seconds, at most ``retry_backoff_max``; ``retry_jitter`` takes a random
+    part of it. A ``max_retries`` that the body gave to ``retry`` itself wins over that of ``retry_kwargs``.
     """
+    task = frame.task
     if isinstance(exc, (Retry, Ignore, Reject, *task.dont_autoretry_for)):
         raise exc
     options = dict(task.retry_kwargs)
     if task.retry_backoff:
-        pause = int(min(task.retry_backoff_max, int(task.retry_backoff) * 2 ** task.request.retries))
+        factor = max(1, int(task.retry_backoff))
+        pause = int(min(task.retry_backoff_max, factor * 2**frame.request.retries))
         options["countdown"] = random.randrange(pause + 1) if task.retry_jitter else pause
+    if frame.max_retries is not None:
+        options["max_retries"] = frame.max_retries
     # Raises: Retry, or exc itself where it was tried often enough.
     raise task.retry(**{"exc": exc, **options})

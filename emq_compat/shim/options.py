@@ -21,15 +21,15 @@ __all__ = ["check_names", "limit_of", "priority_of", "queue_name", "read_options
 _WITHOUT_MEANING: Final = frozenset(
     {
         "add_to_parent", "argsrepr", "compression", "connection", "delivery_mode", "exchange_type",
-        "immediate", "kwargsrepr", "mandatory", "origin", "producer", "publisher", "reply_to", "result_cls",
-        "retry", "retry_policy", "route_name", "router", "task_type",
+        "immediate", "kwargsrepr", "mandatory", "origin", "producer", "publisher", "result_cls", "retry",
+        "retry_policy", "route_name", "router", "task_type",
     }
 )  # fmt: skip
 _MEANT: Final = frozenset(
     {
         "countdown", "eta", "exchange", "expires", "group_id", "group_index", "headers", "ignore_result",
-        "parent_id", "priority", "queue", "retries", "root_id", "routing_key", "serializer", "shadow",
-        "soft_time_limit", "task_id", "time_limit",
+        "parent_id", "priority", "queue", "reply_to", "retries", "root_id", "routing_key", "serializer",
+        "shadow", "soft_time_limit", "task_id", "time_limit",
     }
 )  # fmt: skip
 #: Workflows: not there yet, and not to be left out silently.
@@ -87,7 +87,7 @@ def read_options(
         options.ignore_result = bool(ignore)
         if plan.ignore_result and not ignore:
             options.extra["ignore_result"] = False  # the worker's own task says otherwise
-    for name in ("group_id", "group_index", "shadow"):
+    for name in ("group_id", "group_index", "reply_to", "shadow"):
         if get(name) is not None:
             options.extra[name.removesuffix("_id")] = given[name]
     if get("serializer") not in (None, "json"):

@@ -116,6 +116,9 @@ class ShimProgram:
         self.app.set_current()
         self.app.set_default()
         self.app.finalize()
+        if self.app.conf.task_annotations:
+            for task in self.app.tasks.values():
+                task.annotate()
 
     def work(self, delivery: Delivery, report: Report) -> Reply:
         """Run one delivery (run.Program.work)."""
@@ -166,7 +169,10 @@ class ShimProgram:
     def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
         """Return the Reply of a task that returned; a value that can't be carried is a failure."""
         try:
-            body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"}}'
+            body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"'
+            if outcome.extra:
+                body += "," + dumps(outcome.extra)[1:-1]
+            body += "}"
         except (TypeError, ValueError, RecursionError) as exc:
             error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
             logger.error("%s", error)

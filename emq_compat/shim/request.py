@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,6 +10,17 @@ from emq_compat.message import Delivery, Job
 from emq_compat.shim.codec import mentions_types, revive
 
 __all__ = ["Context", "request_of"]
+
+
+class _Computed:
+    """An attribute that is computed where none was set: an entry of the instance's own wins over it."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    def __get__(self, context: Any, owner: type) -> Any:
+        return self if context is None else self._read(context)
 
 
 class Context:
@@ -39,7 +50,6 @@ class Context:
     loglevel: int | None = None
     origin: str | None = None
     parent_id: str | None = None
-    properties: dict[str, Any] | None = None
     retries: int = 0
     reply_to: str | None = None
     replaced_task_nesting: int = 0
@@ -56,6 +66,20 @@ class Context:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.__dict__.update(*args, **kwargs)
 
+    @_Computed
+    def properties(self) -> dict[str, Any] | None:
+        """AMQP's message properties, as far as there are such here; None: there is no message."""
+        if self.called_directly or self.is_eager:
+            return None
+        return {
+            "correlation_id": self.correlation_id,
+            "reply_to": self.reply_to,
+            "priority": (self.delivery_info or {}).get("priority"),
+            "delivery_mode": 2,
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+        }
+
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as dict.update does."""
         self.__dict__.update(*args, **kwargs)
@@ -68,14 +92,14 @@ class Context:
         """Return an attribute, or ``default`` where there is none."""
         return getattr(self, key, default)
 
-    @property
+    @_Computed
     def time_limit(self) -> float | None:
-        """The message's hard time limit in seconds."""
+        """The hard time limit of this run, in seconds."""
         return self.timelimit[0] if self.timelimit else None
 
-    @property
+    @_Computed
     def soft_time_limit(self) -> float | None:
-        """The message's soft time limit in seconds."""
+        """The soft time limit of this run, in seconds."""
         return self.timelimit[1] if self.timelimit else None
 
     @property
@@ -88,6 +112,7 @@ class Context:
     def as_execution_options(self) -> dict[str, Any]:
         """Return the options of apply_async that publish this run's task again."""
         hard, soft = self.timelimit or (None, None)
+        stamps = {} if self.stamps is None or self.stamped_headers is None else self.stamps
         return {
             "task_id": self.id,
             "root_id": self.root_id,
@@ -107,6 +132,7 @@ class Context:
             "reply_to": self.reply_to,
             "replaced_task_nesting": self.replaced_task_nesting,
             "origin": self.origin,
+            **({"stamped_headers": self.stamped_headers, **stamps} if stamps else {}),
         }
 
     def __repr__(self) -> str:
@@ -141,6 +167,11 @@ def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Contex
     for key in celery:
         if key in _FROM_MESSAGE:
             own[key] = celery[key]
+    if "headers" in celery:
+        # Celery's message has them beside its own, and the request, too.
+        for key, value in (own["headers"] or {}).items():
+            if not hasattr(Context, key):
+                own.setdefault(key, value)
     if headers.eta:
         own["eta"] = _iso(headers.eta)
     if headers.expires:
@@ -151,7 +182,9 @@ def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Contex
 
 
 #: Members of a Job's Celery part that are the request's attributes as they are.
-_FROM_MESSAGE = frozenset({"root_id", "parent_id", "headers", "origin", "group", "group_index", "shadow"})
+_FROM_MESSAGE = frozenset(
+    {"group", "group_index", "headers", "origin", "parent_id", "reply_to", "root_id", "shadow"}
+)
 
 
 def _iso(seconds: float) -> str:

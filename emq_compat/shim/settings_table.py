@@ -259,7 +259,6 @@ NOT_YET: Final[dict[str, str]] = {
     "result_expires": "it is the broker's option --result-expires",
     "result_extended": "",
     "result_serializer": "results are JSON",
-    "task_annotations": "",
     "task_default_rate_limit": "",
     "task_routes": "give a task, or a call, its queue",
     "task_serializer": "messages are JSON",

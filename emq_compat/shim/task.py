@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
 
 from emq_compat.shim import current
+from emq_compat.shim.annotations import annotations_of
+from emq_compat.shim.attributes import Attributes
 from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
 from emq_compat.shim.codec import dumps
-from emq_compat.shim.current import Frame, frame_var
+from emq_compat.shim.current import Frame, RequestStack, frame_var
 from emq_compat.shim.eager import run_here
-from emq_compat.shim.exceptions import (
-    ImproperlyConfigured,
-    MaxRetriesExceededError,
-    NoImportablePath,
-    OperationalError,
-    Retry,
-)
+from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
 from emq_compat.shim.execution import execute, retry_message
 from emq_compat.shim.handlers import Handlers
 from emq_compat.shim.options import priority_of, queue_name, read_options
@@ -38,84 +34,32 @@ __all__ = ["Task", "unpickle_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
-class FromSetting(Generic[T]):
-    """An attribute that is the app's setting until a class, an option or an assignment gives it a value."""
-
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
-
-    @overload
-    def __get__(self, task: None, owner: type) -> None: ...
-    @overload
-    def __get__(self, task: Task[..., Any], owner: type) -> T: ...
-    def __get__(self, task: Task[..., Any] | None, owner: type) -> T | None:
-        return None if task is None else task.app.conf[self.setting]
-
-
-class Task(Handlers, Generic[P, R]):
+class Task(Attributes, Handlers, Generic[P, R]):
     """A function that can be called here, or sent away to be run by a worker.
 
-    Attributes are Celery's, with Celery's defaults; an instance is made once per process, by the app. Setting
-    an attribute takes effect with the next publish.
+    Attributes are Celery's, with Celery's defaults (attributes.py); an instance is made once per process, by
+    the app. Setting an attribute takes effect with the next publish.
     """
-
-    #: Its registered name; empty: given by the app (``module.function``).
-    name: str = ""
-    #: Tries after the first one; None: without end.
-    max_retries: int | None = 3
-    #: Seconds before a retry that names no time.
-    default_retry_delay: float = 180
-    #: Where it is sent; None: the app's task_default_queue.
-    queue: Any = None
-    #: Seconds, or a time, after which it isn't run any more; None: never.
-    expires: float | datetime | None = None
-    #: Whether delay() checks arguments against the signature of ``run``.
-    typing: bool = True
-    #: Exceptions after which it is tried again by itself, and those of them after which it isn't.
-    autoretry_for: Sequence[type[BaseException]] = ()
-    dont_autoretry_for: Sequence[type[BaseException]] = ()
-    #: Arguments of ``retry`` for that; the pause then grows with ``retry_backoff`` (True, or seconds).
-    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
-    retry_backoff: bool | int = False
-    retry_backoff_max: int = 600
-    retry_jitter: bool = True
-    #: Exceptions that are expected: logged without a traceback.
-    throws: Sequence[type[BaseException]] = ()
-
-    priority: FromSetting[int | None] = FromSetting("task_default_priority")
-    acks_late: FromSetting[bool] = FromSetting("task_acks_late")
-    reject_on_worker_lost: FromSetting[bool | None] = FromSetting("task_reject_on_worker_lost")
-    ignore_result: FromSetting[bool] = FromSetting("task_ignore_result")
-    track_started: FromSetting[bool] = FromSetting("task_track_started")
-    #: Hard and soft limit of a run, in seconds; None: no limit.
-    time_limit: FromSetting[float | None] = FromSetting("task_time_limit")
-    soft_time_limit: FromSetting[float | None] = FromSetting("task_soft_time_limit")
-    rate_limit: FromSetting[Any] = FromSetting("task_default_rate_limit")
-    serializer: FromSetting[str] = FromSetting("task_serializer")
-    compression: FromSetting[str | None] = FromSetting("task_compression")
-    store_errors_even_if_ignored: FromSetting[bool] = FromSetting("task_store_errors_even_if_ignored")
-    store_eager_result: FromSetting[bool] = FromSetting("task_store_eager_result")
-
-    MaxRetriesExceededError: ClassVar[type[BaseException]] = MaxRetriesExceededError
-    OperationalError: ClassVar[type[BaseException]] = OperationalError
-
-    #: The module whose import declared it; None: it was declared at run time.
-    declared_in: str | None = None
-    __wrapped__: Callable[..., Any]
 
     _app: Celery | None = None
     _plan: Plan | None = None
     _plan_app: Celery | None = None
     _custom_call: ClassVar[bool] = False
     _has_handlers: ClassVar[bool] = False
+    _has_shadow_name: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._note_overrides()
+
+    @classmethod
+    def _note_overrides(cls) -> None:
+        """Note what the class defines itself; what it doesn't takes no time in a run."""
         cls._custom_call = cls.__call__ is not Task.__call__
         cls._has_handlers = cls.any_defined()
+        cls._has_shadow_name = cls.shadow_name is not Task.shadow_name
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__["_plan"] = None
@@ -156,10 +100,29 @@ class Task(Handlers, Generic[P, R]):
         self._app = app
 
     @property
+    def backend(self) -> Any:
+        """Where its results are kept: the app's backend."""
+        app: Any = self.app
+        return app.backend
+
+    @property
     def request(self) -> Context:
-        """This run's Context; an empty one where it isn't running."""
+        """This run's Context; where it isn't running an empty one, the same each time."""
         frame = self._frame()
-        return frame.request if frame is not None else Context()
+        if frame is not None:
+            return frame.request
+        request: Context = self.__dict__.setdefault("_default_request", Context())
+        return request
+
+    @property
+    def request_stack(self) -> RequestStack:
+        """The requests of this task's runs here, the innermost on ``top``."""
+        return RequestStack(self)
+
+    @property
+    def __header__(self) -> Callable[..., None]:
+        """A function of the body's signature that does nothing: it checks arguments as Python does."""
+        return argument_check(self.run) or _takes_everything
 
     def _frame(self) -> Frame | None:
         frame = frame_var.get()
@@ -200,8 +163,10 @@ class Task(Handlers, Generic[P, R]):
             a stock eventmq router can't do (countdown, eta, expires).
         """
         app = self._app if self._app is not None else current.get_app()
+        if self._has_shadow_name and shadow is None:
+            shadow = self.shadow_name(args or (), kwargs or {}, options)
         if app.eager:
-            return self._apply_eagerly(args, kwargs, task_id, options)
+            return self._apply_eagerly(args, kwargs, task_id, {**options, "shadow": shadow})
         plan = self._plan
         if plan is None or plan.version != app.conf.version or self._plan_app is not app:
             plan = self._new_plan(app)
@@ -219,10 +184,14 @@ class Task(Handlers, Generic[P, R]):
             ignored = plan.ignore_result
         result: Result[R] = Result(message.headers.task_id, app=app)
         result.ignored = ignored
+        if frame is not None and options.get("add_to_parent", True):
+            frame.task.add_trail(result)
         return result
 
     def _new_plan(self, app: Celery) -> Plan:
         stock = app.stock
+        if app.conf.task_annotations:
+            self.annotate()
         try:
             path = path_of(self)
         except NoImportablePath:
@@ -323,13 +292,15 @@ class Task(Handlers, Generic[P, R]):
         request = frame.request if frame is not None else Context()
         if frame is None or request.called_directly:
             _raise(exc or Retry("Task can be retried", None))
+        if max_retries is not None:
+            frame.max_retries = max_retries
         limit = self.max_retries if max_retries is None else max_retries
         new_args = request.args if args is None else args
         new_kwargs = request.kwargs if kwargs is None else kwargs
         if limit is not None and (request.retries or 0) >= limit:
             if exc is not None:
                 _raise(exc)
-            raise MaxRetriesExceededError(
+            raise self.MaxRetriesExceededError(
                 f"Can't retry {self.name}[{request.id}] args:{new_args} kwargs:{new_kwargs}",
                 task_args=new_args or (),
                 task_kwargs=new_kwargs or {},
@@ -356,19 +327,45 @@ class Task(Handlers, Generic[P, R]):
         meta: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Tell a state of the running task, with ``meta`` (JSON) as what ``result.info`` shows.
+        """Tell a state of the running task, or of the task ``task_id``; ``result.info`` shows ``meta``.
+
+        Of a task that runs here it is told by its worker, and none is kept of an eager run without
+        store_eager_result; another task's is put into the result backend.
 
         Raises:
             EncodeError: ``meta`` can't be carried.
-            ImproperlyConfigured: ``task_id`` is another task's; only its own worker may tell its state.
+            ImproperlyConfigured: no task runs here, and none is named.
         """
         frame = self._frame()
-        if frame is None or frame.request.id is None:
-            raise ImproperlyConfigured("update_state works inside a running task")
-        if task_id not in (None, frame.request.id):
-            raise ImproperlyConfigured(f"task {task_id} is not the running one, {frame.request.id}")
-        if frame.report is not None and state is not None:
+        request = frame.request if frame is not None else self.request
+        task_id = task_id or request.id
+        if task_id is None:
+            raise ImproperlyConfigured("update_state works inside a running task, or with a task_id")
+        if state is None:
+            return
+        if task_id != request.id:
+            self._store().store_result(task_id, meta, state, request=None, **kwargs)
+        elif frame is not None and frame.report is not None:
             frame.report(state, dumps({"value": meta, "state": state}).encode())
+        elif self.store_eager_result and not request.ignore_result:
+            self._store().store_result(task_id, meta, state, request=request, **kwargs)
+
+    def _store(self) -> Any:
+        """Return the result backend; the attribute may have been given as None."""
+        app: Any = self.app
+        return self.backend or app.backend
+
+    def shadow_name(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> str | None:
+        """Override it to choose the name of a call in logs; None: the task's own."""
+        return None
+
+    def add_trail(self, result: Any) -> Any:
+        """Note a result among the children of the run, if the task keeps them (``trail``); returns it."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:  # noqa: N802 - Celery's name
         """Return the result of this task's call ``task_id``."""
@@ -376,16 +373,45 @@ class Task(Handlers, Generic[P, R]):
 
     def push_request(self, *args: Any, **kwargs: Any) -> None:
         """Enter a run with a Context of these attributes; for tests of a task's body."""
-        frame_var.set(Frame(self, Context(*args, **kwargs), previous=frame_var.get()))
+        self.request_stack.push(Context(*args, **{**vars(self.request), **kwargs}))
 
     def pop_request(self) -> None:
         """Leave the run that ``push_request`` entered."""
-        frame = frame_var.get()
-        frame_var.set(frame.previous if frame is not None else None)
+        self.request_stack.pop()
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Called when the task is attached to an app; for subclasses."""
+
+    def annotate(self) -> None:
+        """Set the attributes that the app's ``task_annotations`` name for this task, on its class.
+
+        ``@method`` names one that the value, a decorator, is put around (see add_around). What is set later
+        by assignment wins.
+        """
+        cls: type[Task[..., Any]] = type(self)
+        for name, value in annotations_of(self.app.conf.task_annotations, self).items():
+            if name.startswith("@"):
+                cls.add_around(name[1:], value)
+            else:
+                setattr(cls, name, value)
+        cls._note_overrides()
+        self.__dict__["_plan"] = None
+
+    @classmethod
+    def add_around(cls, attr: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Replace a method by what the decorator ``around`` makes of it; done twice it counts once."""
+        method = getattr(cls, attr)
+        method = getattr(method, "_emq_inner", method)
+        wrapped: Any = around(method)
+        wrapped._emq_inner = method
+        static = isinstance(inspect.getattr_static(cls, attr), staticmethod)
+        setattr(cls, attr, staticmethod(wrapped) if static else wrapped)
 
     def bind(self, app: Celery) -> Celery:
         """Attach the task to an app; returns the app."""
         self._app = app
+        self.on_bound(app)
         return app
 
     def __emq_run__(self, job: Job, delivery: Delivery, report: Report) -> Outcome:
@@ -405,6 +431,10 @@ def unpickle_task(name: str, module: str | None = None) -> Task[..., Any]:
     if module and name not in app.tasks:
         __import__(module)
     return app.tasks[name]
+
+
+def _takes_everything(*args: Any, **kwargs: Any) -> None:
+    """The signature of a body that can't be had, or that takes any arguments."""
 
 
 def _raise(exc: BaseException) -> NoReturn:

@@ -76,7 +76,7 @@ def test_what_was_not_given_has_celery_s_default(
 
     (r,) = seen
     names = "parent_id headers eta expires timelimit callbacks errbacks chord chain group group_index"
-    for name in (names + " reply_to shadow logfile loglevel properties stamps taskset").split():
+    for name in (names + " reply_to shadow logfile loglevel stamps taskset").split():
         assert getattr(r, name) is None, name
     assert 0 == r.replaced_task_nesting
     assert [] == r.children

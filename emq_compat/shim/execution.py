@@ -29,7 +29,7 @@ from emq_compat.shim.build import unix_time
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
-from emq_compat.shim.handlers import call_handled, retry_automatically
+from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     task = frame.task
     token = frame_var.set(frame)
     try:
-        if task._has_handlers:
+        if anybody_listens(task):
             return call_handled(frame, args, kwargs, _body)
         return _body(frame, args, kwargs)
     finally:

@@ -11,6 +11,7 @@ from emq_compat.address import DEFAULT_URL
 from emq_compat.client import Client, client_for
 from emq_compat.message import Publish
 from emq_compat.shim import current
+from emq_compat.shim.announce import announced
 from emq_compat.shim.build import Plan, build_with
 from emq_compat.shim.configured import Configured
 from emq_compat.shim.exceptions import AlwaysEagerIgnored, NoImportablePath
@@ -127,11 +128,16 @@ class Sender(Configured):
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
         client = self.client
+        announcement = announced(message, retry_policy)
+        if announcement is not None:
+            message = announcement.message
         pipeline = pipeline_of(client)
         if pipeline is not None:
             pipeline.add(message)
         else:
             publish_with_tries(client, message, retry_policy)
+        if announcement is not None:
+            announcement.published()
 
     def pipeline(self) -> Pipeline:
         """Return a context manager: what is published inside is confirmed as a whole when it ends."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 
 from emq_compat.shim import current
 from emq_compat.shim.annotations import annotations_of
+from emq_compat.shim.announce import announced
 from emq_compat.shim.attributes import Attributes
 from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
@@ -311,11 +312,13 @@ class Task(Attributes, Handlers, Generic[P, R]):
         if request.is_eager:
             again.sig = (tuple(new_args or ()), dict(new_kwargs or {}))
         else:
-            frame.publish_later(
-                retry_message(
-                    frame, args=args, kwargs=kwargs, eta=eta, countdown=countdown, options=options
-                )
+            message = retry_message(
+                frame, args=args, kwargs=kwargs, eta=eta, countdown=countdown, options=options
             )
+            announcement = announced(message)
+            frame.publish_later(message if announcement is None else announcement.message)
+            if announcement is not None:
+                announcement.published()
         if throw:
             raise again
         return again

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import select
-import sys
 import time
 import weakref
 from collections import deque
@@ -80,6 +79,11 @@ class Channel:
         self._poll = select.poll()
         for fd in self._wire.fds():
             self._poll.register(fd, select.POLLIN)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has been called."""
+        return self._wire.socket.closed
 
     @property
     def connected(self) -> bool:
@@ -175,17 +179,22 @@ class Channels:
 
     def __init__(self, addresses: Sequence[Address], *, name: str, idle_limit: int) -> None:
         """``name`` begins the connections' identities; ``idle_limit`` idle ones are kept."""
-        self._closed = False
         self._addresses = addresses
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 16_384)  # two for each thread that talks at this moment
         self._idle_limit = idle_limit
         self._idle: deque[Channel] = deque()
-        self._lent: set[Channel] = set()
+        #: Every connection that isn't closed: the idle ones, the lent ones, and those being opened.
+        self._standing: set[Channel] = set()
         self._answering = 0
+        self._closed = False
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:64]
         self._identity = f"{plain}-{os.getpid()}-{random.SystemRandom().getrandbits(48):012x}"
         self._count = itertools.count(1)
+        # An app that is thrown away has nobody who calls close(). The finalizer holds on to the context, so
+        # that the collector can't come to it before its sockets are closed: pyzmq would wait for ever.
+        self._finalizer = weakref.finalize(self, _shut, self._context, self._standing)
+        self._finalizer.atexit = False
         _live.add(self)
 
     def borrow(self, deadline: float, limit_s: float) -> Channel:
@@ -202,9 +211,8 @@ class Channels:
                 channel = self._open(deadline, limit_s)
             else:
                 if not channel.usable():
-                    channel.close()
+                    self._shut(channel)
                     continue
-            self._lent.add(channel)
             return channel
 
     def give_back(self, channel: Channel) -> None:
@@ -212,21 +220,19 @@ class Channels:
         if self._closed or len(self._idle) >= self._idle_limit:
             self.drop(channel)
         else:
-            self._lent.discard(channel)
             self._idle.append(channel)
 
     def drop(self, channel: Channel) -> None:
         """Close a lent connection; nothing leaves by it later (but a stock router's unconfirmed messages)."""
-        channel.close(_STOCK_LINGER_S if channel.address.stock else 0)
-        self._lent.discard(channel)
-        if self._closed and not self._lent:
-            self._context.term()
+        self._shut(channel, _STOCK_LINGER_S if channel.address.stock else 0)
+        if self._closed:
+            self._end()
 
     def distrust(self) -> None:
         """Close the idle connections: a broker was silent, and what is sent to it blindly may count later."""
         while self._idle:
             try:
-                self._idle.pop().close()
+                self._shut(self._idle.pop())
             except IndexError:
                 return
 
@@ -235,15 +241,18 @@ class Channels:
         self._closed = True
         linger_s = _STOCK_LINGER_S if self._addresses[0].stock else 0
         while self._idle:
-            self._idle.pop().close(linger_s)
-        if not self._lent:
-            self._context.term()
+            self._shut(self._idle.pop(), linger_s)
+        self._end()
 
-    def __del__(self) -> None:
-        """Close what an app that is thrown away leaves open: who lets go of it has no ``close`` in hand."""
-        if not self._closed and not sys.is_finalizing():
-            # Not term(): a connection that an exception made get lost would have it wait for ever.
-            self._context.destroy(linger=0)
+    def _shut(self, channel: Channel, linger_s: float = 0.0) -> None:
+        channel.close(linger_s)
+        self._standing.discard(channel)
+
+    def _end(self) -> None:
+        """End ZeroMQ's part if nobody uses a connection any more."""
+        if not self._standing:
+            self._finalizer.detach()
+            self._context.term()
 
     def after_cut(self, channel: Channel, cuts: int, deadline: float) -> bool:
         """Drop a connection that was cut, the ``cuts``-th in this call, and pause before the next one.
@@ -284,6 +293,7 @@ class Channels:
                 channel = Channel(self._context, address, identity)
             except zmq.ZMQError as exc:
                 raise OperationalError(f"no connection to {address} can be made: {exc.strerror}") from exc
+            self._standing.add(channel)
             try:
                 # A silent address takes its share of the time, a refusing one none.
                 channel.open(now + (deadline - now) / (count - i))
@@ -296,13 +306,19 @@ class Channels:
             except (Cut, OperationalError) as exc:
                 failed[address] = str(exc)
             except BaseException:
-                channel.close()
+                self._shut(channel)
                 raise
             else:
                 self._answering = which
                 return channel
-            channel.close()
+            self._shut(channel)
         return None
+
+
+def _shut(context: zmq.Context[zmq.Socket[bytes]], standing: set[Channel]) -> None:
+    for channel in standing:
+        channel.close()
+    context.term()
 
 
 def _pause_s(tries: int) -> float:

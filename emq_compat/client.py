@@ -383,6 +383,8 @@ def _ask_about(verb: str, channel: Channel, ids: Sequence[str]) -> None:
 
 def _stop_waiting(channels: Channels, channel: Channel, pending: Iterable[str]) -> None:
     """Give back a connection on which results may still come: the next user skips them."""
+    if channel.closed:  # all of this goes to the collector at once
+        return
     try:
         _ask_about("unwait", channel, list(pending))
     except (Cut, Silent):

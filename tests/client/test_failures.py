@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -374,8 +376,31 @@ def test_a_client_that_is_thrown_away_closes_its_connections(broker: FakeBroker)
     """An app's client has nobody who closes it: it leaves no open socket to the garbage collector."""
     client = Client(broker.url)
     client.publish(message())
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with _no_warning():
         del client
         gc.collect()
+
+
+def test_a_circle_of_garbage_closes_its_connections(broker: FakeBroker) -> None:
+    """Whatever the collector comes to first, it doesn't wait for a socket that it is about to close."""
+    for borrowed in (False, True):
+        client = Client(broker.url)
+        client.publish(message())
+        circle: list[object] = [client]
+        circle.append(circle)
+        if borrowed:
+            channels = client._own()
+            circle.append((channels, channels.borrow(time.monotonic() + 4, 4)))
+        with _no_warning():
+            del client, circle
+            if borrowed:
+                del channels
+            gc.collect()
+
+
+@contextmanager
+def _no_warning() -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
     assert [] == [str(warning.message) for warning in told]

@@ -121,10 +121,7 @@ class Asks:
         queue = self._engine.queues.by_name.get(name or DEFAULT_QUEUE)
         if queue is None:
             return 0
-        dropped = self._engine.desk.journal.purge(queue.id)
-        queue.clear()
-        self._engine.flights.forget_astray(queue.id)
-        return dropped
+        return self._engine.purge(queue, now)
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
         engine = self._engine
@@ -137,6 +134,7 @@ class Asks:
                 "name": queue.name,
                 "waiting": queue.waiting,
                 "delayed": queue.delayed,
+                "held": queue.held,
                 "in_flight": in_flight.get(queue.id, 0),
                 "workers": sum(
                     queue in worker.queues for worker in engine.fleet.workers.values() if worker.present
@@ -173,6 +171,7 @@ class Asks:
             "pid": os.getpid(),
             "in_flight": len(engine.flights.by_msgid),
             "waits": engine.results.waiting,
+            "chords": len(engine.chords.by_id),
         }
 
     def _schedules(

@@ -35,6 +35,7 @@ class EngineOptions:
     stock_timeout_s: float = 600.0
     result_expires_s: float = 86400.0
     revoke_expires_s: float = 86400.0
+    max_message_bytes: int = 64 << 20
 
 
 class Desk:

@@ -7,6 +7,7 @@ result, the end of its hand-out and its follow-ups are one transaction.
 
 The life of a message:
 
+    held ──its chord is complete──▶ delayed or waiting
     delayed ──due──▶ waiting ──hand_out──▶ in flight ──outcome──▶ finished
                         ▲                      │
                         └──nack, lost (late)───┤
@@ -25,7 +26,7 @@ from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
 from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
-from emq_compat.broker.records import Dispatch, Journal, Moment, Send, home_key, priority_of, queue_of
+from emq_compat.broker.records import Dispatch, Journal, Moment, Send, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.schedules import Schedules
 from emq_compat.broker.stock import reply_body
@@ -33,7 +34,6 @@ from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError
 from emq_compat.message import (
     FINAL_STATES,
-    IGNORED,
     REJECTED,
     REQUEUED,
     RETRY,
@@ -65,8 +65,6 @@ from emq_compat.protocol.commands import (
 
 __all__ = ["Engine", "EngineOptions"]
 
-#: Delayed messages made ready in one turn.
-DUE_BATCH = 1000
 #: Finished msgids are remembered for one to two of these.
 FINISHED_ROTATION_S = 60.0
 #: A worker's REPLYs are acknowledged within so many seconds, or when there are so many of them.
@@ -93,7 +91,10 @@ class Engine:
         self.fleet = Fleet(self.desk, self.flights, now)
         self.revoked = set(journal.revoked(now.wall))
         self.schedules = Schedules(journal, self.publish)
-        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.results, self.revoked)
+        self.endings = self.flights.endings
+        self.chords = self.endings.chords
+        self._entry = self.flights.entry
+        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.revoked)
         self._journal = journal
         self._our_clients: dict[bytes, None] = {}
         self._acks: dict[bytes, list[str]] = {}
@@ -101,7 +102,6 @@ class Engine:
         self._worker_acks: dict[bytes, list[str]] = {}
         self._worker_acks_due = math.inf
         self._seen: set[str] = set()
-        self._next_due_ms = journal.next_due_ms()
         self._next_rotation = now.mono + FINISHED_ROTATION_S
         self._next_expiry = now.mono
         #: What answers a client's ASK, and what takes a worker's ANSWER (asks.py).
@@ -152,14 +152,14 @@ class Engine:
         else:
             limit = self.desk.options.queue_limit
             queue = self.queues.get(command.queue)
-            if limit and queue.waiting + queue.delayed >= limit:
+            if limit and queue.waiting + queue.delayed >= limit and not (headers.awaits or headers.settled):
                 text = f"the queue {queue.name!r} holds {limit} messages, its limit"
                 self.refuse(identity, msgid, "QueueFull", text)
                 return
             self._seen.add(msgid)
-            self._enqueue(queue, msgid, headers, command.header_text.decode(), command.payload, now)
             if headers.reply_requested:
-                self.flights.requesters[msgid] = (identity, msgid)
+                self.endings.requesters[msgid] = (identity, msgid)
+            self._take(queue, msgid, headers, command.header_text.decode(), command.payload, now)
         if headers.guarantee:
             acks = self._acks.get(identity)
             if acks is None:
@@ -167,7 +167,7 @@ class Engine:
             else:
                 acks.append(msgid)
 
-    def _enqueue(
+    def _take(
         self,
         queue: MessageQueue,
         msgid: str,
@@ -176,23 +176,20 @@ class Engine:
         payload: bytes,
         now: Moment,
     ) -> None:
-        self.desk.counters["published"] += 1
-        sequence = self._journal.next_sequence()
-        if headers.eta > now.wall:
-            due_ms = int(headers.eta * 1000)
-            home = home_key(queue.id, headers.priority)
-            self._journal.add_delayed(sequence, home, due_ms, msgid, header_text, payload)
-            queue.delayed += 1
-            queue.changed = True
-            if self._next_due_ms is None or due_ms < self._next_due_ms:
-                self._next_due_ms = due_ms
+        if headers.settled:
+            self.endings.settle(msgid, headers, payload, now)
+            return
+        if headers.chord.endswith("+"):
+            self.chords.grow(headers, now)
+        if headers.awaits:
+            self.endings.hold(queue, msgid, headers, header_text, payload, now)
         else:
-            queue.append(sequence, msgid, headers, header_text, payload)
+            self._entry.add(queue, msgid, headers, header_text, payload, now)
 
     def publish(self, message: Publish, now: Moment) -> None:
         """Publish a message of the broker's own, or a follow-up of an outcome."""
         queue, headers = self.queues.get(message.queue), message.headers
-        self._enqueue(queue, message.msgid, headers, headers.encode(), message.payload, now)
+        self._take(queue, message.msgid, headers, headers.encode(), message.payload, now)
 
     def _on_schedule(self, identity: bytes, command: Schedule | Unschedule, now: Moment) -> None:
         try:
@@ -257,6 +254,8 @@ class Engine:
         elif state == RETURNED:
             self.flights.take_back(flight)
             return
+        unattended = headers is not None and headers.unattended
+        payload = self.flights.payload(flight) if unattended else b""
         self.flights.end(flight)
         if state == REJECTED:
             self.flights.bury(flight, "rejected by the task", now, flight.losses)
@@ -270,17 +269,20 @@ class Engine:
             for message in command.follow_ups:
                 if message.msgid not in known:
                     self.publish(message, now)
-        task_id = flight.headers.task_id
-        if task_id and state not in (IGNORED, REJECTED):
-            keep = not (flight.headers.no_result or (headers is not None and headers.no_result))
-            body = command.body if headers is not None else reply_body(command.body)
-            self.results.put(task_id, state, body, now, keep=keep)
-        requesters = self.flights.requesters
+        requesters = self.endings.requesters
         if msgid in requesters:
             if state == RETRY and command.follow_ups:
                 requesters[command.follow_ups[0].msgid] = requesters.pop(msgid)
             else:
-                self.flights.answer(msgid, command.body)
+                self.endings.answer(msgid, command.body)
+        body = command.body if headers is not None else reply_body(command.body)
+        keep = headers is None or not headers.no_result
+        told, ups = flight.headers, command.follow_ups
+        if unattended and state in FINAL_STATES:
+            queue = self.queues.by_id[queue_of(flight.key)]
+            self.endings.unattended(msgid, told, queue, payload, state, body, now, keep=keep)
+        else:
+            self.endings.attended(msgid, told, state, body, now, follow_ups=ups, keep=keep)
 
     def _on_update(self, worker: Worker, command: Update, now: Moment) -> None:
         flight, headers = self.flights.by_msgid.get(command.request_msgid), command.headers
@@ -288,7 +290,7 @@ class Engine:
             return
         task_id = flight.headers.task_id
         if task_id and not flight.headers.no_result:
-            self.results.put(task_id, headers.state, command.body, now)
+            self.results.put(task_id, headers.state, command.body, now, keep_s=flight.headers.keep_s)
 
     def _on_heartbeat(self, worker: Worker, command: Heartbeat, now: Moment) -> None:
         worker.not_begun = frozenset(command.not_begun)
@@ -320,15 +322,46 @@ class Engine:
                 arguments = {"ids": [task_id], "terminate": terminate, "signal": signal}
                 self.desk.to_worker(worker.identity, Ask(msgid=new_id(), verb="revoke", arguments=arguments))
             return "terminating" if terminate else "revoked"
-        self.results.put(task_id, REVOKED, failure_body("TaskRevokedError", "revoked", REVOKED), now)
+        body = failure_body("TaskRevokedError", "revoked", REVOKED)
+        waiting = self._journal.marked_as(task_id)
+        if (chord := self.chords.by_task.get(task_id)) is not None:
+            self.endings.end_held(chord, "revoked", now)
+        elif not waiting:
+            # A plain message is found, and dropped, when it would be handed out.
+            self.results.put(task_id, REVOKED, body, now)
+        for message, home in waiting:
+            queue = self._entry.withdraw(message, home)
+            self.flights.astray.pop(message.msgid, None)
+            self._journal.finish(message.key, message.msgid)
+            headers = Headers.decode(message.header_text)
+            self.endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
         return "revoked"
+
+    def purge(self, queue: MessageQueue, now: Moment) -> int:
+        """Drop all that a queue holds and that is not handed out; returns how many messages.
+
+        What is part of a chord, awaits one, or has an epilogue ends as revoked; of other messages nothing is
+        told.
+        """
+        marked = self._journal.marked_in(queue.id)
+        dropped = self._journal.purge(queue.id)
+        queue.clear()
+        self.flights.forget_astray(queue.id)
+        for chord in self.chords.of_queue(queue.id):
+            if chord.body is not None:
+                self.endings.end_held(chord, "purged", now)
+                dropped += 1
+        body = failure_body("TaskRevokedError", "purged", REVOKED)
+        for message in marked:
+            headers = Headers.decode(message.header_text)
+            self.endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
+        return dropped
 
     # Time
 
     def tick(self, now: Moment) -> None:
         """Do what is due: delayed messages, schedules, lost workers, heartbeats, expiry."""
-        if self._next_due_ms is not None and self._next_due_ms <= now.wall * 1000:
-            self._make_due_ready(now)
+        self._entry.make_due_ready(now)
         next_at = self.schedules.next_at()
         if next_at is not None and next_at <= now.wall:
             self.schedules.run_due(now)
@@ -336,25 +369,18 @@ class Engine:
         if now.mono >= self._next_rotation:
             self._next_rotation = now.mono + FINISHED_ROTATION_S
             self._journal.rotate_finished()
+            self.chords.expire(now)
             self.revoked.intersection_update(self._journal.revoked(now.wall))
         if now.mono >= self._next_expiry:
             self._next_expiry = now.mono + (0.0 if self.results.expire(now) else EXPIRY_S)
-
-    def _make_due_ready(self, now: Moment) -> None:
-        due = self._journal.due(int(now.wall * 1000), DUE_BATCH)
-        moves = [(key, home | self._journal.next_sequence()) for key, home in due]
-        self._journal.make_ready(moves)
-        for _, key in moves:
-            self.queues.by_id[queue_of(key)].arrived(priority_of(key))
-        self._next_due_ms = self._journal.next_due_ms()
 
     def next_deadline(self, now: Moment) -> float:
         """Return the monotonic time at which ``tick`` must be called though nothing has arrived."""
         deadline = min(self._next_rotation, self._next_expiry, self._worker_acks_due)
         if (beat := self.fleet.next_deadline()) is not None:
             deadline = min(deadline, beat)
-        if self._next_due_ms is not None:
-            deadline = min(deadline, now.mono + self._next_due_ms / 1000 - now.wall)
+        if (due_ms := self._entry.next_due_ms) is not None:
+            deadline = min(deadline, now.mono + due_ms / 1000 - now.wall)
         if (next_at := self.schedules.next_at()) is not None:
             deadline = min(deadline, now.mono + next_at - now.wall)
         return deadline
@@ -374,6 +400,7 @@ class Engine:
                 if counts != queue.stored:
                     queue.stored = counts
                     self._journal.set_counts(queue.id, *counts)
+        self.chords.write()
         if self._worker_acks:
             self._acknowledge_replies(now)
         if self._acks:
@@ -387,9 +414,7 @@ class Engine:
             if identity in self._our_clients:
                 acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
             else:
-                acks += [
-                    Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids
-                ]
+                acks += [Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids]
         self._acks.clear()
         return acks
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from emq_compat.broker.desk import Desk
+from emq_compat.broker.endings import Endings
+from emq_compat.broker.entry import Entry
 from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.workers import Worker
-from emq_compat.message import FAILURE, FINAL_STATES, RETRY, new_id
-from emq_compat.protocol.commands import Reply
+from emq_compat.message import FAILURE, FINAL_STATES, RETRY
 
 __all__ = ["Flights"]
 
@@ -28,8 +29,7 @@ class Flights:
         by_key: the message's key → hand-out.
         by_task: task id → msgid.
         astray: msgid → the hand-out that counted as lost with its worker; of messages that wait since then.
-        requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
-            the first try); of messages waiting and in flight.
+        entry, endings: how messages come into the queues, and what follows when they have ended.
     """
 
     def __init__(self, desk: Desk, results: Results) -> None:
@@ -39,8 +39,9 @@ class Flights:
         self.by_key: dict[int, InFlight] = {}
         self.by_task: dict[str, str] = {}
         self.astray: dict[str, InFlight] = {}
-        self.requesters: dict[str, tuple[bytes, str]] = {}
         self.queues = QueueSet(desk.journal, self.by_key.__contains__)
+        self.entry = Entry(desk, self.queues)
+        self.endings = Endings(desk, results, self.queues, self.entry)
         #: where hand-outs are counted as held: every worker the engine knows.
         self.workers: dict[bytes, Worker] = {}
 
@@ -95,13 +96,19 @@ class Flights:
         self.end(flight)
         if flight.late:
             how += f"; it was handed out {losses} times, and the limit is {limit} redeliveries"
+        payload = self.payload(flight)
         self.bury(flight, f"WorkerLostError: {how}", now, losses)
         body = failure_body("WorkerLostError", how)
-        self.answer(flight.msgid, body)
-        task_id = flight.headers.task_id
-        if task_id:
-            self._results.put(task_id, FAILURE, body, now, keep=not flight.headers.no_result)
+        queue = self.queues.by_id[queue_of(flight.key)]
+        self.endings.unattended(flight.msgid, flight.headers, queue, payload, FAILURE, body, now)
         return False
+
+    def payload(self, flight: InFlight) -> bytes:
+        """Return what an epilogue needs of a hand-out's message: its payload; nothing where it has none."""
+        if not flight.headers.epilogue:
+            return b""
+        message = self._desk.journal.read_message(flight.key)
+        return b"" if message is None else message.payload
 
     def found(self, identity: bytes, msgid: str, attempt: int) -> InFlight | None:
         """Take up a hand-out that counted as lost: a worker turns out to have it, or its outcome.
@@ -132,12 +139,6 @@ class Flights:
         """Forget which of a queue's messages counted as lost: the queue was purged."""
         for flight in [flight for flight in self.astray.values() if queue_of(flight.key) == queue_id]:
             del self.astray[flight.msgid]
-
-    def answer(self, msgid: str, body: bytes) -> None:
-        """Send the reply JSON of a message to the client that asked for it, if one did."""
-        client, asked = self.requesters.pop(msgid, (None, ""))
-        if client is not None:
-            self._desk.to_client(client, Reply(msgid=new_id(), body=body, request_msgid=asked), stock=True)
 
     def bury(self, flight: InFlight, reason: str, now: Moment, losses: int) -> None:
         """Move the message of a hand-out that was ended to the dead letters."""

@@ -11,7 +11,7 @@ from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
-from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.results import failure_body
 from emq_compat.broker.stock import stock_headers, unfit
 from emq_compat.broker.workers import Worker
 from emq_compat.message import FAILURE, REVOKED
@@ -26,13 +26,11 @@ class HandOut:
         revoked: task ids that must not run; changed by the engine.
     """
 
-    def __init__(
-        self, desk: Desk, fleet: Fleet, flights: Flights, results: Results, revoked: set[str]
-    ) -> None:
+    def __init__(self, desk: Desk, fleet: Fleet, flights: Flights, revoked: set[str]) -> None:
         self._desk = desk
         self._fleet = fleet
         self._flights = flights
-        self._results = results
+        self._endings = flights.endings
         self._revoked = revoked
 
     def run(self, now: Moment) -> None:
@@ -90,23 +88,20 @@ class HandOut:
         """Tell whether a message that was taken from its queue may still be run; end it if not."""
         headers = message.headers
         if headers.expires and headers.expires <= now.wall:
-            self._end_waiting(message, "expired", now)
+            self._end_waiting(message, queue, "expired", now)
         elif headers.task_id in self._revoked:
-            self._end_waiting(message, "revoked", now)
+            self._end_waiting(message, queue, "revoked", now)
         elif worker.stock and (why := unfit(message.payload)):
             self._put_aside(message, queue, why, now)
         else:
             return True
         return False
 
-    def _end_waiting(self, message: Waiting, why: str, now: Moment) -> None:
+    def _end_waiting(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
         self._flights.astray.pop(message.msgid, None)
         self._desk.journal.finish(message.key, message.msgid)
         body = failure_body("TaskRevokedError", why, REVOKED)
-        self._flights.answer(message.msgid, body)
-        task_id = message.headers.task_id
-        if task_id:
-            self._results.put(task_id, REVOKED, body, now, keep=not message.headers.no_result)
+        self._ended(message, queue, REVOKED, body, now)
 
     def _put_aside(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
         """Make a dead letter of a message that would break the worker; none of ours could run it either."""
@@ -115,16 +110,15 @@ class HandOut:
         self._desk.note("warning", f"{message.msgid} is put aside: {why}")
         reason = f"MessageError: {why}"
         self._desk.journal.bury(message.key, message.msgid, queue.name, reason, now.wall, message.losses)
-        body = failure_body("MessageError", why)
-        self._flights.answer(message.msgid, body)
-        task_id = message.headers.task_id
-        if task_id:
-            self._results.put(task_id, FAILURE, body, now, keep=not message.headers.no_result)
+        self._ended(message, queue, FAILURE, failure_body("MessageError", why), now)
+
+    def _ended(self, message: Waiting, queue: MessageQueue, state: str, body: bytes, now: Moment) -> None:
+        self._endings.unattended(message.msgid, message.headers, queue, message.payload, state, body, now)
 
     def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
         attempt = message.attempt + 1
         headers = message.headers
-        late = worker.late(headers.task)
+        late = headers.concludes or worker.late(headers.task)
         flight = InFlight(
             key=message.key,
             msgid=message.msgid,

@@ -35,6 +35,18 @@ CREATE TABLE schedules (
     interval_s INTEGER NOT NULL, cron TEXT NOT NULL, next_at REAL NOT NULL, runs_left INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- name: migrate_1
+-- task_id: of messages that are parts of a chord or have an epilogue ('' where such a one has none)
+ALTER TABLE messages ADD COLUMN task_id TEXT;
+CREATE INDEX messages_task ON messages (task_id) WHERE task_id IS NOT NULL;
+-- body: the key of the held message; it has a home, and is not due
+CREATE TABLE chords (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, grown INTEGER NOT NULL,
+    arrived INTEGER NOT NULL, body INTEGER, failure TEXT, at REAL NOT NULL
+);
+-- no value: a part that is awaited since it was added to its chord
+CREATE TABLE parts (chord INTEGER NOT NULL, place TEXT NOT NULL, value BLOB, PRIMARY KEY (chord, place)) WITHOUT ROWID;
+
 -- name: known
 SELECT j.value FROM json_each(?) AS j WHERE EXISTS (SELECT 1 FROM messages WHERE msgid = j.value)
     OR EXISTS (SELECT 1 FROM finished_0 WHERE msgid = j.value) OR EXISTS (SELECT 1 FROM finished_1 WHERE msgid = j.value)
@@ -49,10 +61,25 @@ SELECT id, name, waiting, delayed FROM queues ORDER BY id
 UPDATE queues SET waiting = ?, delayed = ? WHERE id = ?
 
 -- name: add_message
-INSERT INTO messages (key, msgid, headers, payload) VALUES (?, ?, ?, ?)
+INSERT INTO messages (key, msgid, headers, payload, task_id) VALUES (?, ?, ?, ?, ?)
 
 -- name: add_delayed
-INSERT INTO messages (key, home, due_ms, msgid, headers, payload) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO messages (key, home, due_ms, msgid, headers, payload, task_id) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: add_held
+INSERT INTO messages (key, home, msgid, headers, payload, task_id) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: release
+UPDATE messages SET key = ?2, home = ?3, due_ms = ?4, headers = ?5, payload = ?6 WHERE key = ?1
+
+-- name: marked_as
+SELECT key, msgid, headers, payload, attempt, losses, home FROM messages
+    WHERE task_id = ? AND (home IS NULL OR due_ms IS NOT NULL) AND key NOT IN (SELECT key FROM in_flight)
+
+-- name: marked_in
+SELECT key, msgid, headers, payload, attempt, losses FROM messages
+    WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL)
+    AND (key > ?1 AND key <= ?2 OR home >= ?1 AND home <= ?2) AND key NOT IN (SELECT key FROM in_flight)
 
 -- name: next_due_ms
 SELECT min(due_ms) FROM messages WHERE due_ms IS NOT NULL
@@ -103,6 +130,32 @@ DELETE FROM messages WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FRO
 
 -- name: purge_delayed
 DELETE FROM messages WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2
+
+-- name: chords
+SELECT c.number, c.id, c.size, c.grown, c.arrived, c.failure, c.at, c.body,
+    coalesce(m.home, 0), coalesce(m.msgid, ''), coalesce(m.headers, '')
+    FROM chords c LEFT JOIN messages m ON m.key = c.body ORDER BY c.number
+
+-- name: put_chord
+INSERT INTO chords (number, id, size, grown, arrived, body, failure, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (number) DO UPDATE SET size = excluded.size, grown = excluded.grown, arrived = excluded.arrived,
+        body = excluded.body, failure = excluded.failure, at = excluded.at
+
+-- name: drop_chord
+DELETE FROM chords WHERE number = ?
+
+-- name: expect_part
+INSERT OR IGNORE INTO parts (chord, place) VALUES (?, ?)
+
+-- name: add_part
+INSERT INTO parts (chord, place, value) VALUES (?, ?, ?)
+    ON CONFLICT (chord, place) DO UPDATE SET value = excluded.value WHERE value IS NULL
+
+-- name: parts
+SELECT place, value FROM parts WHERE chord = ? AND value IS NOT NULL
+
+-- name: drop_parts
+DELETE FROM parts WHERE chord = ?
 
 -- name: put_result
 INSERT INTO results (task_id, state, body, expires_at) VALUES (?, ?, ?, ?)

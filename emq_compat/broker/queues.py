@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key
+from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key, marked
 from emq_compat.message import Headers
 
 __all__ = ["DEFAULT_QUEUE", "MessageQueue", "QueueSet", "WindowBudget"]
@@ -66,6 +66,7 @@ class MessageQueue:
         "stored",
         "delayed",
         "handed_out",
+        "held",
         "id",
         "name",
         "waiting",
@@ -91,6 +92,8 @@ class MessageQueue:
         #: how many wait (not handed out, not delayed), and how many wait for their time.
         self.waiting = waiting
         self.delayed = delayed
+        #: how many are held for it until their chord is complete.
+        self.held = 0
         #: hand-outs since the start.
         self.handed_out = 0
         #: counts differ from those on disk.
@@ -107,12 +110,22 @@ class MessageQueue:
                 rank.more = True
             self._nonempty = list(range(RANKS))
 
-    def append(self, sequence: int, msgid: str, headers: Headers, header_text: str, payload: bytes) -> None:
-        """Add a new message, on disk and, if the window has room, in memory."""
+    def append(
+        self,
+        sequence: int,
+        msgid: str,
+        headers: Headers,
+        header_text: str,
+        payload: bytes,
+        *,
+        stored: bool = False,
+    ) -> None:
+        """Add a message, on disk (unless it is ``stored``) and, if the window has room, in memory."""
         index = RANKS - 1 - headers.priority
         rank = self._ranks[index]
         key = rank.home | sequence
-        self._journal.add_message(key, msgid, header_text, payload)
+        if not stored:
+            self._journal.add_message(key, msgid, header_text, payload, marked(headers))
         self.waiting += 1
         self.changed = True
         budget = self._budget
@@ -182,6 +195,12 @@ class MessageQueue:
         self.waiting -= 1
         self.changed = True
         return True
+
+    def withdraw(self, key: int, priority: int) -> None:
+        """Take out a message that waits here, in memory or on disk only; the caller deletes it there."""
+        if not self.take(key, priority):
+            self.waiting -= 1
+            self.changed = True
 
     def set_aside(self, message: Waiting) -> None:
         """Keep a popped message until a worker that has its task asks."""

@@ -15,6 +15,7 @@ from emq_compat.protocol.commands import Command
 
 __all__ = [
     "RANKS",
+    "ChordRow",
     "DeadLetter",
     "Dispatch",
     "InFlight",
@@ -27,6 +28,7 @@ __all__ = [
     "StoredResult",
     "Waiting",
     "home_key",
+    "marked",
     "priority_of",
     "queue_of",
 ]
@@ -56,6 +58,14 @@ def queue_of(key: int) -> int:
 def priority_of(key: int) -> int:
     """Return the priority of a waiting message's key."""
     return RANKS - 1 - (key >> _RANK_SHIFT & 15)
+
+
+def marked(headers: Headers) -> str | None:
+    """Return the task id under which the journal must find a message that waits; None: it needn't.
+
+    What is part of a chord, or has an epilogue, has consequences at once when it is revoked or purged.
+    """
+    return headers.task_id if headers.chord or headers.epilogue else None
 
 
 class Moment(NamedTuple):
@@ -146,6 +156,22 @@ class QueueRow(NamedTuple):
     delayed: int
 
 
+class ChordRow(NamedTuple):
+    """A chord that is not over, and its held body (all empty, ``key`` None: there is none); see chords.py."""
+
+    number: int
+    id: str
+    size: int
+    grown: int
+    arrived: int
+    failure: str | None
+    at: float
+    key: int | None
+    home: int
+    msgid: str
+    header_text: str
+
+
 class ScheduleRow(NamedTuple):
     """A SCHEDULE kept by the broker; ``next_at`` is unix seconds, ``runs_left`` -1 for no end."""
 
@@ -212,10 +238,49 @@ class Journal(Protocol):
     def add_queue(self, name: str) -> int: ...
     def queues(self) -> list[QueueRow]: ...
     def set_counts(self, queue_id: int, waiting: int, delayed: int) -> None: ...
-    def add_message(self, key: int, msgid: str, header_text: str, payload: bytes) -> None: ...
-    def add_delayed(
-        self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes
+    def add_message(
+        self, key: int, msgid: str, header_text: str, payload: bytes, marked: str | None
     ) -> None: ...
+    def add_delayed(
+        self,
+        sequence: int,
+        home: int,
+        due_ms: int,
+        msgid: str,
+        header_text: str,
+        payload: bytes,
+        marked: str | None,
+    ) -> None: ...
+    def add_held(
+        self, sequence: int, home: int, msgid: str, header_text: str, payload: bytes, marked: str | None
+    ) -> None:
+        """Store a message that awaits a chord."""
+        ...
+
+    def release(
+        self,
+        key: int,
+        new_key: int,
+        home: int | None,
+        due_ms: int | None,
+        header_text: str,
+        payload: bytes,
+    ) -> None:
+        """Make a held message one that waits, or one that waits for its time."""
+        ...
+
+    def marked_as(self, task_id: str) -> list[tuple[StoredMessage, int | None]]:
+        """Return the marked messages of this task that wait, and (message, home) those that are delayed."""
+        ...
+
+    def marked_in(self, queue_id: int) -> list[StoredMessage]:
+        """Return the marked messages of a queue that wait or are delayed."""
+        ...
+
+    def remember(self, msgid: str) -> None:
+        """Remember for a minute that a message was taken and has ended at once."""
+        ...
+
     def next_due_ms(self) -> int | None: ...
     def due(self, until_ms: int, limit: int) -> list[tuple[int, int]]:
         """Return (key, home) of delayed messages whose time has come, oldest first."""
@@ -255,6 +320,32 @@ class Journal(Protocol):
         """Delete a queue's waiting and delayed messages, not those handed out; return how many."""
         ...
 
+    def chords(self) -> list[ChordRow]: ...
+    def put_chord(
+        self,
+        number: int,
+        chord_id: str,
+        size: int,
+        grown: int,
+        arrived: int,
+        body: int | None,
+        failure: str | None,
+        at: float,
+    ) -> None: ...
+    def drop_chord(self, number: int) -> None: ...
+    def expect_part(self, number: int, place: str) -> bool:
+        """Note that a chord has this place; False: it was known already."""
+        ...
+
+    def add_part(self, number: int, place: str, value: bytes) -> None:
+        """Store a part's value; the first one of a place stays."""
+        ...
+
+    def parts(self, number: int) -> list[tuple[str, bytes]]:
+        """Return (place, value) of every part that has come, in no order."""
+        ...
+
+    def drop_parts(self, number: int) -> None: ...
     def put_result(self, task_id: str, state: str, body: bytes, expires_at: float | None) -> None: ...
     def results(self, task_ids: Sequence[str]) -> dict[str, StoredResult]: ...
     def forget(self, task_ids: Sequence[str]) -> int: ...

@@ -15,9 +15,11 @@ __all__ = ["Results", "failure_body"]
 WAIT_S = 150.0
 
 
-def failure_body(kind: str, message: str, state: str = "FAILURE") -> bytes:
+def failure_body(
+    kind: str, message: str, state: str = "FAILURE", *, module: str = "celery.exceptions"
+) -> bytes:
     """Return the reply JSON of a failure that the broker finds; ``kind``: a class of Celery's exceptions."""
-    failure = Failure(type=kind, module="celery.exceptions", args=(message,), message=message)
+    failure = Failure(type=kind, module=module, args=(message,), message=message)
     return Outcome(state=state, failure=failure).encode().body
 
 
@@ -36,10 +38,23 @@ class Results:
         self._waits: dict[str, dict[bytes, float]] = {}
         self.next_expiry = 0.0
 
-    def put(self, task_id: str, state: str, body: bytes, now: Moment, *, keep: bool = True) -> None:
-        """Store a state (unless ``keep`` is False) and, if it is final, tell those who wait."""
+    def put(
+        self,
+        task_id: str,
+        state: str,
+        body: bytes,
+        now: Moment,
+        *,
+        keep: bool = True,
+        keep_s: float | None = None,
+    ) -> None:
+        """Store a state (unless ``keep`` is False) and, if it is final, tell those who wait.
+
+        ``keep_s``: seconds that it is kept, 0: for good; None: as this broker is told.
+        """
         if keep:
-            expires_at = now.wall + self._expires_s if self._expires_s else None
+            expires_s = self._expires_s if keep_s is None else keep_s
+            expires_at = now.wall + expires_s if expires_s else None
             self._journal.put_result(task_id, state, body, expires_at)
         if state in FINAL_STATES and (waiting := self._waits.pop(task_id, None)):
             for client in waiting:

@@ -45,7 +45,7 @@ from emq_compat.protocol.commands import (
     Reply,
     Request,
 )
-from emq_compat.protocol.frames import Limits, encode, request_frames
+from emq_compat.protocol.frames import LIMITS, Limits, encode, request_frames
 from emq_compat.protocol.roles import ADMINISTRATOR, CLIENT, PUBLISHER, WORKER, Role
 from emq_compat.wire import Gate, RouterWire
 from emq_compat.wire.poll import Poll, Polled
@@ -85,6 +85,7 @@ class Server:
             queue_limit=config.queue_limit,
             stock_timeout_s=config.stock_timeout_s,
             result_expires_s=config.result_expires_s,
+            max_message_bytes=min(config.max_message_bytes, LIMITS.payload_bytes),
         )
         self._about: dict[str, Any] = {"broker": new_id(), "version": __version__}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

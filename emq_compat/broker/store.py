@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from emq_compat.broker.records import (
     SEQUENCE_MASK,
+    ChordRow,
     DeadLetter,
     QueueRow,
     ScheduleRow,
@@ -30,7 +31,7 @@ from emq_compat.errors import JournalError
 __all__ = ["SCHEMA_VERSION", "Store"]
 
 #: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FILE = "journal.sqlite3"
 _LOCK = "lock"
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
@@ -51,6 +52,7 @@ _SQL = _load_queries()
 _WRITES = (
     "add_message",
     "add_delayed",
+    "add_held",
     "give_back",
     "end_hand_out",
     "hand_out",
@@ -61,6 +63,10 @@ _WRITES = (
     "revoke",
     "put_schedule",
     "set_counts",
+    "add_part",
+    "put_chord",
+    "drop_parts",
+    "drop_chord",
 )
 
 
@@ -123,10 +129,11 @@ class Store:
         db.execute("PRAGMA cache_size = -49152")
         db.execute("PRAGMA temp_store = MEMORY")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(
-                f"BEGIN;\n{_SQL['schema']}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
-            )
+        if version < SCHEMA_VERSION:
+            steps = [_SQL["schema"]] if version == 0 else []
+            steps += [_SQL[f"migrate_{step}"] for step in range(max(version, 1), SCHEMA_VERSION)]
+            script = "\n".join(["BEGIN;", *steps, f"PRAGMA user_version = {SCHEMA_VERSION};", "COMMIT;"])
+            self._db.executescript(script)
         elif version > SCHEMA_VERSION:
             raise JournalError(
                 f"{self.path} was written by a newer emq-compat "
@@ -274,15 +281,52 @@ class Store:
         """Note a queue's counts."""
         self._write("set_counts", (waiting, delayed, queue_id))
 
-    def add_message(self, key: int, msgid: str, header_text: str, payload: bytes) -> None:
+    def add_message(self, key: int, msgid: str, header_text: str, payload: bytes, marked: str | None) -> None:
         """Store a message that waits."""
-        self._write("add_message", (key, msgid, header_text, payload))
+        self._write("add_message", (key, msgid, header_text, payload, marked))
 
     def add_delayed(
-        self, sequence: int, home: int, due_ms: int, msgid: str, header_text: str, payload: bytes
+        self,
+        sequence: int,
+        home: int,
+        due_ms: int,
+        msgid: str,
+        header_text: str,
+        payload: bytes,
+        marked: str | None,
     ) -> None:
         """Store a message that waits for its time."""
-        self._write("add_delayed", (sequence, home, due_ms, msgid, header_text, payload))
+        self._write("add_delayed", (sequence, home, due_ms, msgid, header_text, payload, marked))
+
+    def add_held(
+        self, sequence: int, home: int, msgid: str, header_text: str, payload: bytes, marked: str | None
+    ) -> None:
+        """See Journal."""
+        self._write("add_held", (sequence, home, msgid, header_text, payload, marked))
+
+    def release(
+        self,
+        key: int,
+        new_key: int,
+        home: int | None,
+        due_ms: int | None,
+        header_text: str,
+        payload: bytes,
+    ) -> None:
+        """See Journal."""
+        self._execute("release", (key, new_key, home, due_ms, header_text, payload), writes=True)
+
+    def marked_as(self, task_id: str) -> list[tuple[StoredMessage, int | None]]:
+        """See Journal."""
+        return [(StoredMessage(*row[:6]), row[6]) for row in self._execute("marked_as", (task_id,))]
+
+    def marked_in(self, queue_id: int) -> list[StoredMessage]:
+        """See Journal."""
+        return [StoredMessage(*row) for row in self._execute("marked_in", _range(queue_id))]
+
+    def remember(self, msgid: str) -> None:
+        """See Journal."""
+        self._write("remember_finished", (msgid,))
 
     def next_due_ms(self) -> int | None:
         """Return when the next delayed message is due, unix milliseconds."""
@@ -347,9 +391,8 @@ class Store:
 
     def purge(self, queue_id: int) -> int:
         """See Journal."""
-        first, last = home_key(queue_id, 9), home_key(queue_id, 0) | SEQUENCE_MASK
-        n = self._execute("purge_waiting", (first, last), writes=True).rowcount
-        return n + self._execute("purge_delayed", (first, last), writes=True).rowcount
+        n = self._execute("purge_waiting", _range(queue_id), writes=True).rowcount
+        return n + self._execute("purge_delayed", _range(queue_id), writes=True).rowcount
 
     def rotate_finished(self) -> None:
         """See Journal."""
@@ -357,6 +400,46 @@ class Store:
         self._generation = 1 - self._generation
         self._execute("set_meta", ("finished", self._generation), writes=True)
         self._db.execute(_SQL["forget_finished"].format(current=self._generation))
+
+    # Chords
+
+    def chords(self) -> list[ChordRow]:
+        """Return every chord."""
+        return [ChordRow(*row) for row in self._execute("chords")]
+
+    def put_chord(
+        self,
+        number: int,
+        chord_id: str,
+        size: int,
+        grown: int,
+        arrived: int,
+        body: int | None,
+        failure: str | None,
+        at: float,
+    ) -> None:
+        """Store a chord, or what it has become."""
+        self._write("put_chord", (number, chord_id, size, grown, arrived, body, failure, at))
+
+    def drop_chord(self, number: int) -> None:
+        """Delete a chord."""
+        self._write("drop_chord", (number,))
+
+    def expect_part(self, number: int, place: str) -> bool:
+        """See Journal."""
+        return self._execute("expect_part", (number, place), writes=True).rowcount > 0
+
+    def add_part(self, number: int, place: str, value: bytes) -> None:
+        """See Journal."""
+        self._write("add_part", (number, place, value))
+
+    def parts(self, number: int) -> list[tuple[str, bytes]]:
+        """See Journal."""
+        return self._execute("parts", (number,)).fetchall()
+
+    def drop_parts(self, number: int) -> None:
+        """Delete the values of a chord's parts."""
+        self._write("drop_parts", (number,))
 
     # Results, revokes, schedules, dead letters
 
@@ -416,6 +499,11 @@ class Store:
         pages = self._execute("count_dead").fetchone()[0]
         size = self.path.stat().st_size if self.path is not None else 0
         return {"dead": pages, "results": self._execute("count_results").fetchone()[0], "journal_bytes": size}
+
+
+def _range(queue_id: int) -> tuple[int, int]:
+    """Return the keys between which a queue's messages are."""
+    return home_key(queue_id, 9), home_key(queue_id, 0) | SEQUENCE_MASK
 
 
 def _claim(folder: Path) -> IO[str]:

@@ -41,7 +41,7 @@ class Limits:
     control_bytes: int = 4 << 20
     header_bytes: int = 16 << 10
     frames: int = 16
-    follow_ups: int = 10_000
+    follow_ups: int = 100_000
 
 
 LIMITS = Limits()

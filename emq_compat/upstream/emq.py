@@ -451,7 +451,9 @@ class EmqUpstream(Upstream):
         self._send(commands.Kbye(msgid=self._number()))
 
     def _reply_frames(self, msgid: str, attempt: int, reply: Reply) -> list[bytes]:
-        headers = ReplyHeaders(attempt=attempt, state=reply.state, no_result=reply.no_result)
+        headers = ReplyHeaders(
+            attempt=attempt, state=reply.state, no_result=reply.no_result, unattended=reply.unattended
+        )
         command = commands.Reply(
             msgid=self._number(),
             body=reply.body,

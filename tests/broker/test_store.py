@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.store import SCHEMA_VERSION, Store
+from emq_compat.broker.records import ChordRow, StoredMessage, home_key
+from emq_compat.broker.store import _SQL, SCHEMA_VERSION, Store
 from emq_compat.errors import JournalError
 
 pytestmark = pytest.mark.integration
@@ -37,6 +38,34 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         Store(folder)
     with sqlite3.connect(journal(folder)) as db:
         assert (SCHEMA_VERSION + 1,) == db.execute("PRAGMA user_version").fetchone()
+    db.close()
+
+
+def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
+    """A folder of schema 1 is taken up with all that is in it, and has chords from then on."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    with sqlite3.connect(journal(folder)) as db:
+        db.executescript(_SQL["schema"])
+        db.execute("INSERT INTO queues (name, waiting) VALUES ('q', 1)")
+        key = home_key(1, 0) | 7
+        db.execute(
+            "INSERT INTO messages (key, msgid, headers, payload) VALUES (?, 'm', 'id:t', x'5b5d')", (key,)
+        )
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        store = Store(folder)
+        assert StoredMessage(key, "m", "id:t", b"[]", 0, 0) == store.read_message(key)
+        assert [] == store.marked_as("t")
+        store.put_chord(5, "c", 2, 0, 1, None, None, 1.0)
+        store.add_part(5, "0", b"1")
+        store.commit()
+        assert [ChordRow(5, "c", 2, 0, 1, None, 1.0, None, 0, "", "")] == store.chords()
+        assert [("0", b"1")] == store.parts(5)
+        store.close()
+    with sqlite3.connect(journal(folder)) as db:
+        assert (SCHEMA_VERSION,) == db.execute("PRAGMA user_version").fetchone()
     db.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from emq_compat.errors import NotPublished, QueueFull
 from emq_compat.message import new_id
 from emq_compat.shim import current, exceptions, states
+from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.declare import shared_task
 from emq_compat.shim.exceptions import (
@@ -53,6 +54,7 @@ __all__ = [
     "current_app",
     "current_task",
     "exceptions",
+    "install",
     "shared_task",
     "states",
     "task",

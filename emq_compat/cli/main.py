@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import click
 
 from emq_compat.errors import EmqError
+from emq_compat.shim.alias.finder import install
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -88,8 +89,10 @@ def cli(app: str | None, broker: str | None, workdir: str | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0; 1, an error, told in one line; 2, it was called wrongly.
 
-    The traceback of an error is shown by ``-l debug`` only.
+    Where Celery isn't installed ``import celery`` means the shim in the app that it imports. The traceback of
+    an error is shown by ``-l debug`` only.
     """
+    install()
     try:
         cli.main(args=None if argv is None else list(argv), prog_name="emq-compat")
     except EmqError as exc:

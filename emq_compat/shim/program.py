@@ -14,6 +14,7 @@ from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
+from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.exceptions import (
@@ -209,6 +210,7 @@ class ShimProgram:
 
 def rebuild(found_as: str, hostname: str, changes: str = "{}") -> ShimProgram:
     """Make a ShimProgram again in a new process; ``changes`` are settings in JSON."""
+    install()
     app = find_app(found_as)
     app.hostname = hostname
     app.conf.update(json.loads(changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 
@@ -189,8 +190,11 @@ def test_the_task_s_own_ignore_result_holds_for_messages_that_dont_say(
     assert (True, False) == (by_name.no_result, overridden.no_result)
 
 
-def test_a_spawned_process_makes_the_program_again(module: WriteModule) -> None:
+def test_a_spawned_process_makes_the_program_again(
+    module: WriteModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """rebuild finds the app by what -A said, and keeps the node's name."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))  # it makes `import celery` mean the shim
     module("pg2", "from emq_compat.celery_shim import Celery\napp = Celery('again')\n")
     app = Celery("first")
     app.hostname = "celery@here"

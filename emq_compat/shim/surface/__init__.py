@@ -1,0 +1,1 @@
+"""Celery's helper modules, one file each: what projects import from ``celery.utils``, ``celery.local`` …"""

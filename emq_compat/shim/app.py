@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current, declare
+from emq_compat.shim.backend import Backend
+from emq_compat.shim.backend_kinds import EmqBackend, backend_of, result_backend_of
 from emq_compat.shim.discover import Packages, TaskModules
 from emq_compat.shim.exceptions import CeleryWarning
 from emq_compat.shim.paths import declaring_module
 from emq_compat.shim.registry import TaskRegistry, task_name
 from emq_compat.shim.result import AsyncResult as Result
+from emq_compat.shim.result import GroupResult as ResultOfGroup
+from emq_compat.shim.result import ResultSet as SetOfResults
 from emq_compat.shim.sender import Sender
 from emq_compat.shim.task import Task as BaseTask
 
@@ -69,6 +73,8 @@ class Celery(Sender):
             for name, value in (("broker_url", broker), ("result_backend", backend), ("include", include))
             if value is not None
         }
+        self._backend: Backend | None = None
+        self._backend_is_given = False
         super().__init__(base, changes, config_source, namespace, tasks)
         self.main = main
         self._task_base = task_cls
@@ -82,6 +88,41 @@ class Celery(Sender):
     def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:  # noqa: A002, N802 - Celery's names
         """Return the result of a task by its id."""
         return Result(id, app=self, **kwargs)
+
+    def GroupResult(  # noqa: N802 - Celery's name
+        self, id: str | None = None, *args: Any, **kwargs: Any  # noqa: A002
+    ) -> ResultOfGroup:
+        """Return the result of a group: its id, and those of its members."""
+        return ResultOfGroup(id, *args, app=self, **kwargs)
+
+    def ResultSet(self, results: Iterable[Any] | None = None, **kwargs: Any) -> SetOfResults:  # noqa: N802
+        """Return results as one."""
+        return SetOfResults(results, app=self, **kwargs)
+
+    @property
+    def backend(self) -> Backend:
+        """Where results are (result_backend)."""
+        self._refresh()
+        if self._backend is None:
+            self._backend = backend_of(self)
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend | None) -> None:
+        self._backend = backend
+        self._backend_is_given = backend is not None
+        self.conf.touch()
+
+    @property
+    def backend_cls(self) -> Any:
+        """What says where results are: the setting, or the backend's class."""
+        return result_backend_of(self) or EmqBackend
+
+    def _refresh(self) -> None:
+        seen = self._seen_version
+        super()._refresh()
+        if seen != self._seen_version and not self._backend_is_given:
+            self._backend = None
 
     @property
     def tasks(self) -> TaskRegistry:

@@ -258,13 +258,15 @@ def test_get_inside_a_task_is_refused(app: Celery, client: Recorder, worker: Wor
 
 
 def test_a_stock_router_keeps_no_results(app: Celery) -> None:
-    """get() and state fail at once and name result_backend."""
+    """get() and state fail at once and name result_backend; nor does it revoke."""
     app.client = Recorder(stock=True)
     result = app.AsyncResult("t")
 
-    for ask in (lambda: result.get(timeout=5), lambda: result.state, result.forget, result.revoke):
+    for ask in (lambda: result.get(timeout=5), lambda: result.state, result.forget):
         with pytest.raises(ImproperlyConfigured, match="result_backend"):
             ask()
+    with pytest.raises(ImproperlyConfigured, match="stock"):
+        result.revoke()
 
 
 def test_a_result_is_its_id(app: Celery, worker: Worker) -> None:

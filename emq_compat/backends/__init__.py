@@ -1,0 +1,1 @@
+"""Where results live: our broker (the default), Redis, an SQL database, a cache, or nowhere."""

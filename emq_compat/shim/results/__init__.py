@@ -1,0 +1,1 @@
+"""What became of tasks: one result, sets of results, and results of tasks that were run in place."""

@@ -1,0 +1,58 @@
+"""What a result tells beside its value: when it was done, its children, and what result_extended adds."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.shim.codec import jsonable
+from emq_compat.shim.exceptions import EncodeError
+
+if TYPE_CHECKING:
+    from emq_compat.shim.request import Context
+
+__all__ = ["done_now", "members_of"]
+
+
+def done_now() -> str:
+    """Return the time now as ``date_done`` has it."""
+    return datetime.now(timezone.utc).isoformat()
+
+
+def members_of(request: Context, *, extended: bool, related: bool = False) -> dict[str, Any]:
+    """Return members of the reply's JSON object that tell of a task's run; none where there are none.
+
+    ``extended``: with name, args, kwargs, worker, retries, queue and stamps (result_extended). ``related``:
+    with the ids of its group and of the task that published it, which extended has, too.
+    """
+    members: dict[str, Any] = {}
+    if request._children:
+        members["children"] = [child.as_tuple() for child in request._children]
+    if not extended and not related:
+        return members
+    if request.group:
+        members["group_id"] = request.group
+    if request.parent_id:
+        members["parent_id"] = request.parent_id
+    if extended:
+        delivery = request.delivery_info or {}
+        members.update(
+            name=request.task,
+            args=_shown(list(request.args or ())),
+            kwargs=_shown(dict(request.kwargs or {})),
+            worker=request.hostname,
+            retries=request.retries,
+            queue=delivery.get("routing_key"),
+        )
+        if request.stamps:
+            members["stamped_headers"] = list(request.stamped_headers or request.stamps)
+            members["stamps"] = _shown(request.stamps)
+    return members
+
+
+def _shown(value: Any) -> Any:
+    """Return what is JSON as it is, and anything else as its repr: telling of a task never fails it."""
+    try:
+        return jsonable(value)
+    except EncodeError:
+        return repr(value)

@@ -1,0 +1,500 @@
+"""AsyncResult: one task's result by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from emq_compat.client import StoredResult
+from emq_compat.shim import current, states
+from emq_compat.shim import exceptions as errors
+from emq_compat.shim.codec import revive
+from emq_compat.shim.exceptions import IncompleteStream
+from emq_compat.shim.graph import DependencyGraph, GraphFormatter
+from emq_compat.shim.promise import Promise
+from emq_compat.shim.results.blocking import assert_will_not_block
+from emq_compat.shim.results.content import exception_of, value_of
+from emq_compat.shim.results.tree import ResultBase, result_from_tuple
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.backend import Backend
+
+__all__ = ["AsyncResult", "leaves"]
+
+R = TypeVar("R")
+
+
+class AsyncResult(ResultBase, Generic[R]):
+    """A task's result by its id; asks the result store when it is asked, and keeps what is final.
+
+    Any method that needs the result raises ImproperlyConfigured naming result_backend where the broker is a
+    stock eventmq router, which keeps none, and OperationalError when the store doesn't answer.
+    """
+
+    TimeoutError = errors.TimeoutError
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - Celery's name
+        backend: Backend | None = None,
+        task_name: str | None = None,
+        app: Celery | None = None,
+        parent: ResultBase | None = None,
+    ) -> None:
+        if not id:
+            raise ValueError("a result needs a task's id")
+        self.id = id
+        self.parent = parent
+        self.ignored = False
+        self._app = app
+        self._backend = backend
+        self._final: StoredResult | None = None
+        self._on_ready: Promise | None = None
+
+    @property
+    def app(self) -> Celery:
+        """The app whose result store it asks."""
+        return self._app if self._app is not None else current.get_app()
+
+    @app.setter
+    def app(self, app: Celery | None) -> None:
+        self._app = app
+
+    @property
+    def backend(self) -> Backend:
+        """The result store."""
+        return self._backend if self._backend is not None else self.app.backend
+
+    @backend.setter
+    def backend(self, backend: Backend | None) -> None:
+        self._backend = backend
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.id
+
+    @task_id.setter
+    def task_id(self, task_id: str) -> None:
+        self.id = task_id
+
+    # Waiting.
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: frozenset[str] = states.EXCEPTION_STATES,  # noqa: N803 - Celery's name
+        PROPAGATE_STATES: frozenset[str] = states.PROPAGATE_STATES,  # noqa: N803
+    ) -> R:
+        """Wait for the result, ``timeout`` seconds (None: for ever), and return it.
+
+        The broker pushes it, and so does Redis; other stores are read every ``interval`` seconds.
+        ``on_interval()`` is called as often, ``on_message(record)`` with the result as Celery's record,
+        ``callback(id, value)`` with the value. ``follow_parents`` raises the error of an earlier step of the
+        chain as soon as it is there. ``no_ack`` has no meaning here. A task that ignores its result has None
+        at once.
+
+        Raises:
+            TimeoutError: not final in time.
+            Exception: the task's, by its class where that is loaded or belongs to the project
+                (``propagate=False`` returns it).
+            RuntimeError: called inside a task, which could wait for itself; ``disable_sync_subtasks=False``
+                and ``allow_join_result()`` allow it.
+        """
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        follow = follow_parents and propagate
+        if follow:
+            self._throw_of_parents()
+        stored = self._final
+        if stored is None:
+            stored = self._waited(timeout, interval, on_interval, self._ancestors() if follow else {})
+            if on_message is not None:
+                on_message(self.backend.record_of(self.id, stored))
+        return self._given(stored, propagate, callback, PROPAGATE_STATES)  # type: ignore[no-any-return]
+
+    wait = get
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+    ) -> R:
+        """Wait for the result without blocking the event loop; as ``get`` otherwise.
+
+        It may be used inside a task: nobody is kept from running while it waits. Being cancelled ends the
+        waiting, not the task.
+        """
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        stored = self._final
+        if stored is None:
+            ancestors = self._ancestors() if follow_parents and propagate else {}
+            with self.backend.arrivals_async([self.id, *ancestors], timeout) as arrivals:
+                async for task_id, arrived in arrivals:
+                    if task_id == self.id:
+                        stored = self._settle(arrived)
+                        break
+                    ancestors[task_id]._throw_if_failed(arrived)
+            assert stored is not None
+        return self._given(stored, propagate, callback)  # type: ignore[no-any-return]
+
+    def _given(
+        self,
+        stored: StoredResult,
+        propagate: bool,
+        callback: Callable[[str, Any], object] | None,
+        propagate_states: frozenset[str] = states.PROPAGATE_STATES,
+    ) -> Any:
+        if propagate and stored.state in propagate_states:
+            raise exception_of(stored, self.app)
+        value = value_of(stored, self.app)
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    def _waited(
+        self,
+        timeout: float | None,
+        interval: float,
+        on_interval: Callable[[], object] | None,
+        ancestors: dict[str, AsyncResult[Any]],
+    ) -> StoredResult:
+        arrivals = self.backend.arrivals([self.id, *ancestors], timeout, interval, on_interval)
+        for task_id, stored in arrivals:
+            if task_id == self.id:
+                return self._settle(stored)
+            ancestors[task_id]._throw_if_failed(stored)
+        raise AssertionError("unreachable: arrivals raises when the time is over")
+
+    def _ancestors(self) -> dict[str, AsyncResult[Any]]:
+        """Return the results before it in its chain that aren't final yet, by id."""
+        return {member.id: member for member in self._before_it() if not member._known()}
+
+    def _throw_of_parents(self) -> None:
+        for member in self._before_it():
+            if member._known() and not member.ignored:
+                member.maybe_throw()
+
+    def _before_it(self) -> Iterator[AsyncResult[Any]]:
+        node = self.parent
+        while node is not None:
+            yield from leaves(node)
+            node = node.parent
+
+    def _known(self) -> bool:
+        """Return whether nothing has to be asked or waited for to tell the result."""
+        return self._final is not None or self.ignored
+
+    def _throw_if_failed(self, stored: StoredResult) -> None:
+        self._settle(stored)
+        if stored.state in states.PROPAGATE_STATES:
+            raise exception_of(stored, self.app)
+
+    # What is stored.
+
+    def _stored(self) -> StoredResult | None:
+        """Return what the store has now; None: nothing, which reads as PENDING."""
+        if self._final is not None:
+            return self._final
+        stored = self.backend.stored([self.id]).get(self.id)
+        if stored is not None and stored.state in states.READY_STATES:
+            self._settle(stored)
+        return stored
+
+    def _settle(self, stored: StoredResult) -> StoredResult:
+        """Keep a final result, and call who waits for it by ``then``."""
+        self._final = stored
+        if self._on_ready is not None:
+            self._on_ready(self)
+        return stored
+
+    def _member(self, name: str) -> Any:
+        """Return a member of the reply as it is stored; None: there is none."""
+        stored = self._stored()
+        return None if stored is None else stored.reply.get(name)
+
+    @property
+    def state(self) -> str:
+        """The task's state now; PENDING for an id that the store knows nothing of."""
+        stored = self._stored()
+        return stored.state if stored is not None else states.PENDING
+
+    @property
+    def status(self) -> str:
+        """The same as ``state``."""
+        return self.state
+
+    @property
+    def result(self) -> Any:
+        """The value; the exception, where there is one; what ``update_state(meta=)`` set, in other states."""
+        stored = self._stored()
+        return None if stored is None else value_of(stored, self.app)
+
+    @property
+    def info(self) -> Any:
+        """The same as ``result``."""
+        return self.result
+
+    @property
+    def traceback(self) -> str | None:
+        """The worker's traceback as text."""
+        return self._member("traceback") or None
+
+    @property
+    def children(self) -> list[Any] | None:
+        """The results of what the task published while it ran (``trail``); None: it isn't done yet."""
+        stored = self._stored()
+        if stored is None or stored.state not in states.READY_STATES:
+            return None
+        return self._children
+
+    @cached_property
+    def _children(self) -> list[Any]:
+        return [result_from_tuple(child, self.app) for child in self._member("children") or ()]
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended, in UTC."""
+        told = self._member("date_done")
+        if isinstance(told, str):
+            # Python 3.10 doesn't read the Z.
+            return datetime.fromisoformat(told[:-1] + "+00:00" if told.endswith("Z") else told)
+        return told  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str | None:
+        """The task's name; this and the next five are kept if result_extended is set."""
+        return self._member("name")  # type: ignore[no-any-return]
+
+    @property
+    def args(self) -> Any:
+        """The call's arguments."""
+        return revive(self._member("args"))
+
+    @property
+    def kwargs(self) -> Any:
+        """The call's keyword arguments."""
+        return revive(self._member("kwargs"))
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that ran it."""
+        return self._member("worker")  # type: ignore[no-any-return]
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was tried again."""
+        return self._member("retries")  # type: ignore[no-any-return]
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from."""
+        return self._member("queue")  # type: ignore[no-any-return]
+
+    def ready(self) -> bool:
+        """Return whether the state is final."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Return whether the task returned."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Return whether the task failed."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Return whether the store has anything of the task; a task that hasn't begun has nothing there."""
+        return self._stored() is not None
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether many results are waited for at once."""
+        return self.backend.supports_native_join
+
+    def _get_task_meta(self) -> dict[str, Any]:
+        stored = self._stored()
+        return self.backend.meta_of(self.id, stored)
+
+    # Raising.
+
+    def maybe_throw(
+        self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None
+    ) -> Any:
+        """Raise the task's exception if it failed or was revoked; return its value otherwise."""
+        stored = self._stored()
+        return None if stored is None else self._given(stored, propagate, callback)
+
+    maybe_reraise = maybe_throw
+
+    def throw(self, *args: Any, **kwargs: Any) -> None:
+        """Raise an exception as this result's; of its promise's ``on_error``, see ``then``."""
+        self.on_ready.throw(*args, **kwargs)
+
+    # Callbacks.
+
+    @property
+    def on_ready(self) -> Promise:  # type: ignore[override]
+        """The promise that ``then`` adds to."""
+        if self._on_ready is None:
+            self._on_ready = Promise()
+            if self._final is not None:
+                self._on_ready(self)
+        return self._on_ready
+
+    def then(
+        self,
+        callback: Callable[..., Any],
+        on_error: Callable[[BaseException], Any] | None = None,
+        weak: bool = False,
+    ) -> Promise:
+        """Have ``callback(result)`` called when the result is final, however the task ended.
+
+        At once if it is known to be; else from the thread that hears of it first: one of ours, or that in
+        which ``get`` is waiting. What the callback raises goes to ``on_error``. ``weak``: only while
+        somebody else holds this result.
+        """
+        promise = self.on_ready.then(callback, on_error)
+        if not self._known():
+            self.backend.tell_when_final(self, weak=weak)
+        return promise
+
+    # The tree of a task's children.
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Yield (parent, result) of this result and all that stem from it, breadth first.
+
+        Raises:
+            IncompleteStream: one isn't ready, and ``intermediate`` doesn't allow that.
+        """
+        waiting: list[tuple[Any, Any]] = [(None, self)]
+        while waiting:
+            parent, node = waiting.pop(0)
+            yield parent, node
+            if node.ready():
+                waiting += [(node, child) for child in node.children or ()]
+            elif not intermediate:
+                raise IncompleteStream
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
+        """Wait for this result and all that stem from it; yields (result, value) of each.
+
+        ``kwargs`` are those of ``get``.
+        """
+        for _, node in self.iterdeps(intermediate=intermediate):
+            yield node, node.get(**kwargs)
+
+    def get_leaf(self) -> Any:
+        """Wait for the whole tree and return the last result's value."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def build_graph(
+        self, intermediate: bool = False, formatter: GraphFormatter | None = None
+    ) -> DependencyGraph:
+        """Return the tree as a graph; raises as ``iterdeps``."""
+        graph = DependencyGraph(formatter=formatter or GraphFormatter(root=self, shape="oval"))
+        for parent, node in self.iterdeps(intermediate=intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
+
+    @cached_property
+    def graph(self) -> DependencyGraph:
+        """The tree as a graph."""
+        return self.build_graph()
+
+    def as_tuple(self) -> Any:
+        """Return ``((id, parent), None)``."""
+        return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
+
+    def as_list(self) -> list[Any]:
+        """Return its id and those of its parents."""
+        parents: Any = self.parent
+        return [self.id, *(parents.as_list() if parents is not None else ())]
+
+    # Orders.
+
+    def forget(self) -> None:
+        """Have the store drop the result, and those of its parents."""
+        self._final = None
+        self.__dict__.pop("_children", None)
+        if self.parent is not None:
+            self.parent.forget()
+        self.backend.forget(self.id)
+
+    def revoke(
+        self,
+        connection: object = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> str | None:
+        """Have the broker revoke the task; ``terminate`` ends it also when it runs, by ``signal`` (SIGTERM).
+
+        Returns what became of it (``revoked``, ``terminating`` or ``finished``); nothing is to be waited for.
+        """
+        return self.backend.revoke([self.id], terminate, signal, timeout).get(self.id)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: dict[str, Any],
+        connection: object = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Revoke the tasks with these stamps (app.control.revoke_by_stamped_headers)."""
+        control: Any = self.app.control  # type: ignore[attr-defined]
+        return control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __copy__(self) -> AsyncResult[R]:
+        return type(self)(self.id, self._backend, None, self._app, self.parent)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.id, None, None, None, self.parent)
+
+
+def leaves(node: Any) -> list[AsyncResult[Any]]:
+    """Return the results of tasks in a result or a set of them, however nested."""
+    if isinstance(node, AsyncResult):
+        return [node]
+    return [leaf for member in node.results for leaf in leaves(member)]

@@ -1,0 +1,194 @@
+"""How an app gets at its results, wherever they are kept."""
+
+from __future__ import annotations
+
+import builtins
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from emq_compat.backends.base import ResultStore
+from emq_compat.backends.record import record_of
+from emq_compat.client import StoredResult
+from emq_compat.errors import ConfigurationError
+from emq_compat.shim import exceptions as errors
+from emq_compat.shim import states
+from emq_compat.shim.exceptions import ImproperlyConfigured, OperationalError
+from emq_compat.shim.pipeline import pipeline_of
+from emq_compat.shim.results.arrivals import AsyncArrivals, late
+from emq_compat.shim.results.content import value_of
+from emq_compat.shim.results.tree import result_from_tuple
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.results.single import AsyncResult
+
+__all__ = ["StoreAccess"]
+
+T = TypeVar("T")
+
+
+class StoreAccess:
+    """What results ask of their store.
+
+    All methods may raise OperationalError (the store doesn't answer), ImproperlyConfigured (there is none)
+    and what their own docstrings say.
+    """
+
+    def __init__(self, app: Celery, store: ResultStore) -> None:
+        self.app = app
+        self.store = store
+
+    @property
+    def kept_by_broker(self) -> bool:
+        """Whether the broker stores what workers reply, so that nobody else has to."""
+        return self.store.kept_by_broker
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether many results are waited for at once."""
+        return True
+
+    @property
+    def supports_autoexpire(self) -> bool:
+        """Whether the store deletes old results by itself."""
+        return self.store.expires
+
+    @property
+    def is_async(self) -> bool:
+        """Whether results are pushed."""
+        return self.store.pushes
+
+    def stored(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
+        """Return what is stored of each task now; None: nothing."""
+        return self._told(lambda: self.store.read(ids))
+
+    def arrivals(
+        self,
+        ids: Sequence[str],
+        timeout: float | None,
+        interval: float = 0.5,
+        on_interval: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[str, StoredResult]]:
+        """Yield (task id, result) as results become final, within ``timeout`` seconds (None: for ever).
+
+        ``on_interval`` is called every ``interval`` seconds.
+
+        Raises:
+            TimeoutError: Celery's; some aren't final in time.
+            RuntimeError: one of the tasks isn't published yet, since its pipeline is open.
+        """
+        self._refuse_unpublished(ids)
+        pending = dict.fromkeys(ids)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if timeout is not None and timeout <= 0:
+            for task_id, stored in self.stored(ids).items():
+                if stored is not None and stored.state in states.READY_STATES:
+                    del pending[task_id]
+                    yield task_id, stored
+            if pending:
+                raise errors.TimeoutError(late(list(pending), timeout))
+            return
+        interval = max(interval or 0.5, 0.01)
+        while pending:
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
+            slice_s = left_s
+            if on_interval is not None:
+                slice_s = interval if left_s is None else min(interval, left_s)
+            try:
+                yield from self._arriving(pending, slice_s, interval)
+            except builtins.TimeoutError as exc:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise errors.TimeoutError(late(list(pending), timeout)) from exc
+                if on_interval is not None:
+                    on_interval()
+
+    def _arriving(
+        self, pending: dict[str, None], timeout_s: float | None, interval: float
+    ) -> Iterator[tuple[str, StoredResult]]:
+        """Yield what arrives within a time, taking it out of ``pending``; raises the builtin TimeoutError."""
+        arriving = self._told(lambda: self.store.wait(list(pending), timeout_s, interval))
+        while pending:
+            one = self._told(lambda: next(arriving, None))
+            if one is None:
+                return
+            pending.pop(one[0], None)
+            yield one
+
+    def arrivals_async(self, ids: Sequence[str], timeout: float | None) -> AsyncArrivals:
+        """Return the same for the running event loop; see AsyncArrivals."""
+        self._refuse_unpublished(ids)
+        return AsyncArrivals(self._told(lambda: self.store.watcher), ids, timeout)
+
+    def tell_when_final(self, result: AsyncResult[Any], *, weak: bool = False) -> None:
+        """Have a result settled, and its callbacks called, as soon as it is final, from a thread of ours."""
+        if weak:
+            reference = weakref.ref(result)
+
+            def told(task_id: str, stored: StoredResult) -> None:
+                living = reference()
+                if living is not None:
+                    living._settle(stored)
+        else:
+
+            def told(task_id: str, stored: StoredResult) -> None:
+                result._settle(stored)
+
+        self._told(lambda: self.store.watcher).add([result.id], told)
+
+    def revoke(
+        self,
+        ids: Sequence[str],
+        terminate: bool = False,
+        signal: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, str]:
+        """Have the broker, whichever store there is, revoke tasks; returns what became of each id."""
+        client = self.app.client
+        if client.stock:
+            raise ImproperlyConfigured("a stock eventmq router revokes nothing: use an emq:// broker")
+        named = signal or "SIGTERM"
+        answer = self._told(
+            lambda: client.ask("revoke", timeout, ids=list(ids), terminate=terminate, signal=named)
+        )
+        return answer if isinstance(answer, dict) else {}
+
+    def write(self, task_id: str, reply: Mapping[str, Any]) -> None:
+        """Store a reply's JSON object as it is."""
+        self._told(lambda: self.store.write(task_id, reply))
+
+    def record_of(self, task_id: str, stored: StoredResult) -> dict[str, Any]:
+        """Return a result as Celery's record, with its value (or exception) and its children as objects."""
+        record = record_of(task_id, {**stored.reply, "state": stored.state})
+        record["result"] = value_of(stored, self.app)
+        if record["children"]:
+            record["children"] = [result_from_tuple(child, self.app) for child in record["children"]]
+        return record
+
+    def meta_of(self, task_id: str, stored: StoredResult | None) -> dict[str, Any]:
+        """Return the same, also where nothing is stored."""
+        if stored is None:
+            return {"status": states.PENDING, "result": None, "task_id": task_id}
+        return self.record_of(task_id, stored)
+
+    def _refuse_unpublished(self, ids: Sequence[str]) -> None:
+        pipeline = pipeline_of(self.app.client)
+        if pipeline is None:
+            return
+        for message in pipeline.messages:
+            if message.headers.task_id in ids:
+                raise RuntimeError(
+                    f"task {message.headers.task_id} is published when its pipeline's block ends, not before"
+                )
+
+    @staticmethod
+    def _told(ask: Callable[[], T]) -> T:
+        """Ask the store; what it raises is then Celery's and kombu's, too."""
+        try:
+            return ask()
+        except OperationalError:
+            errors.join_kombu()
+            raise
+        except ConfigurationError as exc:
+            raise ImproperlyConfigured(str(exc)) from exc

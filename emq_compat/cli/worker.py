@@ -151,7 +151,8 @@ def _configured_app(
     """Return the app, the broker's address, and the settings that the command line gave to the app."""
     app = load_app(app_name)
     conf = app.conf
-    url = conf.broker_read_url if not broker and conf.broker_read_url else Connection(app_name, broker).url
+    own_url = None if broker else conf["broker_read_url"]
+    url = own_url or Connection(app_name, broker).url
     changes: dict[str, Any] = {}
     if broker:
         changes.update(broker_url=broker, broker_write_url=None, broker_read_url=None)

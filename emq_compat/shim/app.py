@@ -6,7 +6,6 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
@@ -21,6 +20,8 @@ from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import GroupResult as ResultOfGroup
 from emq_compat.shim.result import ResultSet as SetOfResults
 from emq_compat.shim.sender import Sender
+from emq_compat.shim.settings_source import NEW_NAMES
+from emq_compat.shim.settings_table import SETTINGS
 from emq_compat.shim.task import Task as BaseTask
 
 __all__ = ["Celery"]
@@ -65,17 +66,21 @@ class Celery(Sender):
         task_cls: type[BaseTask[..., Any]] | None = None,
         set_as_current: bool = True,
         tasks: TaskRegistry | None = None,
+        config_source_silent: bool = False,
         **kwargs: Any,
     ) -> None:
         self._warn_of_unknown(kwargs)
-        base: dict[str, Any] = {
-            name: value
-            for name, value in (("broker_url", broker), ("result_backend", backend), ("include", include))
-            if value is not None
-        }
         self._backend: Backend | None = None
         self._backend_is_given = False
-        super().__init__(base, changes, config_source, namespace, tasks)
+        given = {"broker_url": broker, "result_backend": backend, "include": include}
+        given |= {name: value for name, value in kwargs.items() if name not in _PARTS}
+        super().__init__(
+            {**(changes or {}), **{name: value for name, value in given.items() if value is not None}},
+            config_source,
+            namespace,
+            silent=config_source_silent,
+        )
+        self._tasks = tasks if tasks is not None else TaskRegistry()
         self.main = main
         self._task_base = task_cls
         self._task_modules = TaskModules()
@@ -219,7 +224,7 @@ class Celery(Sender):
     @staticmethod
     def _warn_of_unknown(given: Collection[str]) -> None:
         for name in given:
-            if name not in _PARTS:
+            if name not in _PARTS and name not in SETTINGS and name not in NEW_NAMES:
                 warnings.warn(CeleryWarning(f"Celery() has no argument {name!r}"), stacklevel=3)
 
     def set_current(self) -> None:
@@ -229,10 +234,6 @@ class Celery(Sender):
     def set_default(self) -> None:
         """Make this the current app of every thread that has none of its own."""
         current.set_default_app(self)
-
-    def now(self) -> datetime:
-        """Return the time now, in UTC."""
-        return datetime.now(timezone.utc)
 
     def close(self) -> None:
         """Close the connection to the broker; a later call opens a new one."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone, tzinfo
 from typing import Any
 
+from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.settings import Settings
+from emq_compat.shim.settings_source import from_command_line, imported
+from emq_compat.shim.zones import zone_named
 
 __all__ = ["Configured"]
 
@@ -16,34 +19,77 @@ __all__ = ["Configured"]
 class Configured:
     """What Celery() has to do with settings.
 
-    ``base`` are those of its arguments; ``changes`` win over them.
+    Args:
+        changes: settings that win over what is read later.
+        config_source, namespace, silent: as for config_from_object. Without a source the environment variable
+            CELERY_CONFIG_MODULE may name one.
+
+    Attributes:
+        on_configure: sent before settings are read; a method of this name is called instead, as in Celery 3.
+        on_after_configure: sent once they have been read, with ``source``, the settings.
+        configured: whether they have been.
     """
 
+    on_configure: Any = None
+
     def __init__(
-        self,
-        base: Mapping[str, Any],
-        changes: Mapping[str, Any] | None,
-        config_source: Any,
-        namespace: str | None,
+        self, changes: Mapping[str, Any], config_source: Any, namespace: str | None, *, silent: bool = False
     ) -> None:
         self.namespace = namespace
-        self._conf = Settings(base)
-        if changes:
-            self._conf.update(changes)
-        self._pending_source = config_source
+        self._conf = Settings(changes)
+        self._source = config_source
+        self._silent = silent
+        self.configured = False
+        self._configuring = False
+        self._pending_defaults: list[Callable[[], Mapping[str, Any]]] = []
+        self._pending_entries: dict[str, Any] = {}
+        if self.on_configure is None:
+            self.on_configure = Signal(name="app.on_configure")
+        self.on_after_configure = Signal(name="app.on_after_configure", providing_args=("source",))
 
     @property
     def conf(self) -> Settings:
         """The settings; what config_from_object named is read when they are first asked for."""
-        if self._pending_source is not None:
-            source, self._pending_source = self._pending_source, None
-            self._conf.load(source, self.namespace)
+        if not self.configured and not self._configuring:
+            self._configure()
         return self._conf
 
-    @property
-    def configured(self) -> bool:
-        """Whether the settings have been read, so that asking for one imports nothing."""
-        return self._pending_source is None
+    @conf.setter
+    def conf(self, settings: Settings) -> None:
+        self._conf = settings
+
+    def _configure(self) -> None:
+        """Read the settings, and tell whoever waits for them; a failed attempt is made again."""
+        self._configuring = True
+        try:
+            if isinstance(self.on_configure, Signal):
+                self.on_configure.send(sender=self)
+            else:
+                self.on_configure()
+            self._load()
+            self.configured = True
+        finally:
+            self._configuring = False
+        while self._pending_defaults:
+            self._conf.add_defaults(self._pending_defaults.pop(0)())
+        if self._pending_entries:
+            entries, self._pending_entries = self._pending_entries, {}
+            self._conf["beat_schedule"] = {**self._conf.beat_schedule, **entries}
+        self.on_after_configure.send(sender=self, source=self._conf)
+
+    def _load(self) -> None:
+        source = self._source
+        if source is None:
+            source = os.environ.get("CELERY_CONFIG_MODULE") or None
+        if source is None:
+            return
+        try:
+            source = imported(source)
+        except ImportError:
+            if self._silent:
+                return
+            raise
+        self._conf.load(self.prepare_config(source), self.namespace)
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
@@ -53,14 +99,11 @@ class Configured:
         Read when first asked for, or now with ``force``. With a namespace only names that begin with it
         count: ``CELERY_TASK_ROUTES``. ``silent`` lets the module be missing.
         """
-        if namespace is not None:
-            self.namespace = namespace
-        if silent and isinstance(obj, str):
-            try:
-                importlib.import_module(obj.partition(":")[0])
-            except ImportError:
-                return
-        self._pending_source = obj
+        self.namespace = namespace or self.namespace
+        self._source = obj
+        self._silent = silent
+        self._conf.unload()
+        self.configured = False
         if force:
             _ = self.conf
 
@@ -73,3 +116,40 @@ class Configured:
             raise ImproperlyConfigured(f"the environment variable {variable_name} is not set")
         self.config_from_object(module, silent=silent, force=force)
         return True
+
+    def config_from_cmdline(self, argv: Sequence[str], namespace: str = "celery") -> None:
+        """Set what ``worker.prefetch_multiplier=1`` … of a command line say; raises ValueError."""
+        self.conf.update(from_command_line(argv, namespace))
+
+    def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Add values for settings that nothing else sets.
+
+        They are a mapping, or a function that gives one when the settings are first asked for.
+        """
+        given = fun if callable(fun) else lambda: fun
+        if self.configured:
+            self._conf.add_defaults(given())
+        else:
+            self._pending_defaults.append(given)
+
+    def prepare_config(self, c: Any) -> Any:
+        """Return what settings are read from; override it to change them."""
+        return c
+
+    def either(self, default_key: str, *defaults: Any) -> Any:
+        """Return the first of ``defaults`` that isn't None, else the setting."""
+        return next((value for value in defaults if value is not None), self.conf.get(default_key))
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The setting timezone; without one UTC, or this machine's zone where enable_utc is false."""
+        conf = self.conf
+        return zone_named(conf.timezone, utc=bool(conf.enable_utc))
+
+    def uses_utc_timezone(self) -> bool:
+        """Return whether ``timezone`` is UTC."""
+        return self.timezone == timezone.utc
+
+    def now(self) -> datetime:
+        """Return the time now, in the app's zone."""
+        return datetime.now(timezone.utc).astimezone(self.timezone)

@@ -30,16 +30,12 @@ __all__ = ["Sender"]
 class Sender(Configured):
     """What Celery() has to do with publishing."""
 
+    _tasks: TaskRegistry
+
     def __init__(
-        self,
-        base: Mapping[str, Any],
-        changes: Mapping[str, Any] | None,
-        config_source: Any,
-        namespace: str | None,
-        tasks: TaskRegistry | None,
+        self, changes: Mapping[str, Any], config_source: Any, namespace: str | None, *, silent: bool = False
     ) -> None:
-        super().__init__(base, changes, config_source, namespace)
-        self._tasks = tasks if tasks is not None else TaskRegistry()
+        super().__init__(changes, config_source, namespace, silent=silent)
         self._plans: dict[str, Plan] = {}
         self._client: Publisher | None = None
         self._client_is_given = False
@@ -67,15 +63,7 @@ class Sender(Configured):
     @property
     def broker_url(self) -> str:
         """Where tasks are published: Celery's environment variable, the settings, then EMQ_BROKER_ADDR."""
-        conf, environ = self.conf, os.environ
-        url = (
-            environ.get("CELERY_BROKER_WRITE_URL")
-            or conf.broker_write_url
-            or environ.get("CELERY_BROKER_URL")
-            or conf.broker_url
-            or environ.get("EMQ_BROKER_ADDR")
-            or DEFAULT_URL
-        )
+        url = self.conf.broker_write_url or os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
         return url if isinstance(url, str) else ";".join(url)
 
     @property

@@ -1,29 +1,23 @@
 """``app.conf``: Celery's settings in lower case, as attributes and as items.
 
-Three layers, the first that has a name wins: what code set (``app.conf.x = …``, ``update``), what
-``config_from_object`` read, what was given to ``Celery(broker=…)``; then the defaults of settings_table.
-Names that aren't Celery's are kept and readable; ``problems`` tells them.
+Layers, the first that has a name wins: what code set (``app.conf.x = …``, ``update``, the arguments of
+``Celery(broker=…)``), what ``config_from_object`` read, what ``add_defaults`` added; then the defaults of
+settings_table. Names that aren't Celery's are kept and readable; ``problems`` tells them.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
-from emq_compat.shim.exceptions import ImproperlyConfigured
-from emq_compat.shim.settings_table import NOT_YET, SETTINGS
+from emq_compat.shim.settings_effect import WITHOUT_EFFECT
+from emq_compat.shim.settings_source import NEW_NAMES, Source, meant, read_source
+from emq_compat.shim.settings_table import SETTINGS
+from emq_compat.shim.settings_text import as_text, censored_items
 
-__all__ = ["Settings", "read_source"]
-
-_OLD_NAMES = {old: name for name, (_, _, old) in SETTINGS.items() if old} | {
-    name.upper(): name for name in SETTINGS
-}  # fmt: skip
-
-#: How much a module's own name must look like a setting's to be taken for a misspelt one.
-_MISSPELT = 0.9
+__all__ = ["Option", "Settings"]
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "flag": (bool,),
@@ -35,92 +29,221 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+class Option(NamedTuple):
+    """What is known of a setting: its default, the kind of its values, Celery 3's name (or "")."""
+
+    default: Any
+    type: str
+    old: str
+
+
+class FoundOption(NamedTuple):
+    """Where ``find_option`` found a setting: ``worker``, ``prefetch_multiplier`` and what is known of it."""
+
+    namespace: str
+    key: str
+    type: Option
+
+
 class Settings(MutableMapping[str, Any]):
     """Celery's settings; ``version`` grows with each change: what was computed from them is old then."""
 
     version: int
 
-    def __init__(self, base: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, changes: Mapping[str, Any] | None = None, *, defaults: Mapping[str, Any] | None = None
+    ) -> None:
         own = self.__dict__
+        if defaults is None:
+            defaults = {name: copy(default) for name, (default, _, _) in SETTINGS.items()}
         own["version"] = 0
-        own["_base"] = dict(base or {})
-        own["_source"] = {}
-        own["_changes"] = {}
-        own["_unknown"] = {}
-        own["_origin"] = ""
-        own["_defaults"] = {name: copy(default) for name, (default, _, _) in SETTINGS.items()}
-        own["_all"] = own["_defaults"] | own["_base"]
+        own["_changes"] = {NEW_NAMES.get(name, name): value for name, value in (changes or {}).items()}
+        own["_before_loading"] = None
+        own["_source"] = Source()
+        own["_added"] = {}
+        own["_defaults"] = defaults
+        own["_all"] = {}
+        self._changed()
 
     def load(self, source: object, namespace: str | None = None) -> None:
-        """Read settings from a mapping, a module's or an object's attributes; replaces what was read before.
-
-        With a namespace only names that begin with it and ``_`` count (``CELERY_TASK_ROUTES`` →
-        task_routes), without one lower-case names, and upper-case ones that Celery 3 or 4 had.
+        """Read settings from a mapping, a module or an object (``read_source``).
 
         Raises:
             ImproperlyConfigured: old and new names are mixed without a namespace.
         """
-        found, unknown = read_source(source, namespace)
         own = self.__dict__
-        own["_source"], own["_unknown"] = found, unknown
+        own["_source"] = read_source(source, namespace)
+        own["_before_loading"] = dict(own["_changes"])
         self._changed()
+
+    def unload(self) -> None:
+        """Forget what was read, and what code has set since then."""
+        own = self.__dict__
+        if own["_before_loading"] is not None:
+            own["_changes"], own["_before_loading"] = own["_before_loading"], None
+            own["_source"] = Source()
+            self._changed()
 
     def touch(self) -> None:
         """Make everything that was computed from the settings old."""
         self.__dict__["version"] += 1
 
+    def add_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Add values for names that nothing else gives one."""
+        added = self.__dict__["_added"]
+        added.update({NEW_NAMES.get(name, name): value for name, value in defaults.items()})
+        self._changed()
+
     def problems(self) -> list[str]:
         """Return a line for each setting that won't do what its author thinks.
 
-        These are unknown names (the nearest known one is told), values of a wrong kind, and what this release
-        does nothing about.
+        These are unknown and old names (the nearest known one is told), values of a wrong kind, and what has
+        no effect here, with the reason: where the value isn't the default.
         """
-        lines = []
-        own = self.__dict__
-        for name, spelt in (own["_unknown"] | {n: n for n in own["_changes"] if n not in SETTINGS}).items():
-            lines.append(f"unknown setting {spelt}{_meant(name)}")
+        odd = dict(self.__dict__["_source"].odd)
+        for name in self.__dict__["_changes"]:
+            if name not in SETTINGS:
+                odd[name] = meant(name)
+        lines = [f"unknown setting {name}{hint}" for name, hint in odd.items()]
+        idle: dict[str, list[str]] = {}
         for name, value in self.changes.items():
-            if name in NOT_YET and value != SETTINGS[name][0] and not str(value).startswith("emq"):
-                hint = NOT_YET[name]
-                lines.append(f"setting {name} has no effect in this release" + (f": {hint}" if hint else ""))
-            kind = SETTINGS[name][1] if name in SETTINGS else "any"
+            if name not in SETTINGS:
+                continue
+            default, kind, _ = SETTINGS[name]
+            if name in WITHOUT_EFFECT and value != default and not str(value).startswith("emq"):
+                idle.setdefault(WITHOUT_EFFECT[name], []).append(name)
             wanted = _KINDS.get(kind)
             if value is not None and wanted is not None and not isinstance(value, wanted):
                 lines.append(f"setting {name} is {value!r}; a {kind} is expected")
+        for reason, names in idle.items():
+            which = f"setting {names[0]} has" if len(names) == 1 else f"settings {', '.join(names)} have"
+            lines.append(f"{which} no effect: {reason}")
         return lines
 
     @property
     def changes(self) -> dict[str, Any]:
         """What was set or read, without the defaults."""
         own = self.__dict__
-        return own["_base"] | own["_source"] | own["_changes"]  # type: ignore[no-any-return]
+        return {**own["_source"].settings, **own["_changes"]}
+
+    def without_defaults(self) -> Settings:
+        """Return the settings without Celery's defaults."""
+        return Settings({**self.__dict__["_added"], **self.changes}, defaults={})
+
+    def value_set_for(self, name: str) -> bool:
+        """Return whether a setting has been given a value."""
+        return name in self.without_defaults()
+
+    def first(self, *names: str) -> Any:
+        """Return the value of the first of these settings that isn't None."""
+        return next((value for value in map(self.get, names) if value is not None), None)
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+        """Return the settings that were given a value, or all; passwords and keys masked."""
+        chosen = dict(self) if with_defaults else dict(self.without_defaults())
+        return censored_items(chosen) if censored else chosen
+
+    def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
+        """Return ``table`` as text, one setting a line."""
+        return as_text(self.table(with_defaults, censored))
+
+    def find_option(self, name: str, namespace: str = "") -> FoundOption:
+        """Return where a setting is, by its name without its first part: ``prefetch_multiplier``.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        wanted = name.lower()
+        names = [f"{namespace.lower()}_{wanted}", wanted] if namespace else [wanted]
+        names += [known for known in SETTINGS if known.partition("_")[2] == wanted]
+        for known in names:
+            if known in SETTINGS:
+                head, _, tail = known.partition("_") if known != wanted or namespace else ("", "", known)
+                return FoundOption(head if tail else "", tail or head, Option(*SETTINGS[known]))
+        raise KeyError(name)
+
+    def get_by_parts(self, *parts: str) -> Any:
+        """Return a setting whose name is these parts, joined by ``_``."""
+        return self["_".join(part for part in parts if part)]
+
+    def find_value_for_key(self, name: str, namespace: str = "celery") -> Any:
+        """Return the value of the setting that ``find_option`` finds."""
+        found = self.find_option(name, namespace)
+        return self.get_by_parts(found.namespace, found.key)
+
+    def finalize(self) -> Settings:
+        """Return these settings: an app has read them when it hands them out."""
+        return self
+
+    @property
+    def broker_url(self) -> Any:
+        """The broker: CELERY_BROKER_URL of the environment, else the setting."""
+        return os.environ.get("CELERY_BROKER_URL") or self["broker_url"]
+
+    @property
+    def broker_read_url(self) -> Any:
+        """Where workers take tasks from: CELERY_BROKER_READ_URL, the setting, else broker_url."""
+        return os.environ.get("CELERY_BROKER_READ_URL") or self["broker_read_url"] or self.broker_url
+
+    @property
+    def broker_write_url(self) -> Any:
+        """Where tasks are published: CELERY_BROKER_WRITE_URL, the setting, else broker_url."""
+        return os.environ.get("CELERY_BROKER_WRITE_URL") or self["broker_write_url"] or self.broker_url
+
+    @property
+    def result_backend(self) -> Any:
+        """Where results are kept: CELERY_RESULT_BACKEND of the environment, else the setting."""
+        return os.environ.get("CELERY_RESULT_BACKEND") or self["result_backend"]
+
+    @property
+    def task_default_exchange(self) -> Any:
+        """The setting, else the default queue's name."""
+        return self["task_default_exchange"] or self["task_default_queue"]
+
+    @property
+    def task_default_routing_key(self) -> Any:
+        """The setting, else the default queue's name."""
+        return self["task_default_routing_key"] or self["task_default_queue"]
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["_all"][name]
         except KeyError:
-            known = _OLD_NAMES.get(name)
-            if known is not None:
+            known = NEW_NAMES.get(name)
+            if known in self.__dict__.get("_all", ()):
                 return self.__dict__["_all"][known]
-            raise AttributeError(f"no setting {name!r}{_meant(name)}") from None
+            hint = "" if name.startswith("_") else meant(name)
+            raise AttributeError(f"no setting {name!r}{hint}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
     def __getitem__(self, name: str) -> Any:
         every = self.__dict__["_all"]
-        return every[name] if name in every else every[_OLD_NAMES.get(name, name)]
+        return every[name] if name in every else every[NEW_NAMES.get(name, name)]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.__dict__["_changes"][_OLD_NAMES.get(name, name)] = value
+        self.__dict__["_changes"][NEW_NAMES.get(name, name)] = value
         self._changed()
 
     def __delitem__(self, name: str) -> None:
-        del self.__dict__["_changes"][_OLD_NAMES.get(name, name)]
+        del self.__dict__["_changes"][NEW_NAMES.get(name, name)]
+        self._changed()
+
+    def update(self, *mapping: Mapping[str, Any] | Iterable[tuple[str, Any]], **more: Any) -> None:  # type: ignore[override]
+        """Set several at once: a mapping or pairs, and keywords."""
+        given = dict(*mapping, **more)
+        self.__dict__["_changes"].update({NEW_NAMES.get(name, name): v for name, v in given.items()})
+        self._changed()
+
+    def clear(self) -> None:
+        """Forget what code has set."""
+        self.__dict__["_changes"].clear()
         self._changed()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.__dict__["_all"] or name in _OLD_NAMES
+        every = self.__dict__["_all"]
+        return name in every or (isinstance(name, str) and NEW_NAMES.get(name) in every)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__["_all"])
@@ -131,69 +254,10 @@ class Settings(MutableMapping[str, Any]):
     def __hash__(self) -> int:
         return id(self)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.table()}>"
+
     def _changed(self) -> None:
         own = self.__dict__
-        own["_all"] = own["_defaults"] | own["_base"] | own["_source"] | own["_changes"]
+        own["_all"] = {**own["_defaults"], **own["_added"], **own["_source"].settings, **own["_changes"]}
         own["version"] += 1
-
-
-def _meant(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), SETTINGS, n=1)
-    return f": is {near[0]} meant?" if near else ""
-
-
-def read_source(source: object, namespace: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings in ``source``, and its unknown names (our spelling → as written).
-
-    ``source`` is an object, a mapping, or the name of a module (``pkg.mod`` or ``pkg.mod:attribute``).
-    """
-    if isinstance(source, str):
-        module_name, _, attribute = source.partition(":")
-        source = importlib.import_module(module_name)
-        for part in attribute.split(".") if attribute else ():
-            source = getattr(source, part)
-    if isinstance(source, Mapping):
-        items = dict(source)
-    else:
-        items = {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}
-    if namespace:
-        return _from_namespace(items, namespace)
-    found: dict[str, Any] = {}
-    unknown: dict[str, str] = {}
-    new, old = [], []
-    for name, value in items.items():
-        if name in SETTINGS:
-            found[name] = value
-            new.append(name)
-        elif name in _OLD_NAMES:
-            found[_OLD_NAMES[name]] = value
-            if SETTINGS[_OLD_NAMES[name]][2] == name:
-                old.append(name)
-        elif isinstance(source, Mapping):
-            found[name] = value
-            unknown[name] = name
-        elif not callable(value) and not hasattr(value, "__loader__"):
-            found[name] = value  # a module's own names are no mistake, but app.conf shows them
-            if difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=_MISSPELT):
-                unknown[name] = name
-    if new and old:
-        raise ImproperlyConfigured(
-            f"old and new names are mixed: {old[0]} is {_OLD_NAMES[old[0]]} now, like {new[0]}"
-        )
-    return found, unknown
-
-
-def _from_namespace(items: Mapping[str, Any], namespace: str) -> tuple[dict[str, Any], dict[str, str]]:
-    prefix = namespace.upper().rstrip("_") + "_"
-    found: dict[str, Any] = {}
-    unknown: dict[str, str] = {}
-    for spelt, value in items.items():
-        if not spelt.upper().startswith(prefix):
-            if spelt in _OLD_NAMES and spelt.startswith(prefix[:-1]):
-                unknown[_OLD_NAMES[spelt]] = spelt  # an old spelling, which a namespace leaves unread
-            continue
-        name = spelt[len(prefix) :].lower()
-        found[name] = value
-        if name not in SETTINGS:
-            unknown[name] = spelt
-    return found, unknown

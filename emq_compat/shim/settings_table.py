@@ -2,16 +2,13 @@
 
 Upper-case names that are only the lower-case one in capitals are not listed. Kinds: ``flag`` (a bool),
 ``number``, ``text``, ``list``, ``mapping``, ``any``; None is always right. Durations are in seconds.
-
-``NOT_YET`` are those that change what becomes of a task in Celery and do nothing here, so that a worker must
-say so, and what does it instead.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["NOT_YET", "SETTINGS"]
+__all__ = ["SETTINGS"]
 
 #: name → (default, kind, old name or "")
 SETTINGS: Final[dict[str, tuple[Any, str, str]]] = {
@@ -251,15 +248,4 @@ SETTINGS: Final[dict[str, tuple[Any, str, str]]] = {
     "result_backend_thread_safe": (None, "flag", ""),
     "redis_backend_credential_provider": (None, "any", ""),
     "redis_client_name": (None, "any", ""),
-}
-
-NOT_YET: Final[dict[str, str]] = {
-    "beat_schedule": "",
-    "result_backend": "results are kept by the broker",
-    "result_expires": "it is the broker's option --result-expires",
-    "result_extended": "",
-    "result_serializer": "results are JSON",
-    "task_default_rate_limit": "",
-    "task_routes": "give a task, or a call, its queue",
-    "task_serializer": "messages are JSON",
 }

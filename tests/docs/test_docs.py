@@ -11,7 +11,8 @@ from emq_compat.broker import asks
 from emq_compat.cli.main import COMMANDS, cli
 from emq_compat.manager import control
 from emq_compat.manager.settings import EventmqSettings
-from emq_compat.shim.settings_table import NOT_YET, SETTINGS
+from emq_compat.shim.settings_effect import DIFFERENT, WITHOUT_EFFECT
+from emq_compat.shim.settings_table import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -44,11 +45,24 @@ def test_settings_are_all_listed_once() -> None:
     assert ["super_debug"] == missing
 
 
-def test_settings_that_do_nothing_are_not_said_to_do_something() -> None:
-    """What a worker warns of has no row of its own in docs/settings.md, or one that says how it differs."""
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
-    said = {name: note for name, note in rows if name in NOT_YET}
-    assert [] == [name for name, note in said.items() if not note.startswith("**different:**")]
+def test_settings_have_the_effect_that_is_said() -> None:
+    """docs/settings.md tells of each of Celery's settings what it does: the same, another, or nothing."""
+    text = (ROOT / "docs/settings.md").read_text()
+    text = text[text.index("## Celery's settings that") : text.index("## Options of")]
+    with_effect, _, without = text.partition("## Celery's settings without effect")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*?\| (.*?) ?\|$", with_effect, re.MULTILINE))
+    mark = "**different:** "
+    assert DIFFERENT == {name: note.removeprefix(mark) for name, note in rows.items() if mark in note}
+    assert sorted(set(SETTINGS) - set(WITHOUT_EFFECT)) == sorted(rows)
+    bullet = r"^- \*(.+?):\* (.+?)$(?=\n- |\n\n)"
+    said = {
+        name: reason
+        for reason, names in re.findall(bullet, without, re.MULTILINE | re.DOTALL)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert {n: r.lower() for n, r in WITHOUT_EFFECT.items()} == {
+        n: " ".join(r.split()).lower() for n, r in said.items()
+    }
 
 
 def test_options_are_all_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from emq_compat.celery_shim import Celery
 from emq_compat.client import Client
 from emq_compat.shim.exceptions import CeleryWarning, ImproperlyConfigured
+from emq_compat.shim.settings import Settings
 from tests.shim.recorder import Recorder
 
 pytestmark = pytest.mark.unit
@@ -85,17 +87,25 @@ def test_with_a_namespace_only_prefixed_names_count() -> None:
 
 
 def test_a_namespace_tells_old_spellings_and_misspelt_names() -> None:
-    """Under a namespace an old spelling and a typing mistake are unused, and problems() names both."""
+    """Under a namespace an old spelling is taken, a typing mistake isn't, and problems() names both."""
     app = Celery("p")
 
     app.config_from_object(
-        SimpleNamespace(CELERYBEAT_SCHEDULE={}, CELERY_TASK_DEFAULT_QUEU="x"), namespace="CELERY"
+        SimpleNamespace(
+            CELERYBEAT_SCHEDULE={"a": 1},
+            CELERY_TASK_DEFAULT_QUEU="x",
+            CELERY_ACKS_LATE=False,
+            CELERY_TASK_ACKS_LATE=True,
+        ),
+        namespace="CELERY",
     )
 
-    told = "\n".join(app.conf.problems())
-    assert "CELERYBEAT_SCHEDULE: is beat_schedule meant?" in told
-    assert "CELERY_TASK_DEFAULT_QUEU: is task_default_queue meant?" in told
-    assert "celery" == app.conf.task_default_queue
+    told = app.conf.problems()
+    assert "unknown setting CELERYBEAT_SCHEDULE: the old name of CELERY_BEAT_SCHEDULE" in told
+    assert "unknown setting CELERY_TASK_DEFAULT_QUEU: is CELERY_TASK_DEFAULT_QUEUE meant?" in told
+    assert ({"a": 1}, "celery") == (app.conf.beat_schedule, app.conf.task_default_queue)
+    assert app.conf.task_acks_late
+    assert ("x", "x") == (app.conf.CELERY_TASK_DEFAULT_QUEU, app.conf.task_default_queu)
 
 
 def test_a_module_s_own_names_are_no_mistake_but_misspelt_settings_are(module: WriteModule) -> None:
@@ -109,25 +119,31 @@ def test_a_module_s_own_names_are_no_mistake_but_misspelt_settings_are(module: W
 
 
 def test_mixing_old_and_new_names_is_refused() -> None:
-    """Celery 3 names and new ones in one source are an ImproperlyConfigured that names a pair."""
+    """Celery 3 names and new ones in one source are an ImproperlyConfigured that says what to rename."""
     app = Celery("p")
     app.config_from_object({"CELERY_ACKS_LATE": True, "task_default_queue": "q"})
-
-    with pytest.raises(ImproperlyConfigured, match="CELERY_ACKS_LATE is task_acks_late now"):
+    with pytest.raises(ImproperlyConfigured, match="CELERY_ACKS_LATE -> task_acks_late"):
         _ = app.conf.task_acks_late
+
+    app.config_from_object({"CELERY_ACKS_LATE": True, "BROKER_URL": "emq://h", "task_default_queue": "q"})
+    with pytest.raises(ImproperlyConfigured, match="task_default_queue -> CELERY_DEFAULT_QUEUE"):
+        _ = app.conf.task_acks_late
+
+    app.config_from_object({"CELERY_ACKS_LATE": True, "task_acks_late": False})
+    assert not app.conf.task_acks_late
 
 
 def test_what_code_sets_wins_over_what_was_read_and_over_arguments(module: WriteModule) -> None:
-    """An assignment wins over config_from_object, and that over Celery(broker=)."""
-    app = Celery("p", broker="emq://argument", backend="emq://argument")
-    app.config_from_object({"broker_url": "emq://read", "task_time_limit": 1})
+    """Celery(broker=) and assignments win over config_from_object, which ends what was assigned before it."""
+    app = Celery("p", broker="emq://argument")
+    app.config_from_object({"broker_url": "emq://read", "task_time_limit": 1, "task_soft_time_limit": 1})
+    app.add_defaults({"task_soft_time_limit": 7, "own": 7})
     app.conf.task_time_limit = 2
 
-    assert ("emq://read", 2) == (app.conf.broker_url, app.conf.task_time_limit)
-    assert "emq://argument" == app.conf.result_backend
+    assert ("emq://argument", 2) == (app.conf.broker_url, app.conf.task_time_limit)
+    assert (1, 7) == (app.conf.task_soft_time_limit, app.conf.own)
     app.config_from_object({"task_time_limit": 9})
-    assert 2 == app.conf.task_time_limit
-    assert "emq://argument" == app.conf.broker_url
+    assert ("emq://argument", 9, 7) == (app.conf.broker_url, app.conf.task_time_limit, app.conf.own)
 
 
 def test_settings_are_read_when_they_are_first_needed(module: WriteModule) -> None:
@@ -161,16 +177,101 @@ def test_an_environment_variable_may_name_the_module(
 def test_values_of_a_wrong_kind_and_settings_without_effect_are_told() -> None:
     """problems() tells a text where a flag is due, and settings that this release does nothing about."""
     app = Celery("p")
-    app.conf.update(task_acks_late="yes", task_routes={"a": {"queue": "b"}}, result_backend="redis://h")
-    app.conf.no_such_setting = 1
+    app.conf.update(task_acks_late="yes", broker_heartbeat=9, broker_channel_error_retry=True)
+    app.conf.update(no_such_setting=1, worker_lost_wait=10.0)
 
     told = app.conf.problems()
 
     assert "setting task_acks_late is 'yes'; a flag is expected" in told
-    assert any(line.startswith("setting task_routes has no effect") for line in told)
-    assert any(line.startswith("setting result_backend has no effect") for line in told)
+    assert any(
+        line.startswith("settings broker_heartbeat, broker_channel_error_retry have no effect: the")
+        for line in told
+    )
     assert any(line.startswith("unknown setting no_such_setting") for line in told)
-    assert 4 == len(told)
+    assert 3 == len(told)
+
+
+def test_what_was_set_is_listed_with_secrets_masked() -> None:
+    """table() and humanize() show what was set, or all with_defaults, and mask passwords and keys."""
+    app = Celery("p", broker="emq://user:hidden@h")
+    app.config_from_object({"redis_password": "hidden", "api_key": "hidden", "task_queues": {"a": {}}})
+    conf = app.conf
+    conf.broker_transport_options = {"password": "hidden", "region": "eu"}
+
+    shown = conf.humanize()
+    assert "hidden" not in shown
+    assert "hidden" not in str(conf.table(with_defaults=True))
+    assert "broker_url: 'emq://user:********@h'" in shown
+    assert {"password": "********", "region": "eu"} == conf.table()["broker_transport_options"]
+    assert "emq://user:hidden@h" == conf.table(censored=False)["broker_url"]
+    assert "task_time_limit" not in conf.table()
+    assert "task_time_limit" in conf.table(with_defaults=True)
+
+
+def test_settings_are_found_by_a_part_of_their_name() -> None:
+    """find_option, get_by_parts and find_value_for_key look settings up by their parts, as in Celery."""
+    conf = Celery("p").conf
+
+    found = conf.find_option("prefetch_multiplier")
+    assert ("worker", "prefetch_multiplier", "number", 4) == (*found[:2], found.type.type, found.type.default)
+    assert 4 == conf.get_by_parts("worker", "prefetch_multiplier")
+    assert 4 == conf.find_value_for_key("prefetch_multiplier")
+    assert conf.find_value_for_key("timezone") is None
+    with pytest.raises(KeyError):
+        conf.find_option("no_such")
+    conf.task_time_limit = 3
+    assert (True, False) == (conf.value_set_for("task_time_limit"), conf.value_set_for("task_acks_late"))
+    assert {"task_time_limit": 3} == dict(conf.without_defaults())
+    assert 3 == conf.first("task_soft_time_limit", "task_time_limit")
+
+
+def test_settings_come_from_a_command_line() -> None:
+    """config_from_cmdline reads name=value, with the setting's own type or one that is told."""
+    app = Celery("p")
+
+    app.config_from_cmdline(
+        ["worker.prefetch_multiplier=1", "task_acks_late=yes", "task_queues=(json)[1]", ".own=(float)2"]
+    )
+
+    conf = app.conf
+    values = (conf.worker_prefetch_multiplier, conf.task_acks_late, conf.task_queues, conf.celery_own)
+    assert (1, True, [1], 2.0) == values
+    with pytest.raises(ValueError, match="task_acks_late: 'maybe' is neither true nor false"):
+        app.config_from_cmdline(["task_acks_late=maybe"])
+    with pytest.raises(ValueError, match="no name=value"):
+        app.config_from_cmdline(["task_acks_late"])
+
+
+def test_who_waits_for_the_settings_is_told() -> None:
+    """on_configure comes before they are read, on_after_configure after, and lazy defaults are read then."""
+    app = Celery("p")
+    told = []
+
+    @app.on_configure.connect
+    def before(sender: Celery, **_: object) -> None:
+        told.append(("before", sender.configured))
+        sender.config_from_object({"task_default_queue": "q"})
+
+    @app.on_after_configure.connect
+    def after(sender: Celery, source: Settings, **_: object) -> None:
+        told.append(("after", source.task_default_queue, source.own))
+
+    app.add_defaults(lambda: {"own": 1})
+    assert [] == told
+    assert "q" == app.conf.task_default_queue
+    assert [("before", False), ("after", "q", 1)] == told
+
+
+def test_the_app_s_zone_is_the_setting_s_else_utc_or_this_machine_s() -> None:
+    """timezone names a zone, Django's TIME_ZONE stands in for it; without one enable_utc decides."""
+    app = Celery("p")
+    assert (timezone.utc, True) == (app.timezone, app.uses_utc_timezone())
+    app.conf.enable_utc = False
+    assert not app.uses_utc_timezone()
+    assert datetime.now().astimezone().utcoffset() == app.now().utcoffset()
+    app.config_from_object({"CELERY_TASK_ACKS_LATE": True, "TIME_ZONE": "Europe/Oslo"}, namespace="CELERY")
+    assert "Europe/Oslo" == app.conf.timezone
+    assert str(app.timezone) == "Europe/Oslo" == str(app.now().tzinfo)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""What each of Celery's settings does here, where it isn't what Celery does: docs/settings.md has the same.
+
+A setting that stands in neither table has Celery's effect.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["DIFFERENT", "WITHOUT_EFFECT"]
+
+#: Settings whose effect isn't quite Celery's → how it differs.
+DIFFERENT: Final[dict[str, str]] = {
+    "accept_content": "JSON only",
+    "broker_connection_timeout": (
+        "seconds within which a publish or a question to the broker is answered, or raises"
+    ),
+    "broker_pool_limit": "idle connections that are kept; there is no upper limit",
+    "result_accept_content": "JSON only",
+    "result_expires": "the broker's `--result-expires`, for all results",
+    "result_serializer": "JSON only",
+    "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
+    "task_default_exchange": "only a name by which task_queues, a route or a call can find a queue",
+    "task_default_routing_key": "only a name by which task_queues, a route or a call can find a queue",
+    "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
+    "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
+    "task_serializer": "JSON only; anything else is refused by an error",
+    "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
+}
+
+#: Why a setting does nothing → the settings.
+_REASONS: Final[dict[str, str]] = {
+    "there is no beat yet": """
+        beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval
+        beat_remote_control_max_tick_age beat_schedule beat_schedule_filename beat_scheduler beat_sync_every
+        """,
+    "there are no events yet": """
+        event_exchange event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix
+        event_queue_ttl event_serializer task_send_sent_event worker_send_task_events
+        """,
+    "there is no autoscaling yet": "worker_autoscaler",
+    "remote control has no queues and no exchange here": """
+        control_exchange control_queue_durable control_queue_exclusive control_queue_expires control_queue_ttl
+        """,
+    "remote control is always on": "worker_enable_remote_control",
+    "there are no rate limits yet": "task_default_rate_limit worker_disable_rate_limits",
+    "results are kept by the broker, other stores are not there yet": """
+        cache_backend cache_backend_options
+        database_create_tables_at_setup database_engine_callback database_engine_options
+        database_short_lived_sessions database_table_names database_table_schemas database_url
+        override_backends redis_backend_credential_provider redis_backend_health_check_interval
+        redis_backend_use_ssl redis_client_name redis_db redis_host redis_max_connections redis_password
+        redis_port redis_retry_on_timeout redis_socket_connect_timeout redis_socket_keepalive
+        redis_socket_timeout redis_username result_backend result_backend_always_retry
+        result_backend_base_sleep_between_retries_ms result_backend_max_retries
+        result_backend_max_sleep_between_retries_ms result_backend_thread_safe
+        result_backend_transport_options result_extended
+        """,
+    "there is no such result backend": """
+        arangodb_backend_settings azureblockblob_base_path azureblockblob_connection_timeout
+        azureblockblob_container_name azureblockblob_read_timeout azureblockblob_retry_increment_base
+        azureblockblob_retry_initial_backoff_sec azureblockblob_retry_max_attempts cassandra_auth_kwargs
+        cassandra_auth_provider cassandra_bundle_path cassandra_entry_ttl cassandra_keyspace
+        cassandra_options cassandra_port cassandra_read_consistency cassandra_servers cassandra_table
+        cassandra_write_consistency cosmosdbsql_collection_name cosmosdbsql_consistency_level
+        cosmosdbsql_database_name cosmosdbsql_max_retry_attempts cosmosdbsql_max_retry_wait_time
+        couchbase_backend_settings elasticsearch_max_retries elasticsearch_retry_on_timeout
+        elasticsearch_save_meta_as_text elasticsearch_timeout gcs_base_path gcs_bucket gcs_project gcs_ttl
+        mongodb_backend_settings s3_access_key_id s3_base_path s3_bucket s3_endpoint_url s3_region
+        s3_secret_access_key
+        """,
+    "the broker counts a chord's parts, nobody waits for them": """
+        result_chord_expires result_chord_join_timeout result_chord_retry_interval
+        task_allow_error_cb_on_chord_header
+        """,
+    "the worker's log has a form of its own": """
+        worker_log_color worker_redirect_stdouts worker_redirect_stdouts_level worker_task_log_datefmt
+        worker_task_log_format
+        """,
+    "not there yet": """
+        result_compression result_failure_expires task_acks_on_failure task_acks_on_failure_or_timeout
+        task_acks_on_timeout task_compression task_retry_on_worker_lost
+        task_store_eager_result worker_deduplicate_successful_tasks
+        """,
+    "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",
+    "messages and results have one form here": """
+        result_exchange result_exchange_type result_persistent task_protocol
+        """,
+    "there are only queues here, all durable, all with priorities": """
+        task_create_missing_queue_exchange_type task_create_missing_queue_type task_default_delivery_mode
+        task_default_exchange_type task_default_queue_type task_queue_max_priority
+        """,
+    "it belongs to parts of Celery's worker that aren't here": """
+        worker_agent worker_consumer worker_detect_quorum_queues worker_pool_putlocks worker_pool_restarts
+        worker_timer worker_timer_precision
+        """,
+    "a lost child is told at once": "worker_lost_wait",
+    "a worker that is cut off goes on with what it has": """
+        worker_cancel_long_running_tasks_on_connection_loss
+        """,
+    "arguments are not logged": "task_repr_maxlevels",
+    "delayed tasks wait in the broker, and nothing is fetched ahead of need": """
+        worker_disable_prefetch worker_enable_prefetch_count_reduction worker_eta_task_limit
+        """,
+    "the connection to an emq:// broker is made, kept and renewed by other rules": """
+        broker_channel_error_retry broker_connection_max_retries broker_connection_retry
+        broker_connection_retry_on_startup broker_failover_strategy broker_heartbeat
+        broker_heartbeat_checkrate broker_login_method broker_native_delayed_delivery_queue_type
+        broker_pool_acquire_timeout broker_transport broker_transport_options
+        """,
+    "the address holds all of it; keys protect the connection": """
+        broker_host broker_password broker_port broker_use_ssl broker_user broker_vhost
+        """,
+    "nothing is polled or cached": "result_cache_max",
+    "revokes are kept by the broker": "worker_state_db",
+    "tracebacks are kept as text": "task_remote_tracebacks",
+    "messages are not signed; CURVE keys protect the connection": """
+        security_cert_store security_certificate security_digest security_key security_key_password
+        """,
+}
+
+#: Settings that are read and kept, and do nothing here → why.
+WITHOUT_EFFECT: Final[dict[str, str]] = {
+    name: reason for reason, names in _REASONS.items() for name in names.split()
+}

@@ -1,0 +1,288 @@
+"""group: tasks side by side. It is published as one bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.message import new_id
+from emq_compat.shim import current
+from emq_compat.shim.canvas.launch import hold
+from emq_compat.shim.canvas.regen import Regen, regen
+from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, make, maybe_signature
+from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
+from emq_compat.shim.result import GroupResult
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+
+__all__ = ["group"]
+
+
+@Signature.register_type("group")
+class group(Signature):  # noqa: N801 - Celery's name
+    """A group of signatures, given one by one or as an iterable, which may be a generator."""
+
+    tasks = Member("kwargs.tasks", "Its members.")
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> Any:
+        """Return the group of a dict."""
+        given = d["kwargs"]["tasks"]
+        if isinstance(given, Regen) and given.lazy:
+            members: Any = Regen(maybe_signature(task, app=app) for task in given)
+        else:
+            members = [maybe_signature(task, app=app) for task in given]
+        made = cls(members, app=app, **d["options"])
+        made["args"] = tuple(d.get("args") or ())
+        made["immutable"] = bool(d.get("immutable"))
+        return made
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:
+        members: Any = tasks
+        if len(tasks) == 1:
+            members = tasks[0]
+            if isinstance(members, group):
+                members = members.tasks
+            elif isinstance(members, Signature):
+                members = [members.clone()]
+            members = regen(members)
+        super().__init__("celery.group", (), {"tasks": members}, **options)
+        self["subtask_type"] = "group"
+
+    def __call__(self, *partial_args: Any, **options: Any) -> Any:
+        """Publish it."""
+        return self.apply_async(partial_args, **options)
+
+    @property
+    def app(self) -> Celery:
+        """Its app, or its first member's."""
+        app = self._app
+        if app is None and self.tasks:
+            app = getattr(self.tasks[0], "_app", None)
+        return app or current.get_app()  # type: ignore[no-any-return]
+
+    @app.setter
+    def app(self, app: Celery) -> None:
+        self._app = app
+
+    def clone(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
+    ) -> Any:
+        """Return a copy; its members are copies, too."""
+        copy = super().clone(args, kwargs, **opts)
+        members = copy["kwargs"]["tasks"]
+        if isinstance(members, Regen):
+            members.map(lambda task: maybe_signature(task, app=self._app, clone=True))
+        else:
+            copy["kwargs"]["tasks"] = [task.clone() for task in members]
+        return copy
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        if is_a("group", other) and not other.tasks:
+            return self
+        return make("chord", self, body=other, app=self._app)
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Any:
+        """Have its members start one after the other, each ``step`` seconds later, until ``stop``."""
+        countdown = start
+        for task in self.tasks:
+            task.set(countdown=countdown)
+            if stop is None or countdown + step <= stop:
+                countdown += step
+        return self
+
+    def members(self) -> Iterator[Any]:
+        """Iterate over copies of its members, with the members of groups in place of those."""
+        for given in self.tasks:
+            task = in_full(maybe_signature(given, app=self._app))
+            if is_a("group", task):
+                for inner in task.members():
+                    yield inner.clone(task.args) if task.args else inner
+            else:
+                yield task.clone()
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        *,
+        add_to_parent: bool = True,
+        producer: object = None,
+        link: Any = None,
+        link_error: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Publish its members as one bulk; returns a GroupResult, empty for an empty group.
+
+        Raises:
+            TypeError: link or link_error is given: a group has no end of its own; a chord has one.
+        """
+        if link is not None:
+            raise TypeError("Cannot add link to group: use a chord")
+        if link_error is not None:
+            raise TypeError("Cannot add link to group: do that on individual tasks")
+        app = self.app
+        args = (*(args or ()), *self.args)
+        if app.eager:
+            return self.apply(args, kwargs, **options)
+        awaits = options.pop("awaits", None)
+        if awaits is not None:
+            result = self.freeze(chord=options.get("chord"))
+            hold(self, awaits, options)
+            return result
+        if not self.tasks:
+            return self.freeze()
+        options, group_id = self._with_group_id(options)
+        options.pop("group_index", None)
+        chord = options.pop("chord", None)
+        results = []
+        with app.pipeline():
+            for index, task in enumerate(self.members()):
+                root_id = options.get("root_id")
+                results.append(task.freeze(group_id=group_id, root_id=root_id, group_index=index))
+                task.apply_async(
+                    args,
+                    kwargs,
+                    add_to_parent=False,
+                    chord=task.options.get("chord") or _place(chord, index),
+                    **options,
+                )
+        result = app.GroupResult(group_id, results)
+        if len(results) == 1 and isinstance(results[0], GroupResult):
+            # A group of one chain that ends in a group.
+            result = results[0]
+        running = app.current_task
+        if add_to_parent and running is not None:
+            running.add_trail(result)
+        return result
+
+    def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run its members here; returns a GroupResult."""
+        if not self.tasks:
+            return self.freeze()
+        options, group_id = self._with_group_id(options)
+        results = []
+        for index, task in enumerate(self.members()):
+            task.freeze(group_id=group_id, root_id=options.get("root_id"), group_index=index)
+            results.append(task.apply(args, kwargs, **options))
+        return self.app.GroupResult(group_id, results)
+
+    def _with_group_id(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Return the options of its members, and the group's id: what would be its task id."""
+        own = self.options
+        merged = {
+            **own,
+            **{k: v for k, v in options.items() if k not in self._IMMUTABLE_OPTIONS or k not in own},
+        }
+        group_id: str = merged.pop("task_id", None) or new_id()
+        merged["group_id"] = group_id
+        return merged, group_id
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Give it and its members their ids; returns a GroupResult."""
+        options = self.options
+        own_id = options.get("task_id") or _id or new_id()
+        options["task_id"] = own_id
+        if group_id:
+            options["group_id"] = group_id
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
+        root_id = options.setdefault("root_id", root_id)
+        parent_id = options.setdefault("parent_id", parent_id)
+        members = list(self.members())
+        results = [
+            task.freeze(
+                group_id=own_id,
+                chord=_place(chord, index),
+                root_id=root_id,
+                parent_id=parent_id,
+                group_index=index,
+            )
+            for index, task in enumerate(members)
+        ]
+        self.tasks = members
+        return self.app.GroupResult(own_id, results)
+
+    _freeze = freeze
+
+    def _freeze_group_tasks(self, **kwargs: Any) -> tuple[str, list[Any]]:
+        result = self.freeze(**kwargs)
+        return result.id, result.results
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Set it on each member."""
+        for task in self.tasks:
+            task.set_immutable(immutable)
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> Any:
+        """Put stamps on each member and on the callbacks."""
+        seen = None if visitor is None else visitor.on_group_start(self, **headers) or {}
+        headers = merge_stamps(headers, seen, self.options, append=append_stamps)
+        self.stamp_links(visitor, append_stamps, **headers)
+        stamp_each(self, visitor, append_stamps, headers)
+        if visitor is not None:
+            visitor.on_group_end(self, **headers)
+        return self
+
+    def link(self, callback: Any) -> Any:
+        """Link to the first member, with no argument: it may run before the others have ended."""
+        callback = maybe_signature(callback, app=self._app).clone().set(immutable=True)
+        return self.tasks[0].link(callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Link to each member; returns what was linked."""
+        errback = maybe_signature(errback, app=self._app)
+        return tuple(task.link_error(errback.clone()) for task in self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __repr__(self) -> str:
+        return f"group({list(self.tasks)!r})" if self.tasks else "group(<empty>)"
+
+
+def stamp_each(
+    sig: Any,
+    visitor: StampingVisitor | None,
+    append_stamps: bool,
+    headers: Mapping[str, Any],
+) -> None:
+    """Stamp the signatures of a group or a header, those of a generator once they are made."""
+
+    def stamped(given: Any) -> Any:
+        task = maybe_signature(given, app=sig._app)
+        task.stamp(visitor, append_stamps, **headers)
+        return task
+
+    tasks: Iterable[Any] = sig.tasks
+    if isinstance(tasks, Regen):
+        tasks.map(stamped)
+    else:
+        sig.tasks = [stamped(task) for task in tasks]
+
+
+def _place(chord: Any, index: int) -> Any:
+    """Return the reference of a chord's part number ``index`` below the place ``chord``; None: no chord."""
+    if not chord:
+        return None
+    above = chord.get("index") or ""
+    grown = "+" if above.endswith("+") else ""
+    return {**chord, "index": f"{above[:-1] if grown else above}.{index}{grown}" if above else str(index)}

@@ -1,0 +1,437 @@
+"""Signature: a call that can be passed around: a dict in Celery's own JSON layout.
+
+Composite signatures (chain, group, chord …) are classes of their own, known here by their ``subtask_type``
+through ``Signature.TYPES``: this module imports none of them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from emq_compat.message import new_id
+from emq_compat.shim import current
+from emq_compat.shim.canvas.launch import hold, must_be_launched
+from emq_compat.shim.canvas.regen import as_list
+from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
+from emq_compat.shim.result import AsyncResult as Result
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.task import Task
+
+__all__ = ["Signature", "copy_of", "in_full", "is_a", "make", "maybe_signature", "signature", "unrolled"]
+
+S = TypeVar("S", bound="type[Signature]")
+
+
+class Member:
+    """An attribute that is a member of the dict, or of a dict in it: ``options.task_id``."""
+
+    def __init__(self, path: str, doc: str) -> None:
+        *self.holders, self.key = path.split(".")
+        self.__doc__ = doc
+
+    def _holder(self, sig: Any) -> Any:
+        for name in self.holders:
+            sig = sig[name]
+        return sig
+
+    def __get__(self, sig: Any, owner: type) -> Any:
+        return self if sig is None else self._holder(sig).get(self.key)
+
+    def __set__(self, sig: Any, value: Any) -> None:
+        self._holder(sig)[self.key] = value
+
+
+class Signature(dict[str, Any]):
+    """A call of a task: its name, arguments and options.
+
+    Args:
+        task: a task, or its name; or a signature's dict, and then nothing else counts.
+        args, kwargs: arguments; what it is applied to comes in front of ``args``, unless it is ``immutable``.
+        options: those of apply_async.
+    """
+
+    #: subtask_type → the class of such signatures.
+    TYPES: ClassVar[dict[str, type[Signature]]] = {}
+    #: Options that stay as they are once they are set: another value would leave somebody waiting.
+    _IMMUTABLE_OPTIONS: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
+
+    _app: Any = None
+    _type: Any = None
+
+    name = Member("task", "The task's name.")
+    task = Member("task", "The task's name.")
+    args = Member("args", "Its positional arguments.")
+    kwargs = Member("kwargs", "Its keyword arguments.")
+    options = Member("options", "Options of apply_async.")
+    subtask_type = Member("subtask_type", "Which kind of canvas it is; None: one task.")
+    immutable = Member("immutable", "Whether it takes no further arguments.")
+    id = Member("options.task_id", "The task's id, once it is frozen.")
+    parent_id = Member("options.parent_id", "The parent's id.")
+    root_id = Member("options.root_id", "The root's id.")
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[S], S]:
+        """Return a class decorator that registers a kind of signature under ``name``, or the class's name."""
+
+        def register(subclass: S) -> S:
+            cls.TYPES[name or subclass.__name__] = subclass
+            return subclass
+
+        return register
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> Any:
+        """Return the signature of a dict, of the class that its ``subtask_type`` names."""
+        kind = d.get("subtask_type")
+        if kind:
+            target = cls.TYPES[kind]
+            if target is not cls:
+                return target.from_dict(d, app=app)
+        return Signature(d, app=app)
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,  # noqa: A002 - Celery's name
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Celery | None = None,
+        **ex: Any,
+    ) -> None:
+        self._app = app
+        if isinstance(task, dict):
+            super().__init__(task)
+            return
+        name = getattr(task, "name", task)
+        if name is not task:
+            self._type = task
+        super().__init__(
+            task=name,
+            args=tuple(args or ()),
+            kwargs=kwargs or {},
+            options={**(options or {}), **ex},
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    @property
+    def type(self) -> Task[..., Any]:
+        """The task; raises NotRegistered where the app has none of this name."""
+        return self._type or self.app.tasks[self["task"]]  # type: ignore[no-any-return]
+
+    @property
+    def app(self) -> Celery:
+        """The app that it is sent by."""
+        return self._app or current.get_app()  # type: ignore[no-any-return]
+
+    @app.setter
+    def app(self, app: Celery) -> None:
+        self._app = app
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[Any]:  # noqa: N802 - Celery's name
+        """Return the result of the call ``task_id``."""
+        try:
+            return self.type.AsyncResult(task_id, **kwargs)
+        except KeyError:
+            return self.app.AsyncResult(task_id, **kwargs)
+
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """Call the task here and now, as a plain function."""
+        args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
+        return self.type(*args, **kwargs)
+
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """Publish it with more arguments."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run it here, as a worker would."""
+        given = {name: value for name, value in options.items() if value is not None}
+        args, kwargs, given = self._merge(args, kwargs, given)
+        return self.type.apply(args, kwargs, **given)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish it with more arguments and options; returns its result. Raises what Task.apply_async does."""
+        given = {name: value for name, value in options.items() if value is not None}
+        if args or kwargs or given:
+            args, kwargs, given = self._merge(args, kwargs, given)
+        else:
+            args, kwargs, given = self["args"], self["kwargs"], self["options"]
+        if route_name is not None:
+            given = {**given, "route_name": route_name}
+        if "awaits" in given and must_be_launched(given):
+            awaits = given["awaits"]
+            result = self.freeze(given.get("task_id"))
+            hold(self.clone(args, kwargs), awaits, given)
+            return result
+        task = self._type or self.app.tasks.get(self["task"])
+        if task is None:
+            return self.app.send_task(self["task"], args, kwargs, **given)
+        return task.apply_async(args, kwargs, **given)
+
+    def _merge(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Return its arguments and options with those added; ``force`` adds to an immutable one, too."""
+        own: dict[str, Any] = self["options"]
+        if options:
+            fixed = self._IMMUTABLE_OPTIONS
+            if "stamped_headers" in own:
+                fixed = fixed.union(own["stamped_headers"] or ())
+            own = {**own, **{k: v for k, v in options.items() if k not in fixed or k not in own}}
+        if self["immutable"] and not force:
+            return self["args"], self["kwargs"], own
+        return (
+            (*args, *self["args"]) if args else self["args"],
+            {**self["kwargs"], **kwargs} if kwargs else self["kwargs"],
+            own,
+        )
+
+    def clone(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
+    ) -> Any:
+        """Return a copy with more arguments and options; its options, callbacks included, are its own."""
+        args, kwargs, options = self._merge(args, kwargs, opts)
+        fields = {
+            "task": self["task"],
+            "args": tuple(args),
+            "kwargs": dict(kwargs),
+            "options": copy_of(options),
+            "subtask_type": self["subtask_type"],
+            "immutable": self["immutable"],
+        }
+        copy = Signature.from_dict(fields, app=self._app)
+        copy._type = self._type
+        return copy
+
+    partial = clone
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Give it an id, if it has none, and return its result before it is sent. Send it once.
+
+        ``chord`` is the chord's reference (``{"id": …, "index": "3.0"}``) when it is a part of one.
+        """
+        options = self["options"]
+        task_id = options.get("task_id")
+        if not task_id:
+            task_id = options["task_id"] = _id or new_id()
+        if root_id:
+            options["root_id"] = root_id
+        if parent_id:
+            options["parent_id"] = parent_id
+        if group_id:
+            options.setdefault("group_id", group_id)
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
+        return self.AsyncResult(task_id)
+
+    _freeze = freeze
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return a copy with other args, kwargs or options; None: as they are."""
+        copy = self.clone()
+        for name, value in (("args", args), ("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                copy[name] = value
+        return copy
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Any:
+        """Set options; returns itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self["options"].update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Say whether it takes no further arguments."""
+        self["immutable"] = immutable
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> Any:
+        """Put stamps on it and on its callbacks: those given, and the visitor's."""
+        self.stamp_links(visitor, append_stamps, **headers)
+        seen = None if visitor is None else visitor.on_signature(self, **headers) or {}
+        return self.set(**merge_stamps(headers, seen, self["options"], append=append_stamps))
+
+    def stamp_links(
+        self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Put stamps on its callbacks and errbacks."""
+        for option, look in (("link", "on_callback"), ("link_error", "on_errback")):
+            if not self["options"].get(option):
+                continue
+            stamped = []
+            for given in as_list(self["options"][option]):
+                link = maybe_signature(given, app=self._app)
+                seen = None if visitor is None else getattr(visitor, look)(link, **headers) or {}
+                link.stamp(visitor, append_stamps, **merge_stamps(headers, seen, None, append=append_stamps))
+                stamped.append(link)
+            self["options"][option] = stamped
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Add ``value`` to a list option, if it isn't there; returns it."""
+        items = self["options"][key] = as_list(self["options"].get(key))
+        if value not in items:
+            items.append(value)
+        return value
+
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Add one value or several to a list option."""
+        self["options"][key] = as_list(self["options"].get(key)) + as_list(value)
+
+    def link(self, callback: Any) -> Any:
+        """Have ``callback`` called with the value once it succeeds; returns the callback."""
+        return self.append_to_list_option("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Have ``errback`` called if it fails; returns the errback."""
+        return self.append_to_list_option("link_error", errback)
+
+    def on_error(self, errback: Any) -> Any:
+        """Do as link_error, and return itself."""
+        self.link_error(errback)
+        return self
+
+    def flatten_links(self) -> list[Any]:
+        """Return itself and all callbacks, depth first."""
+        found = [self]
+        for link in as_list(self["options"].get("link")):
+            found += maybe_signature(link, app=self._app).flatten_links()
+        return found
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        if is_a("chain", other):
+            return make("chain", self, *other.unchain_tasks(), app=self._app)
+        return make("chain", self, unrolled(other), app=self._app)
+
+    def __ior__(self, other: Any) -> Any:
+        return self | other
+
+    def __invert__(self) -> Any:
+        """Publish it and wait for its value."""
+        return self.apply_async().get()
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """Return the call as text."""
+        shown, named, _ = self._merge(args, kwargs, None, force=True)
+        texts = [*map(repr, shown), *(f"{name}={value!r}" for name, value in named.items())]
+        return f"{self['task']}({', '.join(texts)})"
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copy = memo[id(self)] = self.clone()
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signature, (dict(self),)
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a signature: a copy of one, that of a dict, or a new one of a task (or its name) as Signature.
+
+    Keyword arguments are those of Signature; ``app`` is the app that sends it.
+    """
+    if isinstance(varies, dict):
+        if isinstance(varies, Signature):
+            return varies.clone()
+        return Signature.from_dict(varies, app=kwargs.get("app"))
+    return Signature(varies, *args, **kwargs)
+
+
+def maybe_signature(d: Any, app: Celery | None = None, clone: bool = False) -> Any:
+    """Return a signature as it is (or a copy), a dict as a signature, anything else unchanged."""
+    if d is None:
+        return None
+    if isinstance(d, Signature):
+        if clone:
+            d = d.clone()
+    elif isinstance(d, dict):
+        d = Signature.from_dict(d, app=app)
+    if app is not None and isinstance(d, Signature):
+        d._app = app
+    return d
+
+
+def is_a(kind: str, sig: Any) -> bool:
+    """Return whether it is a signature of this kind: ``chain``, ``group`` or ``chord``."""
+    return isinstance(sig, Signature.TYPES[kind])
+
+
+def make(kind: str, *args: Any, **kwargs: Any) -> Any:
+    """Return a new composite signature."""
+    return Signature.TYPES[kind](*args, **kwargs)
+
+
+def unrolled(sig: Any) -> Any:
+    """Return the only member of a group of one; anything else as it is."""
+    if is_a("group", sig) and len(sig.tasks) == 1:
+        return maybe_signature(sig.tasks[0], app=sig._app)
+    return sig
+
+
+def in_full(sig: Any) -> Any:
+    """Return chunks as the group that they come to; anything else as it is."""
+    if sig["subtask_type"] != "chunks":
+        return sig
+    whole = sig.group()
+    whole.options.update(sig.options)
+    return whole
+
+
+def copy_of(value: Any) -> Any:
+    """Return a copy of a signature's options: dicts, lists and signatures in them are copied, too."""
+    if isinstance(value, Signature):
+        return value.clone()
+    if isinstance(value, dict):
+        return {
+            key: copy_of(item) if isinstance(item, (dict, list)) else item for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return list(map(copy_of, value))
+    return value
+
+
+#: reduce(chaining, steps): what ``a | b | c`` does.
+chaining: Callable[[Any, Any], Any] = operator.or_

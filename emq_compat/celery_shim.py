@@ -14,6 +14,19 @@ from emq_compat.message import new_id
 from emq_compat.shim import current, exceptions, states
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
+from emq_compat.shim.canvas import (
+    Signature,
+    StampingVisitor,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+    subtask,
+    xmap,
+    xstarmap,
+)
 from emq_compat.shim.declare import shared_task
 from emq_compat.shim.exceptions import (
     EncodeError,
@@ -29,7 +42,7 @@ from emq_compat.shim.exceptions import (
     WorkerLostError,
 )
 from emq_compat.shim.request import Context
-from emq_compat.shim.result import AsyncResult, EagerResult
+from emq_compat.shim.result import AsyncResult, EagerResult, GroupResult
 from emq_compat.shim.task import Task
 
 __all__ = [
@@ -38,6 +51,7 @@ __all__ = [
     "Context",
     "EagerResult",
     "EncodeError",
+    "GroupResult",
     "Ignore",
     "MaxRetriesExceededError",
     "NotPublished",
@@ -46,19 +60,30 @@ __all__ = [
     "QueueFull",
     "Reject",
     "Retry",
+    "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "Task",
     "TaskRevokedError",
     "TimeLimitExceeded",
     "WorkerLostError",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
     "exceptions",
+    "group",
     "install",
+    "maybe_signature",
     "shared_task",
+    "signature",
     "states",
+    "subtask",
     "task",
     "uuid",
+    "xmap",
+    "xstarmap",
 ]
 
 #: Stands for the app that is current when it is used, made here where there is none.

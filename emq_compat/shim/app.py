@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from emq_compat.shim import current, declare
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.backend_kinds import EmqBackend, backend_of, result_backend_of
+from emq_compat.shim.canvas.signature import signature
 from emq_compat.shim.discover import Packages, TaskModules
 from emq_compat.shim.exceptions import CeleryWarning
 from emq_compat.shim.paths import declaring_module
@@ -84,6 +85,7 @@ class Celery(Sender):
         self.main = main
         self._task_base = task_cls
         self._task_modules = TaskModules()
+        self._has_builtins = False
         #: The node name that its tasks see in ``request.hostname``; a worker sets its own.
         self.hostname = f"celery@{os.uname().nodename}"
         declare.share_with(self)
@@ -131,8 +133,19 @@ class Celery(Sender):
 
     @property
     def tasks(self) -> TaskRegistry:
-        """The registered tasks by name."""
+        """The registered tasks by name, the builtin ones included."""
+        if not self._has_builtins:
+            self._has_builtins = True
+            from emq_compat.shim.canvas.builtin import register  # noqa: PLC0415 - it makes tasks of an app
+
+            register(self)
         return self._tasks
+
+    def signature(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a signature that this app sends; arguments are those of canvas.signature."""
+        return signature(*args, app=self, **kwargs)
+
+    subtask = signature
 
     @property
     def Task(self) -> type[BaseTask[..., Any]]:  # noqa: N802 - Celery's name

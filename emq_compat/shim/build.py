@@ -29,13 +29,17 @@ class Options:
     """The options of one publish that differ from the task's own; times are unix seconds, 0: none."""
 
     __slots__ = (
-        "eta", "expires", "extra", "headers", "ignore_result", "limit_s", "parent_id", "priority", "queue",
-        "retries", "root_id", "soft_limit_s", "task_id",
+        "awaits", "chord", "epilogue", "eta", "expires", "extra", "headers", "ignore_result", "immutable",
+        "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "soft_limit_s", "task_id",
     )  # fmt: skip
 
     def __init__(self, plan: Plan) -> None:
+        self.awaits = ""
+        self.chord = ""
+        self.epilogue = False
         self.eta = 0.0
         self.expires = 0.0
+        self.immutable = False
         self.extra: dict[str, Any] = {}
         self.headers: Mapping[str, Any] | None = None
         self.ignore_result = plan.ignore_result
@@ -189,6 +193,10 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             limit_s=options.limit_s,
             soft_limit_s=options.soft_limit_s,
             retries=options.retries,
+            chord=options.chord,
+            awaits=options.awaits,
+            immutable=options.immutable,
+            epilogue=options.epilogue,
         ),
         payload=(payload + "}}]").encode(),
     )
@@ -218,6 +226,10 @@ def _refuse_for_stock(plan: Plan, options: Options) -> None:
             ("countdown or eta", options.eta),
             ("expires", options.expires),
             ("soft_time_limit", options.soft_limit_s),
+            ("chain", options.extra.get("chain")),
+            ("link", options.extra.get("callbacks")),
+            ("link_error", options.extra.get("errbacks")),
+            ("chord", options.chord or options.awaits),
         )
         if asked
     ]

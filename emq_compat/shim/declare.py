@@ -97,7 +97,7 @@ def _check(options: Mapping[str, Any]) -> None:
 def share_with(app: Celery) -> None:
     """Give an app every shared task: those there are, and those to come."""
     current.apps.add(app)
-    app.tasks.update(_shared)
+    app._tasks.update(_shared)
 
 
 @overload
@@ -121,7 +121,7 @@ def _shared_task_of(fun: Callable[..., Any], options: Mapping[str, Any]) -> Task
     task = task_of(current.get_app(), fun, options, shared=True)
     _shared[task.name] = task
     for app in list(current.apps):
-        app.tasks.setdefault(task.name, task)
+        app._tasks.setdefault(task.name, task)
     return task
 
 

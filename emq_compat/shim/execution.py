@@ -20,15 +20,18 @@ from emq_compat.message import (
     RETRY,
     SUCCESS,
     Delivery,
+    Failure,
     Outcome,
     Publish,
 )
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report, failure_of
 from emq_compat.shim.build import unix_time
+from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
+from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
 
@@ -83,14 +86,19 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         failure = failure_of(exc.exc or exc, jsonable=jsonable)
         logger.info("Task %s[%s] retry: %s", task.name, request.id, failure.message)
         return Outcome(state=RETRY, failure=failure, follow_ups=frame.published())
-    except Ignore:
+    except Ignore as exc:
         logger.info("Task %s[%s] ignored", task.name, request.id)
+        if not frame.follow_ups:  # else something else goes on in its place
+            _end(frame, IGNORED, exc, failure_of(exc, jsonable=jsonable))
         return Outcome(state=IGNORED, follow_ups=frame.published())
     except Reject as exc:
         failure = failure_of(exc, jsonable=jsonable)
         kind = "requeue" if exc.requeue else "dead-letter"
         logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
-        return Outcome(state=REQUEUED if exc.requeue else REJECTED, failure=failure)
+        if exc.requeue:
+            return Outcome(state=REQUEUED, failure=failure)
+        _end(frame, REJECTED, exc, failure)
+        return Outcome(state=REJECTED, failure=failure, follow_ups=frame.published())
     except Stopped:
         raise
     except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
@@ -98,6 +106,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         if isinstance(exc, tuple(task.throws)):
             told = f"{failure.type}: {failure.message}"
             logger.info("Task %s[%s] raised expected: %s", task.name, request.id, told)
+            _end(frame, FAILURE, exc, failure)
             return Outcome(
                 state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
             )
@@ -110,9 +119,18 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             failure.message,
             failure.traceback,
         )
+        _end(frame, FAILURE, exc, failure)
         return Outcome(
             state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
         )
+    if request.callbacks or request.chain:
+        try:
+            succeeded(frame, value)
+        except Exception as exc:
+            logger.exception("Task %s[%s]: what follows can't be published", task.name, request.id)
+            failure = failure_of(exc, jsonable=jsonable)
+            _end(frame, FAILURE, exc, failure)
+            return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
     return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=_told_of(request))
 
 
@@ -130,6 +148,17 @@ def _told_of(request: Context) -> Mapping[str, Any]:
 def _tuple_of(result: Any) -> Any:
     as_tuple = getattr(result, "as_tuple", None)
     return ((result.id, None), None) if as_tuple is None else as_tuple()
+
+
+def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:
+    """Have a run that didn't succeed publish what follows from that."""
+    request = frame.request
+    if not (request.errbacks or request.chain or request.task == LAUNCH):
+        return
+    assert frame.delivery is not None
+    queue = frame.delivery.queue
+    for message in failed(frame.task.app, request, queue, state=state, exc=exc, failure=failure):
+        frame.publish_later(message)
 
 
 def retry_message(
@@ -157,6 +186,9 @@ def retry_message(
     changed: dict[str, Any] = {
         "attempt": 0,
         "redelivered": False,
+        # The chord that it awaited is complete, and one that grew by it has grown.
+        "awaits": "",
+        "chord": headers.chord.rstrip("+"),
         "retries": (frame.request.retries or 0) + 1,
         "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
     }

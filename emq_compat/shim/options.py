@@ -27,15 +27,12 @@ _WITHOUT_MEANING: Final = frozenset(
 )  # fmt: skip
 _MEANT: Final = frozenset(
     {
-        "countdown", "eta", "exchange", "expires", "group_id", "group_index", "headers", "ignore_result",
-        "parent_id", "priority", "queue", "reply_to", "retries", "root_id", "routing_key", "serializer",
-        "shadow", "soft_time_limit", "task_id", "time_limit",
+        "awaits", "chain", "chord", "countdown", "epilogue", "eta", "exchange", "expires", "group_id",
+        "group_index", "headers", "ignore_result", "immutable", "link", "link_error", "parent_id", "priority",
+        "queue", "replaced_task_nesting", "reply_to", "retries", "root_id", "routing_key", "serializer", "shadow",
+        "soft_time_limit", "stamped_headers", "task_id", "time_limit",
     }
 )  # fmt: skip
-#: Workflows: not there yet, and not to be left out silently.
-_LATER: Final = frozenset(
-    {"chain", "chord", "link", "link_error", "replaced_task_nesting", "stamped_headers"}
-)
 
 
 def check_names(given: Mapping[str, Any]) -> None:
@@ -43,15 +40,13 @@ def check_names(given: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: there is no such option; the nearest is named.
-        NotImplementedError: the option belongs to workflows.
     """
+    stamps = given.get("stamped_headers") or ()
     for name, value in given.items():
-        if name not in _MEANT and name not in _WITHOUT_MEANING and value is not None:
-            if name in _LATER:
-                if value in ([], (), {}, 0):
-                    continue
-                raise NotImplementedError(f"the option {name} is not supported yet")
-            near = difflib.get_close_matches(name, _MEANT | _LATER, n=1)
+        if name in _MEANT or name in _WITHOUT_MEANING or name in stamps:
+            continue
+        if value is not None:
+            near = difflib.get_close_matches(name, _MEANT, n=1)
             raise TypeError(f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else ""))
 
 
@@ -65,7 +60,6 @@ def read_options(
         ValueError: a value is out of its range.
         ImproperlyConfigured: the serializer is not JSON, a queue's name can't be, or an AMQP exchange is
             named instead of a queue.
-        NotImplementedError: the option belongs to workflows.
     """
     check_names(given)
     options = Options(plan)
@@ -90,9 +84,39 @@ def read_options(
     for name in ("group_id", "group_index", "reply_to", "shadow"):
         if get(name) is not None:
             options.extra[name.removesuffix("_id")] = given[name]
+    _read_workflow(options, given)
     if get("serializer") not in (None, "json"):
         raise ImproperlyConfigured(f"serializer {given['serializer']!r}: messages are JSON")
     return options
+
+
+#: What a message says of its workflow: option → member of the Job's Celery part.
+_WORKFLOW: Final = (
+    ("chain", "chain"),
+    ("replaced_task_nesting", "replaced_task_nesting"),
+    ("stamped_headers", "stamped_headers"),
+)
+
+
+def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
+    """Read what belongs to workflows: see canvas/chord.py for ``chord`` and ``awaits``."""
+    extra = options.extra
+    for name, member in (("link", "callbacks"), ("link_error", "errbacks")):
+        if value := given.get(name):
+            extra[member] = list(value) if isinstance(value, (list, tuple)) else [value]
+    for name, member in _WORKFLOW:
+        if value := given.get(name):
+            extra[member] = value
+    if stamps := given.get("stamped_headers"):
+        extra["stamped_headers"] = list(stamps)
+        extra["stamps"] = {name: given[name] for name in stamps if name in given}
+    if chord := given.get("chord"):
+        extra["chord"] = chord
+        options.chord = f"{chord['id']}:{chord['index']}"
+    if awaits := given.get("awaits"):
+        options.awaits = f"{awaits['id']}:{awaits['size']}"
+        options.immutable = bool(given.get("immutable"))
+    options.epilogue = bool(given.get("epilogue") or extra.get("chain") or extra.get("errbacks"))
 
 
 def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from emq_compat.errors import BrokerRefused, NotPublished, OperationalError
 from emq_compat.message import Publish
 from emq_compat.shim.exceptions import join_kombu
 
-__all__ = ["Pipeline", "Publisher", "pipeline_of", "publish_with_tries"]
+__all__ = ["Pipeline", "Publisher", "collecting", "pipeline_of", "publish_with_tries"]
 
 
 class Publisher(Protocol):
@@ -40,7 +41,8 @@ class Pipeline:
     were not confirmed, all others are on the broker's disk.
     """
 
-    def __init__(self, client: Publisher) -> None:
+    def __init__(self, client: Publisher | None) -> None:
+        #: None: any client's messages are collected.
         self.client = client
         self.messages: list[Publish] = []
         #: The pipeline open around it, which may be another broker's.
@@ -52,6 +54,7 @@ class Pipeline:
         self.messages.append(message)
 
     def __enter__(self) -> Pipeline:
+        assert self.client is not None
         outer = pipeline_of(self.client)
         if outer is not None:
             self.messages = outer.messages
@@ -71,6 +74,7 @@ class Pipeline:
         _innermost.reset(self._token)
         if exc_type is not None or not self.messages:
             return
+        assert self.client is not None
         try:
             self.client.publish_all(self.messages)
         except NotPublished as error:
@@ -93,9 +97,21 @@ _innermost: ContextVar[Pipeline | None] = ContextVar("emq_compat_pipeline", defa
 def pipeline_of(client: Publisher) -> Pipeline | None:
     """Return the pipeline that is open here for this client's broker."""
     pipeline = _innermost.get()
-    while pipeline is not None and pipeline.client is not client:
+    while pipeline is not None and pipeline.client is not None and pipeline.client is not client:
         pipeline = pipeline.around
     return pipeline
+
+
+@contextmanager
+def collecting() -> Iterator[list[Publish]]:
+    """Collect what the block publishes, to whatever broker, and leave it to the caller to publish it."""
+    collector = Pipeline(None)
+    collector.around = _innermost.get()
+    token = _innermost.set(collector)
+    try:
+        yield collector.messages
+    finally:
+        _innermost.reset(token)
 
 
 def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str, Any] | None) -> None:

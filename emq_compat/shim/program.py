@@ -14,6 +14,7 @@ from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
+from emq_compat.shim import flow
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
@@ -29,7 +30,7 @@ from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
-from emq_compat.shim.request import request_of
+from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.task import Task
 
 __all__ = ["ShimProgram", "rebuild"]
@@ -136,6 +137,8 @@ class ShimProgram:
 
     def _work(self, delivery: Delivery, report: Report) -> Reply:
         headers = delivery.headers
+        if headers.concludes:
+            return reply_of(flow.conclude(self.app, delivery))
         job = Job.decode(delivery.payload)
         name = headers.task or job.celery.get("task")
         task = self.app.tasks.get(name) if isinstance(name, str) else None
@@ -146,8 +149,7 @@ class ShimProgram:
         request = request_of(task.name, job, delivery, self.app.hostname)
         if headers.expires and time.time() > headers.expires:
             logger.info("Task %s[%s] expired", task.name, request.id)
-            expired = failure_of(TaskRevokedError("expired"))
-            return reply_of(Outcome(state=REVOKED, failure=expired))
+            return self._ended(request, delivery, REVOKED, TaskRevokedError("expired"))
         if task.ignore_result and job.celery.get("ignore_result") is not False:
             request.ignore_result = True
         if task.track_started and not request.ignore_result:
@@ -161,26 +163,36 @@ class ShimProgram:
             outcome = replace(outcome, no_result=True)
         if outcome.state != SUCCESS:
             return reply_of(outcome)
-        reply = self._returned(task, outcome)
+        try:
+            reply = self._returned(task, outcome)
+        except EncodeError as exc:
+            logger.error("%s", exc)
+            return self._ended(request, delivery, FAILURE, exc)
         if logger.isEnabledFor(logging.INFO):
             took_s = time.monotonic() - began
             logger.info("Task %s[%s] succeeded in %.6fs", task.name, request.id, took_s)
         return reply
 
     def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
-        """Return the Reply of a task that returned; a value that can't be carried is a failure."""
+        """Return the Reply of a task that returned; raises EncodeError where the value can't be carried."""
         try:
             body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"'
             if outcome.extra:
                 body += "," + dumps(outcome.extra)[1:-1]
             body += "}"
         except (TypeError, ValueError, RecursionError) as exc:
-            error = EncodeError(f"the result of {task.name} can't be carried: {exc}")
-            logger.error("%s", error)
-            return failed(error)
+            raise EncodeError(f"the result of {task.name} can't be carried: {exc}") from exc
         return Reply(
             state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups, no_result=outcome.no_result
         )
+
+    def _ended(self, request: Context, delivery: Delivery, state: str, exc: BaseException) -> Reply:
+        """Return the Reply of a run that ended so outside of its body, with all that follows from it."""
+        failure = failure_of(exc)
+        messages = flow.failed(
+            self.app, request, delivery.queue, state=state, exc=exc, failure=failure
+        )
+        return reply_of(Outcome(state=state, failure=failure, follow_ups=tuple(messages)))
 
     def _unknown(self, name: str) -> Reply:
         near = ", ".join(nearest(name, self.app.tasks))

@@ -183,8 +183,11 @@ def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Contex
 
 #: Members of a Job's Celery part that are the request's attributes as they are.
 _FROM_MESSAGE = frozenset(
-    {"group", "group_index", "headers", "origin", "parent_id", "reply_to", "root_id", "shadow"}
-)
+    {
+        "callbacks", "chain", "chord", "errbacks", "group", "group_index", "headers", "origin", "parent_id",
+        "replaced_task_nesting", "reply_to", "root_id", "shadow", "stamped_headers", "stamps",
+    }
+)  # fmt: skip
 
 
 def _iso(seconds: float) -> str:

@@ -14,6 +14,7 @@ from emq_compat.shim.announce import announced
 from emq_compat.shim.attributes import Attributes
 from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
+from emq_compat.shim.canvas.methods import CanvasMethods
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame, RequestStack, frame_var
 from emq_compat.shim.eager import run_here
@@ -37,7 +38,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Attributes, Handlers, Generic[P, R]):
+class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     """A function that can be called here, or sent away to be run by a worker.
 
     Attributes are Celery's, with Celery's defaults (attributes.py); an instance is made once per process, by

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.canvas.maps import chunks
 from emq_compat.shim.canvas.signature import make, maybe_signature, signature
+from emq_compat.shim.declare import task_of
+from emq_compat.shim.flow import collected_into
+from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -76,10 +79,8 @@ def chord_unlock(group_id: str = "", callback: Any = None, **kwargs: Any) -> Non
 
 def launch(self: Any, *given: Any) -> None:
     """Publish what awaited a chord, called with the chord's values."""
-    from emq_compat.shim.flow import collected_into  # noqa: PLC0415 - flow knows the canvas, too
-
     *values, sig = given
-    with collected_into(self):
+    with collected_into(self._frame()):
         maybe_signature(sig, app=self.app).apply_async(tuple(values))
 
 
@@ -114,4 +115,4 @@ def register(app: Celery) -> None:
     """Give an app the builtin tasks that it has none of."""
     for name, (function, bind, options) in _TASKS.items():
         if name not in app._tasks:
-            app.task(name=name, bind=bind, **options)(function)
+            task_of(app, function, {"name": name, "bind": bind, "base": Task, **options})

@@ -47,7 +47,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         return made
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
-        steps = regen(tasks[0]) if len(tasks) == 1 and _iterable(tasks[0]) else tasks
+        steps = regen(tasks[0]) if len(tasks) == 1 and _iterable(tasks[0]) else list(tasks)
         super().__init__("celery.chain", (), {"tasks": steps}, **options)
         self["subtask_type"] = "chain"
 
@@ -61,7 +61,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         app = self._app
         if app is None and self.tasks:
             app = getattr(self.tasks[0], "_app", None)
-        return app or current.get_app()  # type: ignore[no-any-return]
+        return app or current.get_app()
 
     @app.setter
     def app(self, app: Celery) -> None:

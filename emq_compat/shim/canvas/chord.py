@@ -7,7 +7,6 @@ message names the chord and its place in it. ``options['chord']`` of a part is t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,11 @@ from emq_compat.shim.canvas.signature import (
     Member,
     Signature,
     is_a,
-    make,
     maybe_signature,
     signature,
     unrolled,
 )
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
-from emq_compat.shim.exceptions import CPendingDeprecationWarning
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -91,7 +88,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
             app = getattr(next(iter(self._members())), "_app", None)
         if app is None and body is not None:
             app = body._app
-        return app or current.get_app()  # type: ignore[no-any-return]
+        return app or current.get_app()
 
     def _members(self) -> Any:
         tasks = self.tasks
@@ -226,9 +223,9 @@ class chord(Signature):  # noqa: N801 - Celery's name
     ) -> Any:
         """Publish the body, which waits in the broker, and the header, as one bulk.
 
-        Options go to both, but for ``chain``, ``chord``, ``link``, ``link_error`` and what says of which group
-        and chord it is a part: these are the body's. ``interval`` and ``max_retries`` belong to Celery's
-        polling.
+        Options go to both, but for ``chain``, ``chord``, ``link``, ``link_error`` and what says of which
+        group and chord it is a part: these are the body's. ``interval`` and ``max_retries`` belong to
+        Celery's polling.
         """
         app = app or self._get_app(body)
         own_id = header.options.get("task_id") or new_id()

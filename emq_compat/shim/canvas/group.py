@@ -60,7 +60,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         app = self._app
         if app is None and self.tasks:
             app = getattr(self.tasks[0], "_app", None)
-        return app or current.get_app()  # type: ignore[no-any-return]
+        return app or current.get_app()
 
     @app.setter
     def app(self, app: Celery) -> None:
@@ -81,7 +81,8 @@ class group(Signature):  # noqa: N801 - Celery's name
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Signature):
             return NotImplemented
-        if is_a("group", other) and not other.tasks:
+        body: Any = other
+        if is_a("group", body) and not body.tasks:
             return self
         return make("chord", self, body=other, app=self._app)
 

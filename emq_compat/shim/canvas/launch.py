@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["LAUNCH", "errbacks_of", "hold", "leaves", "must_be_launched"]
+from emq_compat.shim.canvas.regen import as_list
+
+__all__ = ["LAUNCH", "failing", "hold", "leaves", "must_be_launched"]
 
 LAUNCH: Final = "emq_compat.launch"
 
@@ -46,6 +48,7 @@ def hold(sig: Any, awaits: Any, options: Mapping[str, Any]) -> None:
         LAUNCH,
         (held,),
         awaits=awaits,
+        epilogue=True,
         ignore_result=True,
         route_name=first["task"],
         add_to_parent=False,
@@ -69,21 +72,22 @@ def leaves(sig: Any) -> Iterator[Mapping[str, Any]]:
         yield sig
 
 
-def errbacks_of(sig: Any) -> list[Any]:
-    """Return the errbacks that are to be called when ``sig``, or its dict, can't begin.
+def failing(sig: Any) -> Iterator[tuple[Mapping[str, Any], list[Any]]]:
+    """Iterate over the tasks of ``sig``, or its dict, that fail when it can't begin, with their errbacks.
 
     A chain fails in its first step, a chord in its body; each member of a group for itself.
     """
     kind, kwargs = sig.get("subtask_type"), sig.get("kwargs") or {}
-    own = (sig.get("options") or {}).get("link_error") or []
-    own = list(own) if isinstance(own, (list, tuple)) else [own]
+    own = as_list((sig.get("options") or {}).get("link_error"))
+    inner: list[Any] = []
     if kind == "group":
-        return own + [errback for task in kwargs.get("tasks") or () for errback in errbacks_of(task)]
-    inner: Any = None
-    if kind == "chain":
-        inner = next(iter(kwargs.get("tasks") or ()), None)
+        inner = list(kwargs.get("tasks") or ())
+    elif kind == "chain":
+        inner = list(kwargs.get("tasks") or ())[:1]
     elif kind == "chord":
-        inner = kwargs.get("body")
-    if inner is not None:
-        own += [errback for errback in errbacks_of(inner) if errback not in own]
-    return own
+        inner = [kwargs["body"]] if kwargs.get("body") is not None else []
+    else:
+        yield sig, own
+    for task in inner:
+        for leaf, errbacks in failing(task):
+            yield leaf, errbacks + [errback for errback in own if errback not in errbacks]

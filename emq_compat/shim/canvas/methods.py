@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim.canvas.maps import chunks, xmap, xstarmap
-from emq_compat.shim.canvas.regen import as_list
 from emq_compat.shim.canvas.signature import Signature, is_a, signature
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
+from emq_compat.shim.flow import collected_into, place_in_chord
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.current import Frame
     from emq_compat.shim.request import Context
 
 __all__ = ["CanvasMethods"]
@@ -26,6 +27,7 @@ class CanvasMethods:
         def app(self) -> Celery: ...
         @property
         def request(self) -> Context: ...
+        def _frame(self) -> Frame | None: ...
 
     #: Whether what it publishes while it runs is kept as its result's children.
     trail: bool = True
@@ -123,11 +125,9 @@ class CanvasMethods:
 
     def on_replace(self, sig: Any) -> Any:
         """Called with the signature that takes this run's place; sends it and raises Ignore."""
-        from emq_compat.shim.flow import collected_into  # noqa: PLC0415 - flow knows the tasks, too
-
         if self.request.is_eager:
             return sig.apply().get()
-        with collected_into(self):
+        with collected_into(self._frame()):
             sig.apply_async()
         raise Ignore("Replaced by new task")
 
@@ -140,8 +140,6 @@ class CanvasMethods:
         Raises:
             ValueError: this run is not part of a chord.
         """
-        from emq_compat.shim.flow import collected_into, place_in_chord  # noqa: PLC0415 - as above
-
         request = self.request
         if not request.chord:
             raise ValueError("Current task is not member of any chord")
@@ -154,7 +152,7 @@ class CanvasMethods:
         result = sig.freeze()
         if lazy:
             return sig
-        with collected_into(self):
+        with collected_into(self._frame()):
             sig.apply_async()
         return result
 
@@ -163,7 +161,3 @@ class CanvasMethods:
         if self.trail:
             self.request.children.append(result)
         return result
-
-    def _links(self, link: Any, link_error: Any) -> dict[str, Any]:
-        """Return the callbacks of a call as request attributes."""
-        return {"callbacks": as_list(link) or None, "errbacks": as_list(link_error) or None}

@@ -73,7 +73,7 @@ class Regen(list[Any]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def append(self, item: Any) -> None:
         self._filled()
@@ -87,7 +87,7 @@ class Regen(list[Any]):
         self._filled()
         return list.pop(self, index)
 
-    def __add__(self, other: list[Any]) -> list[Any]:  # type: ignore[override]
+    def __add__(self, other: list[Any]) -> list[Any]:
         return [*self, *other]
 
     def __repr__(self) -> str:

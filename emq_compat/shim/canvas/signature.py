@@ -124,12 +124,12 @@ class Signature(dict[str, Any]):
     @property
     def type(self) -> Task[..., Any]:
         """The task; raises NotRegistered where the app has none of this name."""
-        return self._type or self.app.tasks[self["task"]]  # type: ignore[no-any-return]
+        return self._type or self.app.tasks[self["task"]]
 
     @property
     def app(self) -> Celery:
         """The app that it is sent by."""
-        return self._app or current.get_app()  # type: ignore[no-any-return]
+        return self._app or current.get_app()
 
     @app.setter
     def app(self, app: Celery) -> None:
@@ -166,7 +166,7 @@ class Signature(dict[str, Any]):
         route_name: str | None = None,
         **options: Any,
     ) -> Any:
-        """Publish it with more arguments and options; returns its result. Raises what Task.apply_async does."""
+        """Publish it with more arguments and options; returns its result and raises as Task.apply_async."""
         given = {name: value for name, value in options.items() if value is not None}
         if args or kwargs or given:
             args, kwargs, given = self._merge(args, kwargs, given)
@@ -337,9 +337,10 @@ class Signature(dict[str, Any]):
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Signature):
             return NotImplemented
-        if is_a("chain", other):
-            return make("chain", self, *other.unchain_tasks(), app=self._app)
-        return make("chain", self, unrolled(other), app=self._app)
+        steps: Any = other
+        if is_a("chain", steps):
+            return make("chain", self, *steps.unchain_tasks(), app=self._app)
+        return make("chain", self, unrolled(steps), app=self._app)
 
     def __ior__(self, other: Any) -> Any:
         return self | other

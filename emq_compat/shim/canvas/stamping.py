@@ -16,8 +16,8 @@ __all__ = ["StampingVisitor", "merge_stamps"]
 class StampingVisitor(ABC):
     """Decides what each part of a canvas is stamped with; every method returns stamps by name.
 
-    A returned ``stamped_headers`` says which of the returned names are stamps; without it all are. ``headers``
-    are the stamps made so far by what stands around the part.
+    A returned ``stamped_headers`` says which of the returned names are stamps; without it all are.
+    ``headers`` are the stamps made so far by what stands around the part.
     """
 
     @abstractmethod
@@ -28,14 +28,14 @@ class StampingVisitor(ABC):
         """Called before a group's members."""
         return {}
 
-    def on_group_end(self, group: Any, **headers: Any) -> None:
+    def on_group_end(self, group: Any, **headers: Any) -> None:  # noqa: B027 - may be overridden
         """Called after them."""
 
     def on_chain_start(self, chain: Any, **headers: Any) -> dict[str, Any]:
         """Called before a chain's steps."""
         return {}
 
-    def on_chain_end(self, chain: Any, **headers: Any) -> None:
+    def on_chain_end(self, chain: Any, **headers: Any) -> None:  # noqa: B027 - may be overridden
         """Called after them."""
 
     def on_chord_header_start(self, sig: Any, **header: Any) -> dict[str, Any]:

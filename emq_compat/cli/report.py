@@ -98,7 +98,7 @@ def _app(connection: Connection) -> Iterator[str]:
     except EmqError as exc:
         yield str(exc)
         return
-    yield f"{connection.app_name}: {app.main or 'no name'}, {amount(len(app.tasks), 'task')}"
+    yield f"{connection.app_name}: {app.main or 'no name'}, {amount(len(app.tasks.own()), 'task')}"
     yield from _settings(app)
 
 

@@ -239,7 +239,7 @@ def _manager(
 
     def show_banner() -> None:
         if not site.quiet:
-            click.echo(_banner(site, config, queues, sorted(site.app.tasks)))
+            click.echo(_banner(site, config, queues, sorted(site.app.tasks.own())))
         started(site.log)
 
     def say_ready(address: str) -> None:

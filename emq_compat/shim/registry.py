@@ -64,6 +64,10 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
                 lines.append(f"task {name}: {', '.join(attributes)} without effect in this release")
         return lines
 
+    def own(self) -> list[str]:
+        """Return the names of the project's tasks: without those that every app has."""
+        return [name for name in self if not name.startswith(("celery.", "emq_compat."))]
+
     def regular(self) -> dict[str, Task[..., Any]]:
         """Return the tasks by name."""
         return dict(self)

@@ -104,10 +104,10 @@ def test_task_modules_are_imported_by_include_imports_and_discovery(
     app.autodiscover_tasks(lambda: ["fd4"], related_name="jobs")
     app.autodiscover_tasks(["fd5.tasks"], related_name=None)
 
-    assert [] == list(app.tasks)
+    assert [] == app.tasks.own()
     app.finalize()
 
-    assert {"fd1.f", "fd2.f", "fd3.tasks.f", "fd4.jobs.f", "fd5.tasks.f"} == set(app.tasks)
+    assert {"fd1.f", "fd2.f", "fd3.tasks.f", "fd4.jobs.f", "fd5.tasks.f"} == set(app.tasks.own())
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_class_in_a_package_stands_for_the_package(app: Celery, module: WriteM
 
     app.autodiscover_tasks(["ff1.apps.ShopConfig"], force=True)
 
-    assert ["ff1.tasks.f"] == list(app.tasks)
+    assert ["ff1.tasks.f"] == app.tasks.own()

@@ -96,7 +96,7 @@ def test_a_relative_import_of_the_same_module_registers_one_task(module: WriteMo
     import proj28.user  # type: ignore[import-not-found]
 
     assert proj28.user.one is proj28.user.two
-    assert ["proj28.tasks.add"] == list(proj28.user.one.app.tasks)
+    assert ["proj28.tasks.add"] == proj28.user.one.app.tasks.own()
 
 
 @unit
@@ -148,7 +148,7 @@ def test_class_based_tasks_are_registered_by_class_or_instance(app: Celery) -> N
     named = app.register_task(Named())
     unnamed = app.register_task(Unnamed)
 
-    assert {"my.named", f"{__name__}.Unnamed"} == set(app.tasks)
+    assert {"my.named", f"{__name__}.Unnamed"} == set(app.tasks.own())
     assert (1, 2) == (named(1), unnamed(1))
     assert named.app is app
 

@@ -29,8 +29,8 @@ _MEANT: Final = frozenset(
     {
         "awaits", "chain", "chord", "countdown", "epilogue", "eta", "exchange", "expires", "group_id",
         "group_index", "headers", "ignore_result", "immutable", "link", "link_error", "parent_id", "priority",
-        "queue", "replaced_task_nesting", "reply_to", "retries", "root_id", "routing_key", "serializer", "shadow",
-        "soft_time_limit", "stamped_headers", "task_id", "time_limit",
+        "queue", "replaced_task_nesting", "reply_to", "retries", "root_id", "routing_key", "serializer",
+        "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
     }
 )  # fmt: skip
 

@@ -29,9 +29,6 @@ class CanvasMethods:
         def request(self) -> Context: ...
         def _frame(self) -> Frame | None: ...
 
-    #: Whether what it publishes while it runs is kept as its result's children.
-    trail: bool = True
-
     def signature(self, args: Sequence[Any] | None = None, *starargs: Any, **starkwargs: Any) -> Any:
         """Return a signature of this task; arguments are those of apply_async."""
         starkwargs.setdefault("app", self.app)
@@ -154,10 +151,4 @@ class CanvasMethods:
             return sig
         with collected_into(self._frame()):
             sig.apply_async()
-        return result
-
-    def add_trail(self, result: Any) -> Any:
-        """Note a result as a child of this run; returns it."""
-        if self.trail:
-            self.request.children.append(result)
         return result

@@ -228,9 +228,14 @@ class Endings:
 
 
 def _passed_on(headers: Headers, state: str, follow_ups: Sequence[Publish]) -> bool:
-    """Tell whether a part's place in its chord is taken by a follow-up: a retry, or what replaced it."""
+    """Tell whether a part's place in its chord is taken by a follow-up: a retry, or what replaced it.
+
+    What replaced an ignored task may be a chain, whose last step, the new part, travels inside the first.
+    """
     if state not in (RETRY, IGNORED, REJECTED):
         return False
+    if state == IGNORED and any(not message.headers.settled for message in follow_ups):
+        return True
     mine = headers.part_of
     assert mine is not None
     for message in follow_ups:
@@ -275,12 +280,14 @@ def _blame(name: str, state: str, body: bytes) -> str:
     """Return the text of a ChordError: which part failed, and how.
 
     A part that is a chord's body itself and failed by its own chord passes that text on: it names the task
-    that began it, however deep.
+    that began it, however deep; so does the settled rest of a chain, whose reply names the ``cause``.
     """
     error: dict[str, Any] = {}
     try:
-        found = json.loads(body).get("error")
+        reply = json.loads(body)
+        found, cause = reply.get("error"), reply.get("cause")
         error = found if isinstance(found, dict) else {}
+        name = cause if isinstance(cause, str) and cause else name
     except (ValueError, AttributeError, RecursionError):
         pass
     kind, message = error.get("type"), error.get("message")

@@ -154,7 +154,9 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
         ImproperlyConfigured: a stock router can't do what an option asks for.
     """
     if plan.check is not None:
-        plan.check(*args, **kwargs)
+        # The values of the chord that it awaits come in front.
+        values = ([],) if options.awaits and not options.immutable else ()
+        plan.check(*values, *args, **kwargs)
     if plan.stock:
         _refuse_for_stock(plan, options)
     task_id = options.task_id or new_id()

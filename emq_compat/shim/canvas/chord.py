@@ -178,6 +178,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         connection: object = None,
         router: object = None,
         result_cls: object = None,
+        add_to_parent: bool = True,
         **options: Any,
     ) -> Any:
         """Publish it; returns the body's result, whose parent is the header's. ``task_id`` is the body's."""
@@ -205,7 +206,11 @@ class chord(Signature):  # noqa: N801 - Celery's name
         header = self.tasks.clone() if isinstance(self.tasks, group) else group(self.tasks, app=app)
         if header_id and not header.options.get("task_id"):
             header.options["task_id"] = header_id
-        return self.run(header, body.clone(), args, app=app, task_id=task_id, kwargs=given, **merged)
+        result = self.run(header, body.clone(), args, app=app, task_id=task_id, kwargs=given, **merged)
+        running = app.current_task
+        if add_to_parent and running is not None:
+            running.add_trail(result)
+        return result
 
     def run(
         self,

@@ -174,11 +174,12 @@ class Signature(dict[str, Any]):
             args, kwargs, given = self["args"], self["kwargs"], self["options"]
         if route_name is not None:
             given = {**given, "route_name": route_name}
-        if "awaits" in given and must_be_launched(given):
-            awaits = given["awaits"]
-            result = self.freeze(given.get("task_id"))
-            hold(self.clone(args, kwargs), awaits, given)
-            return result
+        if "awaits" in given:
+            if must_be_launched(given):
+                result = self.freeze(given.get("task_id"))
+                hold(self.clone(args, kwargs), given["awaits"], given)
+                return result
+            given = {**given, "immutable": self["immutable"]}
         task = self._type or self.app.tasks.get(self["task"])
         if task is None:
             return self.app.send_task(self["task"], args, kwargs, **given)

@@ -155,7 +155,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
     """
     if plan.check is not None:
         # The values of the chord that it awaits come in front.
-        values = ([],) if options.awaits and not options.immutable else ()
+        values: tuple[Any, ...] = ([],) if options.awaits and not options.immutable else ()
         plan.check(*values, *args, **kwargs)
     if plan.stock:
         _refuse_for_stock(plan, options)

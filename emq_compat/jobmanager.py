@@ -332,6 +332,8 @@ class JobManager(Life):
         policy = policies.get(task) if policies is not None else None
         if policy is None:
             policy = program.default_policy
+        if delivery.headers.concludes:
+            policy = replace(policy, acks_late=True, reject_on_worker_lost=True)
         job = JobInFlight(
             delivery,
             upstream,

@@ -24,6 +24,7 @@ from emq_compat.coroutines.settle import settle
 from emq_compat.errors import ConfigurationError, MessageError, NotAllowed, NotResolved
 from emq_compat.message import (
     FAILURE,
+    IGNORED,
     RETRY,
     SUCCESS,
     Delivery,
@@ -154,7 +155,8 @@ class Program(Protocol):
     def work(self, delivery: Delivery, report: Report) -> Reply:
         """Run one delivery and log how it ended.
 
-        Never raises: a bad payload, a refused path, a failing task are Replies.
+        Never raises: a bad payload, a refused path, a failing task are Replies. A delivery whose headers say
+        ``concludes`` is no job but the end of one (Headers.epilogue).
         """
         ...
 
@@ -266,16 +268,19 @@ def _traceback(exc: BaseException) -> str:
 
 
 def failed(exc: BaseException) -> Reply:
-    """Return the Reply of a job that ended with ``exc``."""
-    return reply_of(Outcome(state=FAILURE, failure=failure_of(exc)))
+    """Return the Reply of a job that ended with ``exc`` outside of what a task can attend to itself.
+
+    It is ``unattended``: where the message asks for an epilogue, what follows from it is done by that.
+    """
+    return replace(reply_of(Outcome(state=FAILURE, failure=failure_of(exc))), unattended=True)
 
 
 def reply_of(outcome: Outcome) -> Reply:
-    """Encode an Outcome; a value that JSON can't hold makes it a FAILURE that says so."""
+    """Encode an Outcome; a value that JSON can't hold makes it a FAILURE that says so, unattended."""
     try:
         return outcome.encode()
     except MessageError as exc:
-        return Outcome(state=FAILURE, failure=failure_of(exc)).encode()
+        return replace(Outcome(state=FAILURE, failure=failure_of(exc)).encode(), unattended=True)
 
 
 _NAME = re.compile(r"(?!__.*__$)[^\W\d]\w*")
@@ -445,6 +450,8 @@ class PathProgram:
 
     def work(self, delivery: Delivery, report: Report) -> Reply:
         """Run one delivery (Program.work)."""
+        if delivery.headers.concludes:
+            return Outcome(state=IGNORED).encode()  # nothing follows from the end of a plain job
         try:
             return self._work(delivery, report)
         except BaseException as exc:  # noqa: BLE001 - what escapes a job, SystemExit included, is its failure

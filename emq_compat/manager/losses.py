@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emq_compat.message import FAILURE, REQUEUED, RETURNED, REVOKED, Delivery, Failure, Outcome, Reply
 from emq_compat.pool.base import Lost
 from emq_compat.run import TaskPolicy
@@ -24,7 +26,7 @@ def reply_to_lost(
 
     A late-acked job goes back to its queue when the whole worker is stopped, and when its child died if it
     also has ``reject_on_worker_lost`` (Celery's task attributes). Everything else ends, with an error that
-    says why.
+    says why, and is unattended: what follows from it (errbacks, the rest of a chain) is still to be done.
 
     Args:
         limit_s: the hard limit that was kept, in seconds.
@@ -46,7 +48,7 @@ def reply_to_lost(
             failure = Failure(
                 type="TimeoutError", module="builtins", args=("TimeoutError",), message="TimeoutError"
             )
-            return Outcome(state=FAILURE, failure=failure).encode()
+            return _unattended(FAILURE, failure)
         limit = "" if limit_s is None else f"{limit_s:g}"
         failure = Failure(
             type="TimeLimitExceeded",
@@ -54,16 +56,20 @@ def reply_to_lost(
             args=() if limit_s is None else (limit_s,),
             message=f"TimeLimitExceeded({limit})",
         )
-        return Outcome(state=FAILURE, failure=failure).encode()
+        return _unattended(FAILURE, failure)
     return revoked("terminated")
 
 
 def revoked(why: str) -> Reply:
     """Return the reply to a job that was revoked before it began, or terminated."""
     failure = Failure(type="TaskRevokedError", module=_MODULE, args=(why,), message=why)
-    return Outcome(state=REVOKED, failure=failure).encode()
+    return _unattended(REVOKED, failure)
 
 
 def _failed(kind: str, message: str) -> Reply:
     failure = Failure(type=kind, module=_MODULE, args=(message,), message=message)
-    return Outcome(state=FAILURE, failure=failure).encode()
+    return _unattended(FAILURE, failure)
+
+
+def _unattended(state: str, failure: Failure) -> Reply:
+    return replace(Outcome(state=state, failure=failure).encode(), unattended=True)

@@ -61,7 +61,7 @@ _WORK_START = struct.Struct("<BI")
 _FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
 _FINISHED = struct.Struct("<dBBHI")  # runtime, flags, lengths of state, number of follow-ups, length of body
 _FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
-_NO_RESULT, _RETIRES = 1, 2
+_NO_RESULT, _RETIRES, _UNATTENDED = 1, 2, 4
 _FD = struct.Struct("i")
 _FD_SPACE = socket.CMSG_SPACE(_FD.size)
 # What a program executes shall not inherit a descriptor that was passed.
@@ -261,6 +261,8 @@ def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: b
     """Return the frame with a reply; ``retires``: the child takes no more work and wants to be replaced."""
     state, body = reply.state.encode(), reply.body
     flags = (_NO_RESULT if reply.no_result else 0) | (_RETIRES if retires else 0)
+    if reply.unattended:
+        flags |= _UNATTENDED
     fields = _FINISHED.pack(runtime_s, flags, len(state), len(reply.follow_ups), len(body))
     if not reply.follow_ups:
         length = _FINISHED.size + len(state) + len(body)
@@ -290,6 +292,7 @@ def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, 
         body=bytes(data[b:c]),
         follow_ups=_decode_follow_ups(data, c, n_follow_ups) if n_follow_ups else (),
         no_result=flags & _NO_RESULT != 0,
+        unattended=flags & _UNATTENDED != 0,
     )
     return reply, runtime_s, flags & _RETIRES != 0
 

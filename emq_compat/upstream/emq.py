@@ -24,7 +24,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zmq
 
@@ -616,4 +616,4 @@ def _unsendable(error: Exception) -> Reply:
     failure = Failure(
         type=type(error).__qualname__, module=type(error).__module__, args=(str(error),), message=str(error)
     )
-    return Outcome(state=FAILURE, failure=failure).encode()
+    return replace(Outcome(state=FAILURE, failure=failure).encode(), unattended=True)

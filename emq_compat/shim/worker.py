@@ -1,0 +1,251 @@
+"""What the signals of a worker's parent are sent with, and when: the worker as Celery's receivers know it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from emq_compat.errors import MessageError
+from emq_compat.message import FAILURE, REVOKED, Delivery, Job, Reply
+from emq_compat.run import Onlooker
+from emq_compat.shim import signals
+from emq_compat.shim.exceptions import NotRegistered
+from emq_compat.shim.handlers import ExceptionInfo
+from emq_compat.shim.remote_error import exception_from
+from emq_compat.shim.request import Context, request_of
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.task import Task
+
+__all__ = ["Announcer", "Consumer", "Request", "WorkController"]
+
+logger = logging.getLogger("celery.worker")
+
+P = ParamSpec("P")
+
+
+class WorkController:
+    """The worker, as ``sender`` or ``instance``.
+
+    Attributes:
+        app, hostname: its app, and its node name.
+        options: what the command line said.
+        concurrency, pool_cls, loglevel, logfile, pidfile: as far as they are known yet.
+        pool: runs the tasks, once there is one.
+        consumer: takes tasks in.
+    """
+
+    def __init__(self, app: Celery, hostname: str, options: Mapping[str, Any] | None = None) -> None:
+        self.app = app
+        self.hostname = hostname
+        self.options: dict[str, Any] = dict(options or {})
+        self.pid = os.getpid()
+        self.concurrency: int | None = None
+        self.pool_cls: str | None = None
+        self.loglevel: Any = None
+        self.logfile: str | None = None
+        self.pidfile: str | None = None
+        self.pool: Any = None
+        self.consumer = Consumer(self)
+
+    def __repr__(self) -> str:
+        return f"<Worker: {self.hostname}>"
+
+
+class Consumer:
+    """What takes tasks in, as ``sender``; ``controller`` is its worker."""
+
+    def __init__(self, controller: WorkController) -> None:
+        self.controller = controller
+        self.app = controller.app
+
+    @property
+    def hostname(self) -> str:
+        """The worker's node name."""
+        return self.controller.hostname
+
+    @property
+    def pool(self) -> Any:
+        """The worker's pool."""
+        return self.controller.pool
+
+    def __repr__(self) -> str:
+        return f"<Consumer: {self.hostname}>"
+
+
+class Request:
+    """A task that was taken in (task_received): its request's attributes, and what the worker knows of it.
+
+    Attributes:
+        task: the task; ``name`` and ``type``: its name.
+        message: the delivery.
+    """
+
+    def __init__(self, task: Task[..., Any], context: Context, delivery: Delivery) -> None:
+        self._context = context
+        self.task = task
+        self.app = task.app
+        self.name = self.task_name = self.type = task.name
+        self.task_id = context.id
+        self.argsrepr = repr(context.args)
+        self.kwargsrepr = repr(context.kwargs)
+        self.message = delivery
+        self.request_dict = vars(context)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_context"], name)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Return what ``inspect`` shows of it; ``safe``: with texts for the arguments."""
+        context = self._context
+        return {
+            "id": context.id,
+            "name": self.name,
+            "args": self.argsrepr if safe else context.args,
+            "kwargs": self.kwargsrepr if safe else context.kwargs,
+            "type": self.type,
+            "hostname": context.hostname,
+            "delivery_info": context.delivery_info,
+        }
+
+    def humaninfo(self) -> str:
+        """Return ``name[id]``."""
+        return f"{self.name}[{self.task_id}]"
+
+    __str__ = humaninfo
+
+    def __repr__(self) -> str:
+        return f"<Request: {self.humaninfo()} {self.argsrepr} {self.kwargsrepr}>"
+
+
+def _safe(method: Callable[P, None]) -> Callable[P, None]:
+    """Have what a method raises logged: it is called from the worker's loop."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception:
+            logger.exception("%s failed", method.__qualname__)
+
+    return call
+
+
+class Announcer(Onlooker):
+    """Sends the signals of the worker's parent.
+
+    Args:
+        controller: the worker that they are sent with; None: one is made when the first is sent.
+    """
+
+    received_log = logging.getLogger("celery.worker.strategy")
+
+    def __init__(self, app: Celery, controller: WorkController | None = None) -> None:
+        self._app = app
+        self._controller = controller
+        self._initialised = False
+
+    @property
+    def controller(self) -> WorkController:
+        """The worker."""
+        if self._controller is None:
+            self._controller = WorkController(self._app, self._app.hostname)
+        return self._controller
+
+    def worker_init(self) -> None:
+        """Send worker_init, once."""
+        if not self._initialised:
+            self._initialised = True
+            signals.worker_init.send(sender=self.controller)
+
+    def before_child(self) -> None:
+        """Send worker_before_create_process."""
+        signals.worker_before_create_process.send(sender=self.controller.pool or self.controller)
+
+    def ready(self) -> None:
+        """Send worker_ready."""
+        signals.worker_ready.send(sender=self.controller.consumer)
+
+    def heartbeat_sent(self) -> None:
+        """Send heartbeat_sent."""
+        signals.heartbeat_sent.send(sender=self.controller.consumer)
+
+    def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
+        """Send worker_shutting_down."""
+        signals.worker_shutting_down.send(
+            sender=self.controller.hostname, sig=cause, how=how, exitcode=exit_code
+        )
+
+    def shut_down(self) -> None:
+        """Send worker_shutdown."""
+        signals.worker_shutdown.send(sender=self.controller)
+
+    @_safe
+    def received(self, delivery: Delivery) -> None:
+        """Send task_received; task_unknown for a name that isn't registered, task_rejected for no message."""
+        if not (
+            signals.task_received.receivers
+            or signals.task_unknown.receivers
+            or signals.task_rejected.receivers
+        ):
+            return
+        if delivery.headers.concludes:
+            return
+        consumer = self.controller.consumer
+        try:
+            job = Job.decode(delivery.payload)
+        except MessageError as exc:
+            signals.task_rejected.send(sender=consumer, message=delivery, exc=exc)
+            return
+        name = delivery.headers.task or job.celery.get("task")
+        if not name:
+            return
+        task = self._app.tasks.get(name)
+        context = request_of(str(name), job, delivery, self._app.hostname)
+        if task is None:
+            exc = NotRegistered(name)
+            signals.task_unknown.send(sender=consumer, message=delivery, exc=exc, name=name, id=context.id)
+        else:
+            signals.task_received.send(sender=consumer, request=Request(task, context, delivery))
+
+    @_safe
+    def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
+        """Send task_failure of a lost task or one over its limit, and task_revoked."""
+        signal = {FAILURE: signals.task_failure, REVOKED: signals.task_revoked}.get(reply.state)
+        if signal is None or not signal.receivers:
+            return
+        job = Job.decode(delivery.payload)
+        name = delivery.headers.task or job.celery.get("task")
+        task = self._app.tasks.get(name) if isinstance(name, str) else None
+        if task is None:
+            return
+        context = request_of(task.name, job, delivery, self._app.hostname)
+        document = json.loads(reply.body)
+        if reply.state == REVOKED:
+            why = document.get("value")
+            signals.task_revoked.send(
+                sender=task,
+                request=context,
+                terminated=why == "terminated",
+                signum=signum,
+                expired=why == "expired",
+            )
+            return
+        try:
+            raise exception_from(document.get("error") or {}, document.get("traceback") or "")
+        except BaseException as exc:  # noqa: BLE001 - raised here, to have a traceback
+            info = ExceptionInfo(exc)
+            signals.task_failure.send(
+                sender=task,
+                task_id=context.id,
+                exception=exc,
+                args=context.args,
+                kwargs=context.kwargs,
+                traceback=info.tb,
+                einfo=info,
+            )

@@ -77,7 +77,7 @@ def jobmanager(
             os.environ["EVENTMQ_CONFIG_FILE"] = config
         settings = read_settings(os.environ)
         shown = node_name(name) if name else ""
-        open_log(loglevel, _path(logfile, shown), _FORMAT, hijack=True)
+        open_log(loglevel, _path(logfile, shown), _FORMAT)
         manager = JobManager(
             shown or None,
             [queue.strip() for queue in (queues or "").split(",") if queue.strip()],

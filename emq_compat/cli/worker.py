@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -19,14 +19,17 @@ from emq_compat.cli.connection import Connection, load_app, one_line_errors
 from emq_compat.cli.node_name import file_name, node_name
 from emq_compat.cli.own_broker import OwnBroker, broker_argv, own_address
 from emq_compat.cli.pid_file import pid_file
-from emq_compat.cli.worker_log import log_level, open_log
+from emq_compat.cli.worker_log import log_level
 from emq_compat.config import WorkerConfig, default_data_dir
+from emq_compat.errors import ConfigurationError
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings
 from emq_compat.pool.base import PoolOptions
 from emq_compat.pool.factory import checked_name
+from emq_compat.shim import signals
 from emq_compat.shim.app import Celery
 from emq_compat.shim.program import ShimProgram
+from emq_compat.shim.worker import WorkController
 
 __all__ = ["worker"]
 
@@ -122,15 +125,24 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
 def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[int, bool]:
     """Run a worker to its end; returns its exit status and whether it is to start again."""
     app, url, changes = _configured_app(app_name, broker, options)
+    app.hostname = node_name(options["hostname"])
+    controller = WorkController(app, app.hostname, options)
+    program = ShimProgram(app, found_as=app_name, changes=changes, controller=controller)
+    # In Celery's order: tasks' modules may have receivers of what comes, and those may change settings.
+    program.load()
+    signals.celeryd_init.send(
+        sender=app.hostname, instance=controller, conf=app.conf, options=controller.options
+    )
     config = _config(app, url, options)
-    app.hostname = config.name
     site = _site(app, app_name, url, config, options)
-    conf = app.conf
-    form, date_form = str(conf.worker_log_format), conf.worker_log_datefmt
-    hijack = bool(conf.worker_hijack_root_logger)
-    open_log(config.log_level, site.log, form, date_form, hijack=hijack)
-    program = ShimProgram(app, found_as=app_name, changes=changes)
+    controller.concurrency, controller.pool_cls = config.slots, config.pool
+    controller.loglevel = config.log_level
+    controller.logfile, controller.pidfile = (str(path) if path else None for path in (site.log, site.pid))
+    program.announcer.worker_init()
     with ExitStack() as stack:
+        stack.callback(_put_back, sys.stdout, sys.stderr)
+        _set_up_log(app, config.log_level, site.log)
+        signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
         stack.enter_context(pid_file(site.pid))
         companions = {}
         if site.broker_data is not None:
@@ -141,8 +153,28 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
             if own.fileno() >= 0:
                 companions["the embedded broker"] = own.fileno()
         manager = _manager(site, config, program, companions)
+        controller.pool = manager.pool
         status = manager.start()
     return status, manager.restart_wanted
+
+
+def _set_up_log(app: Celery, level: str, file: Path | None) -> None:
+    """Set logging up as the app's settings say, and have what tasks print logged."""
+    conf = app.conf
+    try:
+        app.log.setup(
+            level,
+            file,
+            bool(conf.worker_redirect_stdouts),
+            conf.worker_redirect_stdouts_level,
+            hostname=app.hostname,
+        )
+    except OSError as exc:
+        raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
+
+
+def _put_back(stdout: TextIO, stderr: TextIO) -> None:
+    sys.stdout, sys.stderr = stdout, stderr
 
 
 def _configured_app(
@@ -176,7 +208,7 @@ def _config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:
         return conf[setting] if options[option] is None else options[option]
 
     return WorkerConfig(
-        name=node_name(options["hostname"]),
+        name=app.hostname,
         addresses=Address.parse(url),
         queues=_queues(app, options["queues"]),
         exclude_queues=frozenset(_names(options["exclude_queues"])),
@@ -239,13 +271,13 @@ def _manager(
 
     def show_banner() -> None:
         if not site.quiet:
-            click.echo(_banner(site, config, queues, sorted(site.app.tasks.own())))
+            click.echo(_banner(site, config, queues, sorted(site.app.tasks.own())), file=sys.__stdout__)
         started(site.log)
 
     def say_ready(address: str) -> None:
         nonlocal said_ready
         if not said_ready and not site.quiet:
-            click.echo(f"{config.name} is ready, connected to {address}")
+            click.echo(f"{config.name} is ready, connected to {address}", file=sys.__stdout__)
         said_ready = True
 
     return JobManager(

@@ -1,4 +1,4 @@
-"""Where a worker's log goes, and in which form."""
+"""Where a job manager's log goes; a worker's is its app's (shim/log.py)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pathlib import Path
 import click
 
 from emq_compat.errors import ConfigurationError
+from emq_compat.shim.log import handler_for
 
-__all__ = ["CELERY_FORMAT", "log_level", "open_log"]
-
-#: Celery's worker_log_format.
-CELERY_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+__all__ = ["log_level", "open_log"]
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
@@ -29,12 +27,8 @@ def log_level(context: click.Context, option: click.Parameter, written: str) -> 
     return level
 
 
-def open_log(level: str, file: Path | None, form: str, date_form: str | None = None, *, hijack: bool) -> None:
+def open_log(level: str, file: Path | None, form: str) -> None:
     """Set the root logger up: records of this level and above go to the file, or to standard error.
-
-    Args:
-        hijack: replace the handlers that are there; otherwise what the project has configured stays as it is
-            (Celery's worker_hijack_root_logger).
 
     Raises:
         ConfigurationError: the file can't be opened.
@@ -42,17 +36,11 @@ def open_log(level: str, file: Path | None, form: str, date_form: str | None = N
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a task prints must not fail it where the locale's encoding has no such character.
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        handler = handler_for(file)
+    except OSError as exc:
+        raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
+    handler.setFormatter(logging.Formatter(form))
     root = logging.getLogger()
-    if root.handlers and not hijack:
-        return
-    handler: logging.Handler
-    if file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        try:
-            handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
-        except OSError as exc:
-            raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
-    handler.setFormatter(logging.Formatter(form, date_form))
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current, declare
 from emq_compat.shim.backend import Backend
@@ -24,6 +24,9 @@ from emq_compat.shim.sender import Sender
 from emq_compat.shim.settings_source import NEW_NAMES
 from emq_compat.shim.settings_table import SETTINGS
 from emq_compat.shim.task import Task as BaseTask
+
+if TYPE_CHECKING:
+    from emq_compat.shim.log import Logging
 
 __all__ = ["Celery"]
 
@@ -84,6 +87,7 @@ class Celery(Sender):
         self._tasks = tasks if tasks is not None else TaskRegistry()
         self.main = main
         self._task_base = task_cls
+        self._log: Logging | None = None
         self._task_modules = TaskModules()
         self._has_builtins = False
         #: The node name that its tasks see in ``request.hostname``; a worker sets its own.
@@ -247,6 +251,15 @@ class Celery(Sender):
     def set_default(self) -> None:
         """Make this the current app of every thread that has none of its own."""
         current.set_default_app(self)
+
+    @property
+    def log(self) -> Logging:
+        """Sets up the logging of this process."""
+        if self._log is None:
+            from emq_compat.shim.log import Logging  # noqa: PLC0415 - it imports multiprocessing
+
+            self._log = Logging(self)
+        return self._log
 
     def close(self) -> None:
         """Close the connection to the broker; a later call opens a new one."""

@@ -33,6 +33,7 @@ from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
 from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
+from emq_compat.shim.loggers import HELD, flush_held
 from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "execute", "retry_message"]
 
-logger = logging.getLogger("emq_compat.task")
+logger = logging.getLogger("celery.app.trace")
 
 
 def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -53,6 +54,8 @@ def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             return call_handled(frame, args, kwargs, _body)
         return _body(frame, args, kwargs)
     finally:
+        if HELD:
+            flush_held()
         frame_var.reset(token)
 
 

@@ -29,7 +29,7 @@ __all__ = [
     "retry_automatically",
 ]
 
-logger = logging.getLogger("emq_compat.task")
+logger = logging.getLogger("celery.app.trace")
 
 
 class ExceptionInfo:

@@ -10,9 +10,9 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from emq_compat.shim.current import frame_var
 
@@ -143,7 +143,7 @@ def _painted(code: int) -> Callable[[str], str]:
 class ColorFormatter(logging.Formatter):
     """Writes a line in its level's colour; what can't be formatted is told in its place."""
 
-    COLORS = {
+    COLORS: ClassVar[Mapping[str, Callable[[str], str]]] = {
         name: _painted(code)
         for name, code in (
             ("black", 30), ("red", 31), ("green", 32), ("yellow", 33), ("blue", 34), ("magenta", 35),
@@ -151,7 +151,7 @@ class ColorFormatter(logging.Formatter):
         )
     }  # fmt: skip
     #: Level → what paints it.
-    colors = {
+    colors: ClassVar[Mapping[str, Callable[[str], str]]] = {
         "DEBUG": COLORS["blue"],
         "WARNING": COLORS["yellow"],
         "ERROR": COLORS["red"],
@@ -260,7 +260,7 @@ class Redirect(LoggingProxy):
         thread = threading.get_ident()
         if thread in HELD:
             text = HELD.pop(thread)[1] + text
-        whole, end, part = text.rpartition("\n")
+        whole, _, part = text.rpartition("\n")
         if len(part) > _HELD_MOST:
             whole, part = text, ""
         if part:

@@ -28,14 +28,22 @@ from emq_compat.shim.exceptions import (
 )
 from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
+from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of
+from emq_compat.shim.signals import (
+    import_modules,
+    task_internal_error,
+    worker_process_init,
+    worker_process_shutdown,
+)
 from emq_compat.shim.task import Task
+from emq_compat.shim.worker import Announcer, WorkController
 
 __all__ = ["ShimProgram", "rebuild"]
 
-logger = logging.getLogger("emq_compat.task")
+logger = logging.getLogger("celery.app.trace")
 
 
 class ShimProgram:
@@ -44,15 +52,23 @@ class ShimProgram:
     ``found_as`` is what ``-A`` said, by which a spawned process finds the app again; empty: it can't be.
     ``app.hostname`` is the node name that tasks see; set it before anything is forked. ``changes`` are
     settings (JSON values) that the command line gave to the app, and that a spawned process gives it again.
+    ``controller`` is the worker that signals are sent with.
     """
 
     soft_limit_exceeded: type[BaseException] = SoftTimeLimitExceeded
 
     def __init__(
-        self, app: Celery, *, found_as: str = "", changes: Mapping[str, Any] | None = None
+        self,
+        app: Celery,
+        *,
+        found_as: str = "",
+        changes: Mapping[str, Any] | None = None,
+        controller: WorkController | None = None,
     ) -> None:
         self.app = app
-        self.onlooker = Onlooker()
+        self.announcer = Announcer(app, controller)
+        self.onlooker: Onlooker = self.announcer
+        self._modules_imported = False
         arguments = (found_as, app.hostname, *((json.dumps(changes),) if changes else ()))
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
             ("emq_compat.shim.program:rebuild", arguments) if found_as else None
@@ -85,7 +101,7 @@ class ShimProgram:
     def policies(self) -> Mapping[str, TaskPolicy]:
         """Task name → policy of every registered task; imports the app's task modules first."""
         if self._policies is None:
-            self._load()
+            self.load()
             self._policies = {
                 name: TaskPolicy(
                     acks_late=bool(task.acks_late),
@@ -100,23 +116,38 @@ class ShimProgram:
     def worker_init(self) -> None:
         """Import the app's task modules and say what is odd about its settings and tasks.
 
+        Sends import_modules and worker_init, unless that is done.
+
         Raises:
             Exception: what importing one of them raises.
         """
         _ = self.policies
+        self.announcer.worker_init()
         for line in (*self.app.conf.problems(), *self.app.tasks.problems()):
             logger.warning("%s", line)
 
     def child_init(self) -> None:
-        """Make the app current in this process."""
-        self._load()
+        """Make the app current in this process, and send worker_process_init."""
+        self.load()
+        worker_process_init.send(sender=None)
 
     def child_exit(self) -> None:
-        """Nothing."""
+        """Send worker_process_shutdown."""
+        worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Make the app current, send import_modules (once in a process) and import its task modules.
+
+        Raises:
+            Exception: what importing one of them, or a receiver of import_modules, raises.
+        """
         self.app.set_current()
         self.app.set_default()
+        if not self._modules_imported:
+            self._modules_imported = True
+            for _, answer in import_modules.send(sender=self.app):
+                if isinstance(answer, Exception):
+                    raise answer
         self.app.finalize()
         if self.app.conf.task_annotations:
             for task in self.app.tasks.values():
@@ -133,7 +164,26 @@ class ShimProgram:
             raise
         except BaseException as exc:  # a soft limit that comes late ends the task, not the worker
             logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
+            if task_internal_error.receivers:
+                self._announce_internal_error(delivery, exc)
             return failed(exc)
+
+    def _announce_internal_error(self, delivery: Delivery, exc: BaseException) -> None:
+        job = Job.decode(delivery.payload)
+        name = delivery.headers.task or job.celery.get("task")
+        task = self.app.tasks.get(name) if isinstance(name, str) else None
+        if task is not None:
+            request = request_of(task.name, job, delivery, self.app.hostname)
+            task_internal_error.send(
+                sender=task,
+                task_id=request.id,
+                args=request.args,
+                kwargs=request.kwargs,
+                request=request,
+                exception=exc,
+                traceback=exc.__traceback__,
+                einfo=ExceptionInfo(exc),
+            )
 
     def _work(self, delivery: Delivery, report: Report) -> Reply:
         headers = delivery.headers
@@ -226,4 +276,17 @@ def rebuild(found_as: str, hostname: str, changes: str = "{}") -> ShimProgram:
     app = find_app(found_as)
     app.hostname = hostname
     app.conf.update(json.loads(changes))
+    _log_as_the_parent(app)
     return ShimProgram(app, found_as=found_as)
+
+
+def _log_as_the_parent(app: Celery) -> None:
+    """Set logging up in a process started by one that has: ``app.log.setup`` left it in the environment."""
+    environ = os.environ
+    if "CELERY_LOG_LEVEL" in environ:
+        app.log.setup(
+            int(environ["CELERY_LOG_LEVEL"] or 0),
+            environ.get("CELERY_LOG_FILE") or None,
+            bool(environ.get("CELERY_LOG_REDIRECT")),
+            environ.get("CELERY_LOG_REDIRECT_LEVEL") or "WARNING",
+        )

@@ -208,8 +208,10 @@ class Announcer(Onlooker):
         task = self._app.tasks.get(name)
         context = request_of(str(name), job, delivery, self._app.hostname)
         if task is None:
-            exc = NotRegistered(name)
-            signals.task_unknown.send(sender=consumer, message=delivery, exc=exc, name=name, id=context.id)
+            unknown = NotRegistered(name)
+            signals.task_unknown.send(
+                sender=consumer, message=delivery, exc=unknown, name=name, id=context.id
+            )
         else:
             signals.task_received.send(sender=consumer, request=Request(task, context, delivery))
 

@@ -28,6 +28,13 @@ def survive(seconds, mark):
 SUICIDAL = '''
 import signal
 
+from emq_compat.shim.signals import task_failure
+
+
+@task_failure.connect
+def failed(sender, exception, einfo, **kwargs):
+    note(f"failed {sender.name} {type(exception).__name__} {os.getpid()}")
+
 
 def _die_once(task, mark):
     redelivered = task.request.delivery_info["redelivered"]
@@ -63,6 +70,16 @@ def _die():
 
 
 os.register_at_fork(after_in_child=_die)
+'''
+
+#: Dies in its start-up signal.
+DYING_AT_START = '''
+from emq_compat.shim.signals import worker_process_init
+
+
+@worker_process_init.connect
+def die(**kwargs):
+    os._exit(3)
 '''
 
 LATE_PING = '''
@@ -115,9 +132,10 @@ def test_children_are_killed(
     assert_alive(worker)
 
 
-def test_children_that_die_at_their_start(site: Site) -> None:
+@pytest.mark.parametrize("project", [STILLBORN, DYING_AT_START], ids=["fork", "signal"])
+def test_children_that_die_at_their_start(site: Site, project: str) -> None:
     """1: a worker whose new children all die gives up with a plain message, and not with 0."""
-    site.write_project(STILLBORN)
+    site.write_project(project)
     site.start_broker()
 
     worker = site.start_worker("-P", "prefork", ready=None)
@@ -147,6 +165,12 @@ def test_tasks_that_kill_their_own_process(site: Site, assert_alive: Callable[[P
     assert ["die early False"] == [line for line in site.runs() if "early" in line]
     assert ["die late False"] == [line for line in site.runs() if "late" in line]
     assert ["die requeued False", "die requeued True"] == [line for line in site.runs() if "requeued" in line]
+    # The task's process being gone, the signal comes from the worker's.
+    assert {
+        f"failed siteproj.die_early WorkerLostError {worker.pid}",
+        f"failed siteproj.die_late WorkerLostError {worker.pid}",
+    } == {line for line in site.runs() if line.startswith("failed")}
+    assert 2 == site.count("failed")
     assert (0, 0) == (site.queue()["waiting"], site.queue()["in_flight"])
     assert_alive(worker)
 

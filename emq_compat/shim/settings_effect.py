@@ -73,10 +73,6 @@ _REASONS: Final[dict[str, str]] = {
         result_chord_expires result_chord_join_timeout result_chord_retry_interval
         task_allow_error_cb_on_chord_header
         """,
-    "the worker's log has a form of its own": """
-        worker_log_color worker_redirect_stdouts worker_redirect_stdouts_level worker_task_log_datefmt
-        worker_task_log_format
-        """,
     "not there yet": """
         result_compression result_failure_expires task_acks_on_failure task_acks_on_failure_or_timeout
         task_acks_on_timeout task_compression task_retry_on_worker_lost

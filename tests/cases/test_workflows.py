@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from emq_compat.celery_shim import chain, chord, group
+from emq_compat.shim.exceptions import ChordError
+from tests.cases.conftest import ANY_POOL
 from tests.cases.workflows import open_workflow_site
+from tests.processes import wait_until
 from tests.site import Site
 
 pytestmark = pytest.mark.cases
 
 
-@pytest.fixture(scope="module", params=["prefork"])
+@pytest.fixture(scope="module", params=ANY_POOL)
 def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with one worker of this pool."""
     with open_workflow_site(tmp_path_factory.mktemp(f"flows-{request.param}"), request.param) as site:
@@ -124,3 +127,226 @@ def test_a_canvas_has_its_value(flows: Site, name: str) -> None:
     make, wanted = VALUES[name]
 
     assert wanted == make(flows.tasks).apply_async().get(timeout=20)
+
+
+def test_results_know_their_parents(flows: Site) -> None:
+    """``parent`` walks back through a chain, over the group in front of a chord's body."""
+    t = flows.tasks
+    result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.total.s() | t.add.s(1)).apply_async()
+
+    assert 8 == result.get(timeout=20)
+    assert 7 == result.parent.get(timeout=20)
+    assert [3, 4] == result.parent.parent.get(timeout=20)
+    assert 2 == result.parent.parent.parent.get(timeout=20)
+    assert result.parent.parent.parent.parent is None
+
+
+def test_steps_know_root_parent_and_group(flows: Site) -> None:
+    """root_id is the first task's throughout; parent_id the one before; a body's is one of its header."""
+    t = flows.tasks
+    result = (t.context.s() | group(t.context.s(i) for i in range(3)) | t.context.s()).apply_async()
+
+    body = result.get(timeout=20)
+    header = result.parent
+    first = header.parent
+    assert {first.id} == {body["root"], *(part["root"] for part in header.get(timeout=20))}
+    assert {first.id} == {part["parent"] for part in header.get(timeout=20)}
+    assert {header.id} == {part["group"] for part in header.get(timeout=20)}
+    assert [0, 1, 2] == [part["index"] for part in header.get(timeout=20)]
+    assert body["parent"] in [part.id for part in header]
+
+
+@pytest.mark.parametrize("times", [2])
+def test_a_retry_keeps_options_and_chain(flows: Site, times: int) -> None:
+    """Case 13: each attempt has the queue, priority, headers and root; the chain goes on once."""
+    t = flows.tasks
+    before = flows.count("attempt")
+    flaky = t.flaky.s(times=times).set(queue="q2", priority=5, headers={"own": "x"})
+    result = (t.add.s(1, 2) | flaky | t.marked.s("case13")).apply_async()
+
+    assert 3 == result.get(timeout=20)
+    root = result.parent.parent.id
+    attempts = [line for line in flows.runs() if line.startswith("attempt ")][before:]
+    assert [f"attempt {n} q2 5 x {root}" for n in range(times + 1)] == attempts
+    assert 1 == flows.count("ran case13")
+
+
+def test_a_retry_keeps_the_expiry(flows: Site) -> None:
+    """Case 13: a task with expires 2 that retries with countdown 3 runs once and ends REVOKED."""
+    before = flows.count("late")
+    result = flows.tasks.late.apply_async(expires=2)
+
+    wait_until(lambda: result.state == "REVOKED", 15)
+    assert before + 1 == flows.count("late")
+
+
+def test_a_failing_step_ends_what_comes_later(flows: Site) -> None:
+    """Later steps end as FAILURE with the same exception, those inside a chord, too; none of them runs."""
+    t = flows.tasks
+    result = chain(
+        t.add.s(1), t.boom.s(), group(t.marked.s("no"), t.marked.s("no")), t.marked.s("no"), t.marked.s("no")
+    ).apply_async()
+
+    with pytest.raises(ValueError, match="boom"):
+        result.get(timeout=20)
+    body, header = result.parent, result.parent.parent
+    assert ["FAILURE"] * 3 == [r.state for r in (body, *header)]
+    assert 1 == header.parent.parent.get(timeout=20)
+    assert 0 == flows.count("ran no")
+
+
+def test_a_failing_chain_in_a_chord_fails_the_chord(flows: Site) -> None:
+    """Case 17: the end is a ChordError that names who failed; what was to come later has an end."""
+    t = flows.tasks
+    boom = t.boom.s()
+    culprit = boom.freeze().id
+    inner = chain(t.add.s(1), boom, t.marked.s("after"))
+    after = inner.tasks[-1].freeze()
+    result = chain(group(inner, t.add.s(1)), t.marked.s("ok2")).apply_async()
+
+    with pytest.raises(ChordError, match=rf"Dependency {culprit} raised ValueError\('boom'\)"):
+        result.get(timeout=5, follow_parents=False)
+    assert "FAILURE" == after.state
+    assert 0 == flows.count("ran after") + flows.count("ran ok2")
+
+
+def test_a_failing_inner_chord_fails_the_outer_one(flows: Site) -> None:
+    """Case 17: a chord of chains with an inner chord that fails: both bodies end, neither runs."""
+    t = flows.tasks
+    boom = t.boom.s()
+    culprit = boom.freeze().id
+    inner = chord([boom, t.add.s(1)], t.marked.s("inner") | t.marked.s("inner"))
+    result = chord([t.add.s(1) | inner, t.add.s(2) | t.add.s(1)], t.marked.s("outer")).apply_async()
+
+    with pytest.raises(ChordError, match=culprit):
+        result.get(timeout=5, follow_parents=False)
+    assert 0 == flows.count("ran inner") + flows.count("ran outer")
+    wait_until(lambda: flows.queue()["waiting"] == 0, 10)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda t: group(t.marked.s("b"), t.marked.s("b")),
+        lambda t: group(t.marked.s("b"), t.marked.s("b")) | t.marked.s("b"),
+        lambda t: t.marked.s("b") | t.marked.s("b"),
+    ],
+    ids=["group", "chord", "chain"],
+)
+def test_a_body_of_several_tasks_ends_with_its_header(flows: Site, body: Any) -> None:
+    """Nobody waits in vain for any task of a body whose chord failed."""
+    t = flows.tasks
+    result = chord([t.boom.s(), t.add.s(1)], body(t)).apply_async()
+
+    with pytest.raises(ChordError):
+        result.get(timeout=10, follow_parents=False)
+    assert 0 == flows.count("ran b")
+
+
+def test_errbacks_of_a_chord_are_called_once(flows: Site) -> None:
+    """Case 19: three of ten fail at different times: each errback of the body once, the body never."""
+    t = flows.tasks
+    body = t.marked.s("never").on_error(t.new_errback.s()).on_error(t.old_errback.s())
+    header = [t.add.s(1)] * 7 + [t.boom_later.s(pause) for pause in (0, 0.2, 0.4)]
+    result = chord(header, body).apply_async()
+
+    with pytest.raises(ChordError):
+        result.get(timeout=20, follow_parents=False)
+    flows.wait_runs(f"old {result.id}")
+    wait_until(lambda: all(part.ready() for part in result.parent), 20)
+    # Errbacks run on the one queue that the worker has emptied by then.
+    assert 1 == t.add.delay(1).get(timeout=20)
+    assert 1 == flows.count(f"new {result.id} ChordError") == flows.count(f"old {result.id}")
+    assert 0 == flows.count("ran never")
+
+
+def test_errbacks_of_a_group_are_called_for_each_failed_member(flows: Site) -> None:
+    """Case 19: an errback on a group of ten, of which three fail, is called three times."""
+    t = flows.tasks
+    members = group([t.add.s(1)] * 7 + [t.boom.s()] * 3)
+    members.link_error(t.new_errback.s())
+    members.link_error(t.old_errback.s())
+    result = members.apply_async()
+
+    wait_until(lambda: all(part.ready() for part in result), 20)
+    for part in result.results[7:]:
+        flows.wait_runs(f"new {part.id} ValueError True")
+        flows.wait_runs(f"old {part.id}")
+    told = [line for line in flows.runs() for part in result if part.id in line]
+    assert 6 == len(told)
+
+
+def test_errbacks_of_a_chain_are_called_once(flows: Site) -> None:
+    """Case 19: the second of four fails: each errback once, with that step; later steps don't run."""
+    t = flows.tasks
+    steps = chain(t.add.s(1), t.boom.s(), t.marked.s("later"), t.marked.s("later"))
+    steps.link_error(t.new_errback.s())
+    steps.link_error(t.old_errback.s())
+    result = steps.apply_async()
+
+    with pytest.raises(ValueError, match="boom"):
+        result.get(timeout=20)
+    failed = result.parent.parent
+    flows.wait_runs(f"old {failed.id}")
+    assert 1 == flows.count(f"new {failed.id} ValueError True") == flows.count(f"old {failed.id}")
+    ids = [result.id, result.parent.id, failed.parent.id]
+    assert [] == [
+        line for line in flows.runs() for one in ids if line.startswith(("new ", "old ")) and one in line
+    ]
+    assert 0 == flows.count("ran later")
+
+
+def test_every_member_has_the_priority(flows: Site) -> None:
+    """Case 35 (d): a chain's and a chord's priority is that of each of their tasks."""
+    t = flows.tasks
+    steps = chain(t.context.s(), t.context.s(), group(t.context.s(), t.context.s()), t.context.s())
+    result = steps.apply_async(priority=7)
+
+    seen = [result.get(timeout=20), *result.parent.get(timeout=20), result.parent.parent.get(timeout=20)]
+    assert [7] * 4 == [task["priority"] for task in seen]
+    assert 7 == result.parent.parent.parent.get(timeout=20)["priority"]
+
+
+def test_a_revoked_head_ends_its_chain(flows: Site) -> None:
+    """Case 38 (d): no later step of a chain whose head was revoked runs; each ends REVOKED."""
+    t = flows.tasks
+    result = chain(t.add.s(1, 1).set(countdown=60), t.marked.s("38d"), t.marked.s("38d")).apply_async()
+    result.parent.parent.revoke()
+
+    wait_until(lambda: result.state == "REVOKED", 10)
+    assert ["REVOKED", "REVOKED"] == [result.parent.state, result.parent.parent.state]
+    assert 0 == flows.count("ran 38d")
+
+
+def test_callbacks_get_the_value(flows: Site) -> None:
+    """Each callback is called with the value, once, with its own options."""
+    t = flows.tasks
+    callback = t.context.s().set(queue="q2", priority=3)
+    callback_id = callback.freeze().id
+    add = t.add.s(1, 1)
+    add.link(callback)
+    add.link(t.marked.s("linked"))
+    result = add.apply_async()
+
+    assert 2 == result.get(timeout=20)
+    flows.wait_runs("ran linked 2")
+    told = t.app.AsyncResult(callback_id).get(timeout=20)
+    assert [[2], 3, result.id] == [told["args"], told["priority"], told["parent"]]
+
+
+def test_stamps_reach_every_task(flows: Site) -> None:
+    """Stamps are in the request of each task of a canvas, its body and its callbacks."""
+    t = flows.tasks
+    sig = chain(t.context.s(), group(t.context.s(), t.context.s()), t.context.s())
+    sig.stamp(tenant="acme")
+    result = sig.apply_async()
+
+    seen = [result.get(timeout=20), *result.parent.get(timeout=20), result.parent.parent.get(timeout=20)]
+    assert [{"tenant": "acme"}] * 4 == [task["stamps"] for task in seen]
+
+
+def test_a_header_of_500(flows: Site) -> None:
+    """Case 16: a header of 500 ends within 20 s, in order."""
+    t = flows.tasks
+
+    assert list(range(500)) == chord((t.same.s(i) for i in range(500)), t.same.s())().get(timeout=20)

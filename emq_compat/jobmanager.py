@@ -34,6 +34,7 @@ from emq_compat.manager.messages import (
 from emq_compat.manager.placement import Placement
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
+from emq_compat.manager.throttle import Throttle
 from emq_compat.message import FAILURE, REVOKED, SUCCESS, Delivery, Outcome, Reply
 from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
 from emq_compat.pool.factory import make_pool
@@ -143,7 +144,14 @@ class JobManager(Life):
             self.pool = pool
         else:
             self.pool = make_pool(pool, self._pool_options(pool_options), self.program.work)
-        self._placement = Placement(self.pool, reserve=reserve)
+        throttle = Throttle(
+            {
+                task: policy.interval_s
+                for task, policy in (self.program.policies or {}).items()
+                if policy.interval_s is not None
+            }
+        )
+        self._placement = Placement(self.pool, reserve=reserve, throttle=throttle)
         self.jobs_in_flight = self._placement.jobs
         if upstreams is None:
             upstreams = [self._upstream(addresses or worker_addresses(self.settings))]
@@ -184,6 +192,7 @@ class JobManager(Life):
             queues=self.queues,
             slots=self.concurrent_jobs,
             tasks=tasks,
+            intervals=self._placement.throttle.intervals,
             timings=timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
             on_heartbeat_sent=self.program.onlooker.heartbeat_sent,
@@ -349,7 +358,8 @@ class JobManager(Life):
         if onlooker.received_log.isEnabledFor(logging.INFO):
             onlooker.received_log.info("Task %s[%s] received", task or "-", job.task_id)
         onlooker.received(delivery)
-        self._placement.take_in(job)
+        if not self._placement.take_in(job):
+            self._give_back((job,))
 
     def _join(self, running: JobInFlight, delivery: Delivery) -> None:
         """Let a job that runs here already answer its second delivery, too: the broker took it for lost."""
@@ -364,7 +374,7 @@ class JobManager(Life):
     def _settle(self, now: float) -> None:
         """End a turn: what can't be run soon goes back, and as much as there is room for is asked."""
         placement = self._placement
-        placement.place_held_back()
+        placement.place_held_back(now)
         if now >= placement.due:
             self._give_back([*placement.late(now), *placement.overrun(now)])
         if self._stage is Stage.RUNNING and self._credit_out:
@@ -377,6 +387,8 @@ class JobManager(Life):
             if job.task_id in self._revoked:
                 self._end(job, revoked("revoked"))
                 continue
+            if job.good_at and not job.began_at:
+                self._placement.throttle.put_back(job)
             if self._placement.forget(job):
                 returned.setdefault(job.upstream, []).extend(job.keys)
         for upstream, keys in returned.items():
@@ -395,6 +407,12 @@ class JobManager(Life):
             else:
                 for _ in range(want):
                     self.send_ready()
+
+    def limit_rate(self, task: str, interval_s: float | None) -> None:
+        """Run a task no more than once every so many seconds from now on; None: as often as it comes."""
+        self._placement.throttle.change(task, interval_s)
+        for upstream in self.upstreams:
+            upstream.limit(task, interval_s)
 
     def send_ready(self) -> None:
         """Tell the broker that one more job can be taken."""

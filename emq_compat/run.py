@@ -75,13 +75,15 @@ class Runnable(Protocol):
 class TaskPolicy:
     """What a job manager must know of a task without running it (Celery's task attributes of these names).
 
-    Limits are in seconds; None: no limit.
+    Limits are in seconds; None: no limit. ``interval_s`` is the time between two runs on one worker (its
+    rate limit).
     """
 
     acks_late: bool = False
     reject_on_worker_lost: bool = False
     limit_s: float | None = None
     soft_limit_s: float | None = None
+    interval_s: float | None = None
 
 
 class Onlooker:

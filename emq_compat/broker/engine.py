@@ -381,6 +381,8 @@ class Engine:
             deadline = min(deadline, beat)
         if (due_ms := self._entry.next_due_ms) is not None:
             deadline = min(deadline, now.mono + due_ms / 1000 - now.wall)
+        if (token := self.fleet.next_token(now)) is not None:
+            deadline = min(deadline, token)
         if (next_at := self.schedules.next_at()) is not None:
             deadline = min(deadline, now.mono + next_at - now.wall)
         return deadline

@@ -30,6 +30,7 @@ from emq_compat.protocol.commands import (
     Ready,
     Reply,
 )
+from emq_compat.rate import TokenBucket
 
 __all__ = ["Fleet"]
 
@@ -92,6 +93,13 @@ class Fleet:
         self._desk.to_worker(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=worker.stock)
         if about is not None:
             worker.slots, worker.tasks = about.slots, about.tasks
+            # A limit that stays as it was goes on from where it is.
+            worker.paces = {
+                task: known
+                if (known := worker.paces.get(task)) is not None and known.interval_s == interval_s
+                else TokenBucket(interval_s)
+                for task, interval_s in about.intervals.items()
+            }
             worker.pid, worker.hostname = about.pid, about.hostname
             for task in worker.tasks or ():
                 self.known_tasks[task] = self.known_tasks.get(task, 0) + 1
@@ -240,6 +248,17 @@ class Fleet:
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which ``tick`` is due; None: nobody is here."""
         return min(self._next_beat, self._next_check) if self.workers or self.schedulers else None
+
+    def next_token(self, now: Moment) -> float | None:
+        """Return when a rate limit lets a waiting worker have one more (monotonic seconds); None: never."""
+        coming = (
+            pace.next_at
+            for worker in self.workers.values()
+            if worker.paces and worker.credit > 0
+            for pace in worker.paces.values()
+            if pace.next_at > now.mono
+        )
+        return min(coming, default=None)
 
     def _lost(self, worker: Worker, now: Moment, how: str) -> None:
         self._forget_tasks(worker)

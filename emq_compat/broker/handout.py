@@ -1,7 +1,8 @@
 """Who gets what: first idle slots, one message each in turn, then reserves.
 
 So an idle worker never waits behind a busy one's reserve. A worker takes from its heaviest queues first;
-those of one weight take turns. A message whose task a worker doesn't have is set aside for those that do.
+those of one weight take turns. A message whose task a worker doesn't have, or may not have yet by its rate
+limit, is set aside for those that may; it keeps its place before younger ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from emq_compat.broker.workers import Worker
 from emq_compat.message import FAILURE, REVOKED
 
 __all__ = ["HandOut"]
+
+#: So many messages of a queue may be set aside in memory before no more are looked at for a limited worker.
+LOOK_PAST = 10_000
 
 
 class HandOut:
@@ -68,21 +72,25 @@ class HandOut:
 
     def _next_for(self, worker: Worker, queue: MessageQueue, now: Moment) -> Waiting | None:
         """Take the queue's next message that this worker may have; end those that must not run any more."""
-        while queue.blocked:
-            task = next(filter(worker.has, queue.blocked), None)
-            if task is None:
-                break
-            message = queue.pop_set_aside(task)
-            if self._may_run(message, queue, worker, now):
-                return message
-        while (waiting := queue.pop()) is not None:
+        while True:
+            aside = queue.first_aside(lambda task: worker.may_have(task, now.mono)) if queue.blocked else None
+            if aside is not None:
+                message = queue.pop_set_aside(aside)
+                if self._may_run(message, queue, worker, now):
+                    return message
+                continue
+            waiting = queue.pop()
+            if waiting is None:
+                return None
             if not self._may_run(waiting, queue, worker, now):
                 continue
             task = waiting.headers.task
-            if worker.has(task) or not self._fleet.known_tasks.get(task):
+            if worker.may_have(task, now.mono) or not self._fleet.known_tasks.get(task):
                 return waiting
+            if worker.paces and queue.aside >= LOOK_PAST:
+                queue.put_back((waiting,))
+                return None
             queue.set_aside(waiting)
-        return None
 
     def _may_run(self, message: Waiting, queue: MessageQueue, worker: Worker, now: Moment) -> bool:
         """Tell whether a message that was taken from its queue may still be run; end it if not."""
@@ -130,6 +138,8 @@ class HandOut:
             since=now.mono,
         )
         worker.credit -= 1
+        if worker.paces and (pace := worker.paces.get(headers.task)) is not None:
+            pace.take(now.mono)
         queue.handed_out += 1
         self._desk.counters["handed_out"] += 1
         self._flights.track(flight, worker)

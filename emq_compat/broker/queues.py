@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from typing import TypeAlias
 
 from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key, marked
 from emq_compat.message import Headers
@@ -20,6 +22,14 @@ DEFAULT_QUEUE = "default"
 
 #: Messages read from disk at once, and the most that a window takes in of new ones.
 WINDOW_MESSAGES = 1000
+
+
+#: What a queue hands out first is less: minus the priority, then the key.
+_Order: TypeAlias = tuple[int, int]
+
+
+def _order(message: Waiting) -> _Order:
+    return -message.headers.priority, message.key
 
 
 class WindowBudget:
@@ -100,8 +110,8 @@ class MessageQueue:
         self.changed = False
         #: (waiting, delayed) as the journal has them.
         self.stored = (waiting, delayed)
-        #: messages whose task no worker that asked for this queue has: task name → messages, set aside.
-        self.blocked: dict[str, deque[Waiting]] = {}
+        #: messages whose task no worker that asked for this queue may have: task name → a heap of them.
+        self.blocked: dict[str, list[tuple[_Order, Waiting]]] = {}
         self._ranks = [_Rank(home_key(queue_id, RANKS - 1 - r)) for r in range(RANKS)]
         #: indexes of ranks that may have messages, ascending (highest priority first).
         self._nonempty: list[int] = []
@@ -203,15 +213,43 @@ class MessageQueue:
             self.changed = True
 
     def set_aside(self, message: Waiting) -> None:
-        """Keep a popped message until a worker that has its task asks."""
-        self.blocked.setdefault(message.headers.task, deque()).append(message)
+        """Keep a popped message until a worker that may have its task asks."""
+        heappush(self.blocked.setdefault(message.headers.task, []), (_order(message), message))
         self._budget.used += len(message.payload)
         self.waiting += 1
 
+    @property
+    def aside(self) -> int:
+        """How many messages are set aside."""
+        return sum(map(len, self.blocked.values()))
+
+    def first_aside(self, may_have: Callable[[str], bool]) -> str | None:
+        """Return the task, of those that may be had, whose set-aside message is the queue's next one.
+
+        None: there is none, or a message that isn't set aside comes before it.
+        """
+        heads = ((heap[0][0], task) for task, heap in self.blocked.items() if may_have(task))
+        first = min(heads, default=None)
+        if first is None:
+            return None
+        ahead = self._peek()
+        return first[1] if ahead is None or first[0] < _order(ahead) else None
+
+    def _peek(self) -> Waiting | None:
+        """Return what ``pop`` would take."""
+        while self._nonempty:
+            rank = self._ranks[self._nonempty[0]]
+            if not rank.window and rank.more:
+                self._read_on(rank)
+            if rank.window:
+                return rank.window[0]
+            self._nonempty.pop(0)
+        return None
+
     def pop_set_aside(self, task: str) -> Waiting:
-        """Take the oldest message that was set aside for ``task``."""
+        """Take the first message that was set aside for ``task``."""
         messages = self.blocked[task]
-        message = messages.popleft()
+        message = heappop(messages)[1]
         if not messages:
             del self.blocked[task]
         self._budget.used -= len(message.payload)
@@ -222,7 +260,8 @@ class MessageQueue:
     def release(self) -> None:
         """Put everything that was set aside back in its place."""
         blocked, self.blocked = self.blocked, {}
-        for messages in blocked.values():
+        for heap in blocked.values():
+            messages = [message for _, message in heap]
             for message in messages:
                 self._budget.used -= len(message.payload)
                 self.waiting -= 1
@@ -234,8 +273,8 @@ class MessageQueue:
             self._budget.used -= sum(len(m.payload) for m in rank.window)
             rank.window.clear()
             rank.more = False
-        for messages in self.blocked.values():
-            self._budget.used -= sum(len(m.payload) for m in messages)
+        for heap in self.blocked.values():
+            self._budget.used -= sum(len(m.payload) for _, m in heap)
         self.blocked.clear()
         self._nonempty.clear()
         self.waiting = self.delayed = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import InFlight
 from emq_compat.broker.stock import SILENCE_S
+from emq_compat.rate import TokenBucket
 
 __all__ = ["Worker"]
 
@@ -20,6 +21,7 @@ class Worker:
         credit: how many more it has asked for.
         tiers: its queues by weight, heaviest first; queues of one weight take turns.
         tasks: registered task names and their flags, None: it runs any path.
+        paces: task name → how often it may have one, of the tasks that it limits.
         heard, gone: monotonic seconds of its last message, of the loss of its connection (None: it is up).
         not_begun: msgids that its last HEARTBEAT listed as held and not begun.
         leaving: it has said KBYE (stock workers go on answering after that).
@@ -35,6 +37,7 @@ class Worker:
         "in_flight",
         "leaving",
         "not_begun",
+        "paces",
         "pid",
         "present",
         "slots",
@@ -58,6 +61,7 @@ class Worker:
         #: hand-outs that it ended.
         self.finished = 0
         self.tasks: Mapping[str, str] | None = None
+        self.paces: dict[str, TokenBucket] = {}
         self.in_flight: dict[str, InFlight] = {}
         self.heard = now_mono
         self.gone: float | None = None
@@ -90,6 +94,13 @@ class Worker:
     def has(self, task: str) -> bool:
         """Whether it can run a task of this name ('' is a plain eventmq job: any worker may get it)."""
         return self.tasks is None or not task or task in self.tasks
+
+    def may_have(self, task: str, now_mono: float) -> bool:
+        """Whether it has this task, and its rate limit for it allows one now."""
+        if not self.has(task):
+            return False
+        pace = self.paces.get(task) if self.paces else None
+        return pace is None or pace.next_at <= now_mono
 
     def late(self, task: str) -> bool:
         """Whether it acknowledges this task late, so that the task may be handed out again if it is lost."""

@@ -26,6 +26,7 @@ class JobInFlight:
         pid: the process that runs it; 0 before.
         signum: the signal by which it is being terminated; None: it isn't.
         began_at: unix time in seconds; 0.0 before.
+        good_at: monotonic time from which its task's rate limit lets it run; 0.0: it is not limited.
         hold_until: monotonic time at which it goes back to the broker if no slot is idle; 0.0 once one is.
         reply: what it came to.
     """
@@ -35,6 +36,7 @@ class JobInFlight:
         "assignment",
         "began_at",
         "delivery",
+        "good_at",
         "hold_until",
         "keys",
         "pid",
@@ -66,6 +68,7 @@ class JobInFlight:
         self.pid = 0
         self.signum: int | None = None
         self.began_at = 0.0
+        self.good_at = 0.0
         self.hold_until = 0.0
         self.reply: Reply | None = None
 

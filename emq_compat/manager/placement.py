@@ -8,25 +8,28 @@ from collections import deque
 
 from emq_compat.manager.credit import HOLD_S, OVERRUN_S, Credit
 from emq_compat.manager.inflight import JobInFlight
+from emq_compat.manager.throttle import Throttle
 from emq_compat.pool.base import Assignment, Pool
 
 __all__ = ["Placement"]
 
 
 class Placement:
-    """The jobs that are here, and where they are: in the pool, or held back until a slot is idle.
+    """The jobs that are here: in the pool, held back until a slot is idle, or until a rate limit lets them.
 
     Times are monotonic seconds. Without ``reserve`` every job waits for a slot of its own.
 
     Attributes:
         jobs: msgid → job, for every job that was taken in and is not answered.
         credit: what is known of running times.
+        throttle: the rate limits.
         closed: no job is placed any more (before the pool's start, and after its end).
     """
 
-    def __init__(self, pool: Pool, *, reserve: bool = True) -> None:
+    def __init__(self, pool: Pool, *, reserve: bool = True, throttle: Throttle | None = None) -> None:
         self.jobs: dict[str, JobInFlight] = {}
         self.credit = Credit()
+        self.throttle = Throttle({}) if throttle is None else throttle
         self.closed = True
         self._pool = pool
         self._reserve = reserve
@@ -37,16 +40,26 @@ class Placement:
 
     @property
     def due(self) -> float:
-        """When ``late`` or ``overrun`` has something to do."""
-        if self._held_back and self._held_back[0].hold_until < self._overrun_at:
+        """When ``late``, ``overrun`` or ``place_held_back`` has something to do."""
+        due = min(self._overrun_at, self.throttle.due)
+        if self._held_back and self._held_back[0].hold_until < due:
             return self._held_back[0].hold_until
-        return self._overrun_at
+        return due
 
-    def take_in(self, job: JobInFlight) -> None:
-        """Place a job, or hold it back for a moment: jobs are placed in the order in which they came."""
+    def take_in(self, job: JobInFlight) -> bool:
+        """Place a job, or hold it back for a moment: jobs are placed in the order in which they came.
+
+        False: its task's rate limit doesn't let it run soon; it is held here and should go back.
+        """
         self.jobs[job.delivery.msgid] = job
-        if self._held_back or not self._place(job):
+        now = time.monotonic()
+        if not self.throttle.reserve(job, now, takes_back=job.upstream.takes_back):
+            return False
+        if job.good_at > now:
+            self.throttle.hold(job)
+        elif self._held_back or not self._place(job):
             self._hold_back(job)
+        return True
 
     def forget(self, job: JobInFlight) -> bool:
         """Note that a job is answered or went back; False: it was not here any more."""
@@ -57,9 +70,12 @@ class Placement:
             self._alone -= 1
         return True
 
-    def place_held_back(self) -> None:
-        """Place what was held back, as far as slots are idle."""
+    def place_held_back(self, now: float) -> None:
+        """Place what was held back, as far as slots are idle and rate limits let it."""
         held_back = self._held_back
+        if self.throttle.due <= now:
+            for job in self.throttle.released(now):
+                self._hold_back(job)
         while held_back and self._place(held_back[0]):
             held_back.popleft()
 
@@ -106,6 +122,7 @@ class Placement:
         """Take back everything that has not begun, from the pool and from what was held back."""
         taken = [] if self.closed else self._out_of_the_pool(self._pool.take_back())
         taken += self._held_back
+        taken += self.throttle.take_back()
         self._held_back.clear()
         return taken
 
@@ -122,7 +139,7 @@ class Placement:
     def _waiting(self, idle: int | None = None) -> int:
         """Return how many jobs wait in the pool behind others (an upper bound while slots are replaced)."""
         busy = self._pool.concurrency - (self._pool.idle() if idle is None else idle)
-        return len(self.jobs) - len(self._held_back) - busy
+        return len(self.jobs) - len(self._held_back) - len(self.throttle) - busy
 
     def _place(self, job: JobInFlight) -> bool:
         short = job.short and self._reserve

@@ -56,12 +56,15 @@ class Capabilities:
             a broker hands out again whatever it had given to this worker and is not in here.
         tasks: registered task name → flags, a string of letters: ``l`` acks late, ``r`` rejects on worker
             lost. None: it runs any allowed path (a plain job manager).
+        intervals: task name → seconds between two of its messages, of the tasks that this worker limits
+            (Celery's rate_limit): the broker gives it no more than that.
         pid, hostname: of its parent process; for people.
     """
 
     slots: int
     held: tuple[tuple[str, int, bool], ...] = ()
     tasks: Mapping[str, str] | None = None
+    intervals: Mapping[str, float] = field(default_factory=dict)
     pid: int = 0
     hostname: str = ""
 

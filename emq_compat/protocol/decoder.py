@@ -305,12 +305,18 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         isinstance(tasks, dict) and all(isinstance(flags, str) for flags in tasks.values())
     ):
         raise BadFrame(index, name, "'tasks' is not an object of task names and flags")
+    intervals = document.get("intervals", {})
+    if not isinstance(intervals, dict) or not all(
+        type(seconds) in (int, float) and 0 < seconds < 1e9 for seconds in intervals.values()
+    ):
+        raise BadFrame(index, name, "'intervals' is not an object of task names and seconds")
     if not is_number(pid) or not isinstance(hostname, str):
         raise BadFrame(index, name, "'pid' is not a number, or 'hostname' not text")
     return Capabilities(
         slots=slots,
         held=tuple((msgid, attempt, begun) for msgid, attempt, begun in held),
         tasks=tasks,
+        intervals=intervals,
         pid=pid,
         hostname=hostname,
     )

@@ -185,6 +185,8 @@ def _write_inform(command: Inform, stock: bool, limits: Limits) -> list[bytes]:
             "pid": about.pid,
             "hostname": about.hostname,
         }
+        if about.intervals:
+            document = {**document, "intervals": dict(about.intervals)}
         frames.append(_json_bytes(document, "capabilities", limits))
     return frames
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from emq_compat.shim import current
 from emq_compat.shim.attributes import FROM_CONFIG
 from emq_compat.shim.exceptions import CeleryWarning, DuplicateTaskNameWarning
-from emq_compat.shim.options import limit_of, priority_of, queue_name
+from emq_compat.shim.options import interval_of, limit_of, priority_of, queue_name
 from emq_compat.shim.paths import declaring_module
 from emq_compat.shim.task import Task
 
@@ -36,7 +36,7 @@ def task_of(
     A name that is taken keeps its task, as in Celery; a warning says so where the functions differ.
 
     Raises:
-        ImproperlyConfigured, ValueError: queue, priority or a time limit is none.
+        ImproperlyConfigured, ValueError: queue, priority, rate limit or a time limit is none.
     """
     options = dict(options)
     _check(options)
@@ -86,6 +86,7 @@ def _check(options: Mapping[str, Any]) -> None:
         priority_of(options["priority"])
     for name in ("time_limit", "soft_time_limit"):
         limit_of(name, options.get(name))
+    interval_of(options.get("rate_limit"))
     for name in ("Request", "Strategy"):
         if options.get(name) not in (None, getattr(Task, name)):
             warnings.warn(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.request import Context
     from emq_compat.shim.settings import Settings
 
-__all__ = ["check_names", "limit_of", "priority_of", "queue_name", "read_options"]
+__all__ = ["check_names", "interval_of", "limit_of", "priority_of", "queue_name", "read_options"]
 
 #: What kombu would be told, or what the caller has dealt with: without meaning for a message of ours.
 _WITHOUT_MEANING: Final = frozenset(
@@ -182,6 +182,30 @@ def limit_of(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
     return value
+
+
+def interval_of(rate: Any) -> float | None:
+    """Return the seconds between two runs that a ``rate_limit`` allows; None: no limit.
+
+    ``rate`` is a number (in a second), or text: ``10``, ``10/s``, ``100/m``, ``5/h``. None and 0: no limit.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if rate is None:
+        return None
+    number, slash, unit = str(rate).partition("/")
+    try:
+        times = float(number)
+        per_s = _UNITS_S[unit.strip() if slash else "s"]
+    except (ValueError, KeyError):
+        times, per_s = -1.0, 1.0
+    if not 0 <= times < 1e9:
+        raise ValueError(f"rate_limit must be a number, or one with /s, /m or /h, not {rate!r}")
+    return per_s / times if times else None
+
+
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def priority_of(value: Any) -> int:

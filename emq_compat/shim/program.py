@@ -29,6 +29,7 @@ from emq_compat.shim.exceptions import (
 from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
 from emq_compat.shim.handlers import ExceptionInfo
+from emq_compat.shim.options import interval_of
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of
@@ -102,12 +103,14 @@ class ShimProgram:
         """Task name → policy of every registered task; imports the app's task modules first."""
         if self._policies is None:
             self.load()
+            limited = not self.app.conf.worker_disable_rate_limits
             self._policies = {
                 name: TaskPolicy(
                     acks_late=bool(task.acks_late),
                     reject_on_worker_lost=bool(task.reject_on_worker_lost),
                     limit_s=task.time_limit,
                     soft_limit_s=task.soft_time_limit,
+                    interval_s=interval_of(task.rate_limit) if limited else None,
                 )
                 for name, task in self.app.tasks.items()
             }

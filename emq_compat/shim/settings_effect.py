@@ -43,7 +43,6 @@ _REASONS: Final[dict[str, str]] = {
         control_exchange control_queue_durable control_queue_exclusive control_queue_expires control_queue_ttl
         """,
     "remote control is always on": "worker_enable_remote_control",
-    "there are no rate limits yet": "task_default_rate_limit worker_disable_rate_limits",
     "results are kept by the broker, other stores are not there yet": """
         cache_backend cache_backend_options
         database_create_tables_at_setup database_engine_callback database_engine_options

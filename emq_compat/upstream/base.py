@@ -117,6 +117,12 @@ class Upstream(ABC):
         """
         return False
 
+    def limit(self, task: str, interval_s: float | None) -> None:  # noqa: B027 - it may do nothing
+        """Have no more than one message of this task every so many seconds; None: as many as there are.
+
+        Where an upstream can't do it, it does nothing: the job manager keeps to the limit by itself.
+        """
+
     @abstractmethod
     def leave(self) -> None:
         """Say that no more work is wanted: credit is withdrawn, what runs goes on."""

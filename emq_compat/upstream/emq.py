@@ -95,6 +95,7 @@ class EmqUpstream(Upstream):
         queues: (weight, name) of each queue listened on; empty: the broker's default queue.
         slots: how many jobs run at once; for people.
         tasks: registered task name → flags (docs/protocol.md); None: any allowed path.
+        intervals: task name → seconds between two of its messages, of the tasks that are limited.
         on_heartbeat: called with (msgid, frames as text) at each HEARTBEAT of the broker.
         on_heartbeat_sent: called after each HEARTBEAT to the broker.
     """
@@ -107,6 +108,7 @@ class EmqUpstream(Upstream):
         queues: Sequence[tuple[int, str]] = (),
         slots: int = 1,
         tasks: Mapping[str, str] | None = None,
+        intervals: Mapping[str, float] | None = None,
         timings: Timings = Timings(),
         on_heartbeat: Callable[[str, Sequence[str]], None] | None = None,
         on_heartbeat_sent: Callable[[], None] | None = None,
@@ -118,6 +120,7 @@ class EmqUpstream(Upstream):
         self.queues = tuple(queues)
         self.slots = slots
         self.tasks = tasks
+        self.intervals = dict(intervals or {})
         self.timings = timings
         self.on_heartbeat = on_heartbeat
         self.on_heartbeat_sent = on_heartbeat_sent
@@ -291,6 +294,14 @@ class EmqUpstream(Upstream):
                 self._lose(time.monotonic(), self._events, "its queues change")
         return True
 
+    def limit(self, task: str, interval_s: float | None) -> None:
+        if interval_s is None:
+            self.intervals.pop(task, None)
+        else:
+            self.intervals[task] = interval_s
+        if self._state in (_State.LIVE, _State.INFORMED) and self.ours and not self._leaving:
+            self._inform_again(time.monotonic(), f"the limit of {task} changes")
+
     def leave(self) -> None:
         if self._leaving:
             return
@@ -424,6 +435,7 @@ class EmqUpstream(Upstream):
                 *((msgid, attempt, True) for msgid, (attempt, _) in self._replies.items()),
             ),
             tasks=self.tasks,
+            intervals=self.intervals,
             pid=os.getpid(),
             hostname=socket.gethostname(),
         )

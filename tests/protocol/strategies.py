@@ -98,6 +98,7 @@ CAPABILITIES = st.builds(
     slots=NUMBERS,
     held=st.lists(st.tuples(IDS, NUMBERS, st.booleans()), max_size=4).map(tuple),
     tasks=st.none() | st.dictionaries(TEXT, st.sampled_from(["", "l", "r", "lr"]), max_size=4),
+    intervals=st.dictionaries(TEXT, st.floats(1e-6, 1e6), max_size=2),
     pid=NUMBERS,
     hostname=TEXT,
 )

@@ -19,12 +19,15 @@ __all__ = ["purge"]
 @click.option("-f", "--force", is_flag=True, help="Don't ask first.")
 @talks_to_broker
 def purge(connection: Connection, queues: str | None, exclude_queues: str | None, force: bool) -> None:
-    """Drop all messages that wait in queues, delayed ones and those with an eta included.
+    """Drop all messages that wait in queues, those with an eta and those that await a chord included.
 
-    What workers hold already is not touched. There is no way back.
+    What workers hold already is not touched. What a chord waits for ends as revoked. There is no way back.
     """
     with connection.client() as client:
-        known = {queue["name"]: queue["waiting"] + queue["delayed"] for queue in client.ask("queues")}
+        known = {
+            queue["name"]: queue["waiting"] + queue["delayed"] + queue.get("held", 0)
+            for queue in client.ask("queues")
+        }
         wanted = _names(queues)
         unknown = [name for name in wanted if name not in known]
         if unknown:

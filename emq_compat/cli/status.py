@@ -75,8 +75,10 @@ def _text(
 ) -> str:
     waiting = sum(queue["waiting"] for queue in queues)
     delayed = sum(queue["delayed"] for queue in queues)
+    held = sum(queue.get("held", 0) for queue in queues)
     parts = [
         f"Broker {url}, up {duration(stats['uptime_s'])}: {waiting:,} waiting, {delayed:,} delayed, "
+        f"{f'{held:,} awaiting chords, ' if held else ''}"
         f"{stats['in_flight']:,} in flight, {amount(stats['dead'], 'dead letter')}."
     ]
     if workers:
@@ -93,15 +95,15 @@ def _text(
             for worker in workers
         ]
         parts.append(table(("worker", "state", "host", "pid", "holds", "queues", "heard"), rows))
-        held = [line for worker in workers for line in _held(worker)]
-        if held:
-            parts.append("\n".join(held))
+        lines = [line for worker in workers for line in _held(worker)]
+        if lines:
+            parts.append("\n".join(lines))
     else:
         parts.append("No worker is connected.")
     if queues:
-        columns = ("name", "waiting", "delayed", "in_flight", "workers")
-        heads = ("queue", "waiting", "delayed", "in flight", "workers")
-        parts.append(table(heads, [[queue[column] for column in columns] for queue in queues]))
+        columns = ("name", "waiting", "delayed", "held", "in_flight", "workers")
+        heads = ("queue", "waiting", "delayed", "held", "in flight", "workers")
+        parts.append(table(heads, [[queue.get(column, 0) for column in columns] for queue in queues]))
     return "\n\n".join(parts)
 
 

@@ -40,3 +40,19 @@ def late(n: int, seconds: float) -> int:
     note(f"late {n}")
     time.sleep(seconds)
     return n
+
+
+@app.task
+def give(chord: str, n: int) -> int:
+    """A part of a chord: returns its number, or fails where that is negative."""
+    note(f"part {chord} {n}")
+    if n < 0:
+        raise ValueError(n)
+    return n
+
+
+@app.task
+def gather(values: list[int], chord: str) -> int:
+    """A chord's body: notes what it was given."""
+    note(f"body {chord} {','.join(map(str, values))}")
+    return sum(values)

@@ -28,6 +28,7 @@ from emq_compat.pool.base import PoolOptions
 from emq_compat.pool.factory import checked_name
 from emq_compat.shim import signals
 from emq_compat.shim.app import Celery
+from emq_compat.shim.exceptions import QueueNotFound
 from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
 
@@ -210,7 +211,7 @@ def _config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:
     return WorkerConfig(
         name=app.hostname,
         addresses=Address.parse(url),
-        queues=_queues(app, options["queues"]),
+        queues=_queues(app, options, app.hostname),
         exclude_queues=frozenset(_names(options["exclude_queues"])),
         concurrency=int(chosen("concurrency", "worker_concurrency") or 0),
         pool=checked_name(str(chosen("pool", "worker_pool"))),
@@ -225,10 +226,19 @@ def _config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:
     )
 
 
-def _queues(app: Celery, written: str | None) -> tuple[tuple[int, str], ...]:
-    """Return (weight, name) of each queue: those of -Q, or else of the setting task_queues."""
-    names = _names(written) or _names(app.conf.task_queues)
-    return tuple((DEFAULT_WEIGHT, name) for name in dict.fromkeys(names))
+def _queues(app: Celery, options: Mapping[str, Any], node: str) -> tuple[tuple[int, str], ...]:
+    """Return (weight, name) of each queue: those of -Q, or else of the settings, less those of -X."""
+    queues = app.amqp.queues
+    try:
+        queues.select(_names(options["queues"]))
+    except QueueNotFound as exc:
+        raise click.UsageError(f"-Q: {exc.args[0]}, and task_create_missing_queues is off") from exc
+    queues.deselect(_names(options["exclude_queues"]))
+    if app.conf.worker_direct:
+        queues.select_add(f"{node}.dq2")
+    if not queues.consume_from:
+        raise click.UsageError("-X leaves no queue to listen on")
+    return tuple((DEFAULT_WEIGHT, name) for name in queues.consume_from)
 
 
 def _names(written: str | Iterable[Any] | None) -> list[str]:
@@ -258,8 +268,6 @@ def _manager(
     site: _Site, config: WorkerConfig, program: ShimProgram, companions: Mapping[str, int]
 ) -> JobManager:
     queues = config.listens_to(program.default_queue)
-    if not queues:
-        raise click.UsageError("-X leaves no queue to listen on")
     conf = site.app.conf
     pool_options = PoolOptions(
         max_tasks_per_child=config.max_tasks_per_child,

@@ -226,6 +226,10 @@ class Celery(Sender):
         if force:
             self._task_modules.import_all()
 
+    def problems(self) -> list[str]:
+        """Return a line for each setting, route and task that won't do what its author thinks."""
+        return [*self.conf.problems(), *self.amqp.router.routes.problems(), *self.tasks.problems()]
+
     def finalize(self, auto: bool = False) -> None:
         """Import what registers tasks: the settings ``imports`` and ``include``, and discovered packages.
 

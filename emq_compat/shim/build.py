@@ -57,8 +57,8 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "check", "dumps", "expires", "ignore_result", "keeps_errors",
-        "limit_s", "name", "path", "priority", "queue", "stock", "version",
+        "_head", "_origin_pid", "_tail", "by_call", "check", "dumps", "expires", "ignore_result",
+        "keeps_errors", "limit_s", "name", "path", "priority", "queue", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Plan:
         path: TaskPath,
         queue: str,
         version: int,
+        by_call: bool = False,
         stock: bool = False,
         priority: int = 0,
         ignore_result: bool = False,
@@ -76,7 +77,10 @@ class Plan:
         limit_s: float | None = None,
         check: Callable[..., None] | None = None,
     ) -> None:
-        """``expires`` (seconds or a time) and ``limit_s`` (stock workers don't know it) are the task's.
+        """``by_call``: the queue and other options depend on the call (AMQP.send_options).
+
+        ``expires`` (seconds or a time) and ``limit_s`` (stock workers don't know it) are the
+        task's.
 
         ``keeps_errors``: an ignored result is kept if it is an error (store_errors_even_if_ignored), so that
         the broker must not be told to drop it; the worker does that.
@@ -84,6 +88,7 @@ class Plan:
         self.name = name
         self.path = path
         self.queue = queue
+        self.by_call = by_call
         self.version = version
         self.stock = stock
         self.priority = priority

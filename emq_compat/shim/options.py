@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any, Final
 from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.build import Options, Plan, unix_time
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.queues import queue_name
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
     from emq_compat.shim.settings import Settings
 
-__all__ = ["check_names", "interval_of", "limit_of", "priority_of", "queue_name", "read_options"]
+__all__ = [
+    "ADDRESS",
+    "check_names",
+    "interval_of",
+    "limit_of",
+    "priority_of",
+    "queue_name",
+    "read_options",
+]
 
+#: What says where a message goes.
+ADDRESS: Final = frozenset({"exchange", "exchange_type", "queue", "route_name", "router", "routing_key"})
 #: What kombu would be told, or what the caller has dealt with: without meaning for a message of ours.
 _WITHOUT_MEANING: Final = frozenset(
     {
@@ -58,8 +69,7 @@ def read_options(
     Raises:
         TypeError: there is no such option (the nearest is named), or a value is of the wrong kind.
         ValueError: a value is out of its range.
-        ImproperlyConfigured: the serializer is not JSON, a queue's name can't be, or an AMQP exchange is
-            named instead of a queue.
+        ImproperlyConfigured: the serializer is not JSON, or a queue's name can't be.
     """
     check_names(given)
     options = Options(plan)
@@ -73,8 +83,8 @@ def read_options(
     options.headers = _headers(get("headers"))
     options.retries = get("retries") or 0
     _read_times(options, plan, conf, given)
-    if (queue := _queue(given)) is not None:
-        options.queue = queue
+    if (queue := get("queue")) is not None:
+        options.queue = queue_name(queue)
     if (priority := get("priority")) is not None:
         options.priority = priority_of(priority)
     if (ignore := get("ignore_result")) is not None:
@@ -162,19 +172,6 @@ def _headers(value: Any) -> Mapping[str, Any] | None:
     return value
 
 
-def _queue(given: Mapping[str, Any]) -> str | None:
-    """Return the queue that a call names. AMQP's nameless exchange routes by the queue's name."""
-    queue = given.get("queue")
-    if queue is not None:
-        return queue_name(queue)
-    exchange, key = given.get("exchange"), given.get("routing_key")
-    if exchange not in (None, ""):
-        raise ImproperlyConfigured(
-            f"there is no exchange {getattr(exchange, 'name', exchange)!r} here: name a queue"
-        )
-    return queue_name(key) if key else None
-
-
 def limit_of(name: str, value: Any) -> float | None:
     """Return a time limit in seconds; raises ValueError where it is none."""
     if value is None:
@@ -213,15 +210,3 @@ def priority_of(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
         raise ValueError(f"priority must be 0 to 9, not {value!r}")
     return value
-
-
-def queue_name(queue: Any) -> str:
-    """Return the name of a queue given by name or as a kombu Queue.
-
-    Raises:
-        ImproperlyConfigured: the name is empty or holds a control character.
-    """
-    name = queue if isinstance(queue, str) else getattr(queue, "name", queue)
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise ImproperlyConfigured(f"{name!r} can't be a queue's name")
-    return name

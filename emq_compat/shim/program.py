@@ -126,7 +126,7 @@ class ShimProgram:
         """
         _ = self.policies
         self.announcer.worker_init()
-        for line in (*self.app.conf.problems(), *self.app.tasks.problems()):
+        for line in self.app.problems():
             logger.warning("%s", line)
 
     def child_init(self) -> None:

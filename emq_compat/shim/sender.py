@@ -11,15 +11,17 @@ from emq_compat.address import DEFAULT_URL
 from emq_compat.client import Client, client_for
 from emq_compat.message import Publish
 from emq_compat.shim import current
+from emq_compat.shim.amqp import AMQP
 from emq_compat.shim.announce import announced
 from emq_compat.shim.build import Plan, build_with
-from emq_compat.shim.configured import Configured
+from emq_compat.shim.connections import Connections
 from emq_compat.shim.exceptions import AlwaysEagerIgnored, NoImportablePath
-from emq_compat.shim.options import priority_of, queue_name, read_options
+from emq_compat.shim.options import ADDRESS, priority_of, read_options
 from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.pipeline import Pipeline, Publisher, pipeline_of, publish_with_tries
 from emq_compat.shim.registry import TaskRegistry
 from emq_compat.shim.result import AsyncResult as Result
+from emq_compat.shim.symbols import instantiate
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -27,15 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["Sender"]
 
 
-class Sender(Configured):
+class Sender(Connections):
     """What Celery() has to do with publishing."""
 
     _tasks: TaskRegistry
+    #: The class of ``amqp``, or its dotted path.
+    amqp_cls: Any = AMQP
 
     def __init__(
         self, changes: Mapping[str, Any], config_source: Any, namespace: str | None, *, silent: bool = False
     ) -> None:
         super().__init__(changes, config_source, namespace, silent=silent)
+        self._amqp: AMQP | None = None
         self._plans: dict[str, Plan] = {}
         self._client: Publisher | None = None
         self._client_is_given = False
@@ -127,6 +132,17 @@ class Sender(Configured):
         if announcement is not None:
             announcement.published()
 
+    @property
+    def amqp(self) -> AMQP:
+        """The app's queues and routes."""
+        if self._amqp is None:
+            self._amqp = instantiate(self.amqp_cls, self)
+        return self._amqp
+
+    def select_queues(self, queues: Sequence[str] | None = None) -> None:
+        """Have a worker of this app listen on these queues only."""
+        self.amqp.queues.select(queues)
+
     def pipeline(self) -> Pipeline:
         """Return a context manager: what is published inside is confirmed as a whole when it ends."""
         return Pipeline(self.client)
@@ -147,6 +163,8 @@ class Sender(Configured):
         plan = self._plans.get(name)
         if plan is None or plan.version != self.conf.version:
             plan = self._plans[name] = self._plan_by_name(name)
+        if plan.by_call or not options.keys().isdisjoint(ADDRESS):
+            options = self.amqp.send_options(name, options, args, kwargs, self._tasks.get(name))
         frame = current.frame_var.get()
         read = read_options(plan, self.conf, options, None if frame is None else frame.request)
         message = build_with(plan, args or (), kwargs or {}, read)
@@ -167,13 +185,16 @@ class Sender(Configured):
             except NoImportablePath:
                 if self.stock:
                     raise
+        destination = self.amqp.destination(name, self._tasks.get(name))
+        priority = self.conf.task_default_priority if destination.priority is None else destination.priority
         return Plan(
             name=name,
             path=path,
-            queue=queue_name(self.conf.task_default_queue),
+            queue=destination.queue,
+            by_call=destination.by_call,
             version=self.conf.version,
             stock=self.stock,
-            priority=priority_of(self.conf.task_default_priority or 0),
+            priority=priority_of(priority or 0),
             ignore_result=bool(self.conf.task_ignore_result),
             keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
         )

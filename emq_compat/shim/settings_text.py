@@ -37,9 +37,9 @@ def _censored(name: Any, value: Any) -> Any:
     return value
 
 
-def censored_url(url: str) -> str:
+def censored_url(url: str, mask: str = _MASK) -> str:
     """Return an address with the password in it masked."""
-    return re.sub(r"(?<=://)([^/@;]*):([^/@;]*)@", rf"\1:{_MASK}@", url)
+    return re.sub(r"(?<=://)([^/@;:]*):([^/@;]*)@", rf"\1:{mask}@", url)
 
 
 def as_text(items: Mapping[Any, Any]) -> str:

@@ -21,7 +21,7 @@ from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
 from emq_compat.shim.execution import execute, retry_message
 from emq_compat.shim.handlers import Handlers
-from emq_compat.shim.options import priority_of, queue_name, read_options
+from emq_compat.shim.options import ADDRESS, priority_of, read_options
 from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.result import AsyncResult as Result
@@ -174,6 +174,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             plan = self._new_plan(app)
         frame = frame_var.get()
         request = None if frame is None else frame.request
+        if plan.by_call or not options.keys().isdisjoint(ADDRESS):
+            options = app.amqp.send_options(self.name, options, args, kwargs, self)
         if options or task_id or link or link_error or shadow:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
             read = read_options(plan, app.conf, given, request)
@@ -200,13 +202,16 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             if stock:
                 raise
             path = TaskPath(path=self.__module__ or "__main__", callable=self.__name__)
+        destination = app.amqp.destination(self.name, self)
+        priority = self.priority if destination.priority is None else destination.priority
         plan = Plan(
             name=self.name,
             path=path,
-            queue=queue_name(app.conf.task_default_queue if self.queue is None else self.queue),
+            queue=destination.queue,
+            by_call=destination.by_call,
             version=app.conf.version,
             stock=stock,
-            priority=priority_of(self.priority or 0),
+            priority=priority_of(priority or 0),
             ignore_result=bool(self.ignore_result),
             keeps_errors=bool(self.store_errors_even_if_ignored),
             expires=self.expires,

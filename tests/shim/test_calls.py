@@ -204,13 +204,14 @@ def test_an_option_that_cant_be_is_refused_and_nothing_sent(
 
 
 def test_what_only_amqp_has_is_taken_without_effect(add: Task[..., int], client: Recorder) -> None:
-    """Options that mean something to kombu only don't get in the way; its nameless exchange names queues."""
+    """Options that mean something to kombu only don't get in the way, nor, as in Celery, does a key alone."""
     add.apply_async((1,), delivery_mode=1, mandatory=True, compression="gzip", serializer="json", chain=None)
     add.apply_async((1,), queue="q", exchange="ex", routing_key="rk")
-    add.apply_async((1,), routing_key="by-key")
+    add.apply_async((1,), routing_key="alone")
+    add.apply_async((1,), exchange="", routing_key="by-key")
     add.apply_async((1,), queue=SimpleNamespace(name="kombu-queue"))
 
-    assert ["celery", "q", "by-key", "kombu-queue"] == [m.queue for m in client.published]
+    assert ["celery", "q", "celery", "by-key", "kombu-queue"] == [m.queue for m in client.published]
 
 
 @pytest.mark.parametrize("name", ["a.b", "a-b", "a:b", "a/b", "é☃", "q" * 200, "with blank", "a,b"])

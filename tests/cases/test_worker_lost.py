@@ -162,9 +162,11 @@ def test_tasks_that_kill_their_own_process(site: Site, assert_alive: Callable[[P
         assert "FAILURE" == result.state
     assert "requeued" == results[2].get(timeout=10)
 
-    assert ["die early False"] == [line for line in site.runs() if "early" in line]
-    assert ["die late False"] == [line for line in site.runs() if "late" in line]
-    assert ["die requeued False", "die requeued True"] == [line for line in site.runs() if "requeued" in line]
+    assert ["die early False"] == [line for line in site.runs() if line.startswith("die early")]
+    assert ["die late False"] == [line for line in site.runs() if line.startswith("die late")]
+    assert ["die requeued False", "die requeued True"] == [
+        line for line in site.runs() if line.startswith("die requeued")
+    ]
     # The task's process being gone, the signal comes from the worker's.
     assert {
         f"failed siteproj.die_early WorkerLostError {worker.pid}",

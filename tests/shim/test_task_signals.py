@@ -272,3 +272,42 @@ def test_nothing_is_made_where_nobody_listens(app: Celery, client: Recorder) -> 
         signals.before_task_publish.disconnect(listen)
     first, second = client.published
     assert first.payload == second.payload
+
+
+def test_a_result_that_cannot_be_carried(
+    app: Celery, client: Recorder, worker: Worker, heard: list[Any]
+) -> None:
+    """Such a task has failed: task_failure is sent, and not task_success."""
+
+    @app.task(name="proj.x")
+    def x() -> object:
+        return object()
+
+    x.delay()
+    heard.clear()
+    assert "FAILURE" == worker.run(client.last).state
+    assert ["task_prerun", "task_failure", "task_postrun"] == names(heard)
+    assert isinstance(heard[1][1]["exception"], EncodeError)
+
+
+def test_an_error_beside_the_body(
+    app: Celery, client: Recorder, worker: Worker, heard: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails outside of the body is task_internal_error, with the request and the exception."""
+
+    @app.task(name="proj.x")
+    def x(n: int) -> None: ...
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("beside")
+
+    monkeypatch.setattr("emq_compat.shim.program.execute", fail)
+    result = x.delay(1)
+    heard.clear()
+    assert "FAILURE" == worker.run(client.last).state
+    [(name, named)] = heard
+    assert ("task_internal_error", x, result.id, [1]) == (
+        name, named["sender"], named["task_id"], named["args"]
+    )  # fmt: skip
+    assert result.id == named["request"].id
+    assert "RuntimeError: beside" in str(named["einfo"])

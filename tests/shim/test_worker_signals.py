@@ -1,0 +1,190 @@
+"""The signals of a worker's parent, and those of a process that runs tasks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from emq_compat.celery_shim import Celery
+from emq_compat.errors import MessageError
+from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.message import Delivery, Headers
+from emq_compat.pool.base import Lost
+from emq_compat.run import TaskPolicy
+from emq_compat.shim import signals
+from emq_compat.shim.dispatch import Signal
+from emq_compat.shim.exceptions import NotRegistered, TimeLimitExceeded, WorkerLostError
+from emq_compat.shim.program import ShimProgram
+from emq_compat.shim.worker import WorkController
+from tests.shim.recorder import Recorder, Worker, delivered
+
+NAMES = (
+    "import_modules", "worker_init", "worker_before_create_process", "worker_process_init", "worker_ready",
+    "heartbeat_sent", "worker_shutting_down", "worker_process_shutdown", "worker_shutdown", "task_received",
+    "task_unknown", "task_rejected", "task_failure", "task_revoked",
+)  # fmt: skip
+
+Heard = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    """(name, arguments) of each signal that was sent, in order."""
+    seen: Heard = []
+
+    def listen(signal: Signal, **named: Any) -> None:
+        seen.append((str(signal.name), named))
+
+    for name in NAMES:
+        getattr(signals, name).connect(listen)
+    yield seen
+    for name in NAMES:
+        getattr(signals, name).disconnect(listen)
+
+
+@pytest.fixture
+def program(app: Celery) -> ShimProgram:
+    @app.task(name="proj.add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    return ShimProgram(app, controller=WorkController(app, "w@h", {"queues": "a"}))
+
+
+def test_a_life(app: Celery, program: ShimProgram, heard: Heard) -> None:
+    """Each of a worker's life is sent once, with the worker, its consumer or its name as the sender."""
+    onlooker, controller = program.onlooker, program.announcer.controller
+    program.load()
+    program.announcer.worker_init()
+    program.worker_init()
+    onlooker.before_child()
+    program.child_init()
+    onlooker.ready()
+    onlooker.heartbeat_sent()
+    onlooker.shutting_down("SIGTERM", "Warm", 0)
+    program.child_exit()
+    onlooker.shut_down()
+    consumer = controller.consumer
+    assert [
+        ("import_modules", {"sender": app}),
+        ("worker_init", {"sender": controller}),
+        ("worker_before_create_process", {"sender": controller}),
+        ("worker_process_init", {"sender": None}),
+        ("worker_ready", {"sender": consumer}),
+        ("heartbeat_sent", {"sender": consumer}),
+        ("worker_shutting_down", {"sender": "w@h", "sig": "SIGTERM", "how": "Warm", "exitcode": 0}),
+        ("worker_process_shutdown", {"sender": None, "pid": os.getpid(), "exitcode": 0}),
+        ("worker_shutdown", {"sender": controller}),
+    ] == heard
+    assert ("w@h", app, "w@h", app) == (
+        controller.hostname, controller.app, consumer.hostname, consumer.app
+    )  # fmt: skip
+    assert {"queues": "a"} == controller.options
+
+
+def test_import_modules_can_fail_the_start(app: Celery, program: ShimProgram) -> None:
+    """What a receiver of import_modules raises ends the start, as in Celery."""
+
+    @signals.import_modules.connect
+    def fail(**named: Any) -> None:
+        raise LookupError("no such project")
+
+    try:
+        with pytest.raises(LookupError, match="no such project"):
+            program.worker_init()
+    finally:
+        signals.import_modules.disconnect(fail)
+
+
+def test_what_is_taken_in(app: Celery, program: ShimProgram, client: Recorder, heard: Heard) -> None:
+    """task_received has the request; an unregistered name is task_unknown, no message task_rejected."""
+    app.tasks["proj.add"].apply_async((2,), {"y": 3}, task_id="i1", headers={"trace": "t"})
+    app.send_task("proj.missing", task_id="i2")
+    for message in client.published:
+        program.onlooker.received(delivered(message))
+    broken = Delivery(msgid="m3", queue="celery", headers=Headers(attempt=1), payload=b"nonsense")
+    program.onlooker.received(broken)
+    program.onlooker.received(delivered(client.last, concludes=True))
+
+    assert ["task_received", "task_unknown", "task_rejected"] == [name for name, _ in heard]
+    received, unknown, rejected = (named for _, named in heard)
+    request = received["request"]
+    assert program.announcer.controller.consumer is received["sender"]
+    assert ("i1", "i1", "proj.add", app.tasks["proj.add"]) == (
+        request.id, request.task_id, request.name, request.task
+    )  # fmt: skip
+    assert ([2], {"y": 3}, "{'y': 3}") == (request.args, request.kwargs, request.kwargsrepr)
+    assert {"trace": "t"} == request.headers
+    assert "celery" == request.delivery_info["routing_key"]
+    assert "proj.add[i1]" == str(request)
+    assert ("proj.missing", "i2") == (unknown["name"], unknown["id"])
+    assert isinstance(unknown["exc"], NotRegistered)
+    assert broken is rejected["message"]
+    assert isinstance(rejected["exc"], MessageError)
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("died", WorkerLostError), ("time-limit", TimeLimitExceeded)])
+def test_failure_of_a_lost_task(
+    app: Celery, program: ShimProgram, client: Recorder, heard: Heard, reason: Any, kind: type[Exception]
+) -> None:
+    """task_failure of a task that gave no reply has the exception that its result has."""
+    app.tasks["proj.add"].apply_async((2, 3), task_id="i1")
+    delivery = delivered(client.last)
+    lost = Lost(key=("m", 1), reason=reason, detail="killed by SIGKILL", pid=1)
+    program.onlooker.unattended(delivery, reply_to_lost(lost, delivery, TaskPolicy(), 5.0))
+
+    [(name, named)] = heard
+    assert ("task_failure", app.tasks["proj.add"], "i1") == (name, named["sender"], named["task_id"])
+    assert kind is type(named["exception"])
+    assert ([2, 3], {}) == (named["args"], named["kwargs"])
+    assert kind.__name__ in str(named["einfo"])
+    assert named["traceback"] is not None
+
+
+def test_what_goes_back_is_no_failure(
+    app: Celery, program: ShimProgram, client: Recorder, heard: Heard
+) -> None:
+    """A lost task that is to be redelivered sends nothing."""
+    app.tasks["proj.add"].delay(2, 3)
+    delivery = delivered(client.last)
+    policy = TaskPolicy(acks_late=True, reject_on_worker_lost=True)
+    lost = Lost(key=("m", 1), reason="died", detail="", pid=1)
+    program.onlooker.unattended(delivery, reply_to_lost(lost, delivery, policy, None))
+    assert not heard
+
+
+@pytest.mark.parametrize(
+    ("why", "signum", "flags"),
+    [("revoked", None, (False, None, False)), ("terminated", 15, (True, 15, False))],
+)
+def test_revoked(
+    app: Celery, program: ShimProgram, client: Recorder, heard: Heard, why: str, signum: Any, flags: Any
+) -> None:
+    """task_revoked tells whether the task was terminated, and by which signal."""
+    app.tasks["proj.add"].apply_async((2, 3), task_id="i1")
+    program.onlooker.unattended(delivered(client.last), revoked(why), signum=signum)
+    [(name, named)] = heard
+    assert ("task_revoked", app.tasks["proj.add"], "i1") == (name, named["sender"], named["request"].id)
+    assert flags == (named["terminated"], named["signum"], named["expired"])
+
+
+def test_expired(app: Celery, client: Recorder, worker: Worker, program: ShimProgram, heard: Heard) -> None:
+    """A task that is found to be expired by the process that was to run it is revoked, expired."""
+    app.tasks["proj.add"].apply_async((2, 3), expires=1)
+    delivery = delivered(client.last, expires=1.0)
+    program.onlooker.unattended(delivery, program.work(delivery, lambda state, body: None))
+    [(name, named)] = heard
+    assert ("task_revoked", False, True) == (name, named["terminated"], named["expired"])
+
+
+def test_an_onlooker_that_fails_does_no_harm(
+    app: Celery, program: ShimProgram, heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What can't be told is logged: the loop that tells it must go on."""
+    broken = Delivery(msgid="m3", queue="celery", headers=Headers(attempt=1), payload=b"nonsense")
+    program.onlooker.unattended(broken, revoked("revoked"))
+    assert not heard
+    assert "Announcer.unattended failed" in caplog.text

@@ -231,16 +231,20 @@ def _passed_on(headers: Headers, state: str, follow_ups: Sequence[Publish]) -> b
     """Tell whether a part's place in its chord is taken by a follow-up: a retry, or what replaced it.
 
     What replaced an ignored task may be a chain, whose last step, the new part, travels inside the first.
+    What a task adds to its chord takes nobody's place.
     """
     if state not in (RETRY, IGNORED, REJECTED):
         return False
-    if state == IGNORED and any(not message.headers.settled for message in follow_ups):
-        return True
     mine = headers.part_of
     assert mine is not None
     for message in follow_ups:
         theirs = message.headers.part_of
-        if theirs is not None and theirs[0] == mine[0] and theirs[1][: len(mine[1])] == mine[1]:
+        added = theirs is not None and theirs[2]
+        if state == IGNORED and not message.headers.settled and not added:
+            return True
+        if theirs is None or theirs[0] != mine[0]:
+            continue
+        if theirs[1] == mine[1] or (theirs[1][: len(mine[1])] == mine[1] and not added):
             return True
     return False
 

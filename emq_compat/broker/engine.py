@@ -241,7 +241,8 @@ class Engine:
         flight = self.flights.by_msgid.get(msgid)
         if flight is None and headers is not None:
             flight = self.flights.found(identity, msgid, headers.attempt)
-        if flight is None or (headers is not None and headers.attempt != flight.attempt):
+        # Attempt 0: the worker couldn't read the hand-out, and so not which attempt it was.
+        if flight is None or (headers is not None and headers.attempt not in (0, flight.attempt)):
             self.desk.counters["stale"] += 1
             return
         state = headers.state if headers is not None else SUCCESS

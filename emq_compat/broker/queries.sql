@@ -77,7 +77,7 @@ SELECT key, msgid, headers, payload, attempt, losses, home FROM messages
     WHERE task_id = ? AND (home IS NULL OR due_ms IS NOT NULL) AND key NOT IN (SELECT key FROM in_flight)
 
 -- name: marked_in
-SELECT key, msgid, headers, payload, attempt, losses FROM messages
+SELECT key, msgid, headers, CASE WHEN instr(headers, 'epilogue') THEN payload ELSE x'' END, attempt, losses FROM messages
     WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL)
     AND (key > ?1 AND key <= ?2 OR home >= ?1 AND home <= ?2) AND key NOT IN (SELECT key FROM in_flight)
 

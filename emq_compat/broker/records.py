@@ -274,7 +274,7 @@ class Journal(Protocol):
         ...
 
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
-        """Return the marked messages of a queue that wait or are delayed."""
+        """Return the marked messages of a queue that wait or are delayed; payloads only for epilogues."""
         ...
 
     def remember(self, msgid: str) -> None:

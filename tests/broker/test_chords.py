@@ -212,6 +212,26 @@ def test_a_part_may_pass_its_place_on() -> None:
     assert [["a", "b"]] == args_of(d)
 
 
+def test_what_a_part_adds_to_its_chord_does_not_take_its_place() -> None:
+    """A part that adds one and is ignored itself fails the chord."""
+    b = Bench()
+    held = started(b, body("c", 1), part("c", 0))
+    added = Publish(queue="q", headers=part("c", "0.1+").headers, payload=job())
+    b.reply(held["c-0"], "IGNORED", follow_ups=(added,), body=b'{"value": null}')
+    assert ("FAILURE", "Dependency c-0 raised Ignore('')") == result(b, "body-c")
+
+
+def test_a_part_that_tries_again_takes_its_place_with_its_plus() -> None:
+    """A retry of an added part has its header, ``+`` included: it isn't counted before the last try ends."""
+    b = Bench()
+    held = started(b, body("c", 1), part("c", 0), part("c", "0.1+"))
+    again = Publish(queue="q", headers=part("c", "0.1+").headers, payload=job())
+    (retried,) = b.reply(held["c-0.1+"], "RETRY", follow_ups=(again,))
+    assert [] == b.reply(retried, body=value("b"))
+    (d,) = b.reply(held["c-0"], body=value("a"))
+    assert [["a", "b"]] == args_of(d)
+
+
 def test_a_chord_grows_when_the_added_part_is_published() -> None:
     """A ``+`` part is awaited from then on, once however often it is tried again."""
     b = Bench()
@@ -336,3 +356,16 @@ def test_a_full_queue_takes_bodies_and_outcomes() -> None:
     send(b, body("c", 1), request(Headers(task_id="s", settled="FAILURE"), failure("ValueError", "x")))
     assert 0 == b.engine.desk.counters["refused"]
     assert ("FAILURE", "x") == result(b, "s")
+
+
+def test_a_backup_holds_chords(tmp_path: Path) -> None:
+    """A broker that starts on a copy of the journal goes on with its chords."""
+    b = Bench(tmp_path / "data")
+    held = started(b, body("c", 2), part("c", 0), part("c", 1))
+    b.reply(held["c-0"], body=value(0))
+    copy = tmp_path / "copy"
+    copy.mkdir(mode=0o700)
+    b.store.backup(copy / "journal.sqlite3")
+    restored = Bench(copy)
+    (d,) = restored.reply(held["c-1"], body=value(1)) or restored.worker(b"w2.1", credit=2, slots=2)
+    assert [[0, 1]] == args_of(d)

@@ -113,6 +113,17 @@ def test_a_reply_that_a_job_manager_makes_by_itself_has_an_epilogue(state: str) 
     assert (state, "TimeLimitExceeded") == told(d)
 
 
+def test_what_a_worker_could_not_read_ends() -> None:
+    """A REPLY for attempt 0 counts for the latest hand-out: the worker saw no more of it than its msgid."""
+    b = Bench()
+    held = taken(b, lone("a"))
+    refusal = unattended(held["a"], "FAILURE", failure("RemoteProtocolError", "too large"))
+    b.turn((b"w.1", replace(refusal, headers=replace(refusal.headers or ReplyHeaders(), attempt=0))))
+    assert ("FAILURE", "too large") == result(b, "a")
+    (d,) = epilogues(b)
+    assert ("FAILURE", "RemoteProtocolError") == told(d)
+
+
 def test_an_attended_end_has_no_epilogue() -> None:
     """A worker that answers has done what follows."""
     b = Bench()

@@ -81,7 +81,7 @@ class AliasModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name == "__all__":
             return self._public()
-        if name.startswith("__"):
+        if name.startswith("__") and name not in self._names:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         try:
             value = self._found(name)

@@ -17,42 +17,109 @@ _SHIM = "emq_compat.shim."
 def _row(*sources: str, **names: str) -> tuple[tuple[str, ...], dict[str, str]]:
     return (
         tuple(_SHIM + source for source in sources),
-        {name: where if where.startswith("emq_compat") or "kombu" in where else _SHIM + where
+        {name: where if where.startswith(("emq_compat.", "kombu.")) else _SHIM + where
          for name, where in names.items()},
     )  # fmt: skip
 
 
-_VERSIONS = {
-    name: f"surface.release:{name}"
-    for name in ("SERIES", "VERSION", "VERSION_BANNER", "__version__", "version_info", "version_info_t")
-}
+def _of(module: str, *names: str) -> dict[str, str]:
+    return {name: f"{module}:{name}" for name in names}
+
+
+_FACADE = "emq_compat.celery_shim"
+_CANVAS = _of(
+    "canvas",
+    "Signature", "signature", "maybe_signature", "subtask", "chain", "group", "chord", "chunks", "xmap",
+    "xstarmap",
+)  # fmt: skip
+_VERSIONS = _of(
+    "surface.release", "SERIES", "VERSION", "VERSION_BANNER", "__version__", "version_info", "version_info_t"
+)
+_CURRENT = _of(_FACADE, "current_app", "current_task")
 
 MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery": _row(
         Celery="app:Celery",
         Task="task:Task",
         shared_task="declare:shared_task",
-        current_app="emq_compat.celery_shim:current_app",
-        current_task="emq_compat.celery_shim:current_task",
         uuid="emq_compat.message:new_id",
+        bugreport="surface.apps:bugreport",
+        maybe_patch_concurrency="surface.apps:maybe_patch_concurrency",
+        **_CURRENT,
+        **_CANVAS,
         **_VERSIONS,
     ),
-    "celery.app": _row(Celery="app:Celery", shared_task="declare:shared_task"),
+    "celery.__main__": _row(main="emq_compat.cli.main:main"),
+    "celery._state": _row("surface.state", **_CURRENT),
+    "celery.app": _row("surface.apps", Celery="app:Celery", shared_task="declare:shared_task"),
+    "celery.app.backends": _row(**_of("backend_kinds", "by_name", "by_url")),
     "celery.app.base": _row(Celery="app:Celery"),
-    "celery.app.task": _row(Task="task:Task", Context="request:Context"),
+    "celery.app.builtins": _row(),
+    "celery.app.defaults": _row("surface.defaults"),
+    "celery.app.log": _row(**_of("log", "Logging", "TaskFormatter")),
     "celery.app.registry": _row("registry"),
+    "celery.app.task": _row(Task="task:Task", Context="request:Context"),
+    "celery.app.utils": _row(
+        Settings="settings:Settings", find_app="find_app:find_app", bugreport="surface.apps:bugreport"
+    ),
+    "celery.backends": _row(),
+    "celery.backends.base": _row(
+        Backend="backend:Backend",
+        BaseBackend="backend:Backend",
+        DisabledBackend="backend_kinds:DisabledBackend",
+    ),
+    "celery.bin": _row(),
+    "celery.bin.celery": _row(celery="emq_compat.cli.main:cli", main="emq_compat.cli.main:main"),
+    "celery.canvas": _row("canvas", _chain="canvas:_chain", _chord="canvas:_chord"),
+    "celery.concurrency": _row("surface.pools"),
+    "celery.contrib": _row(),
+    "celery.contrib.abortable": _row("abortable"),
     "celery.exceptions": _row("exceptions"),
+    "celery.execute": _row(send_task="surface.apps:send_task"),
+    "celery.local": _row("surface.local"),
+    "celery.platforms": _row("surface.platforms"),
+    "celery.registry": _row(tasks="surface.apps:tasks"),
     "celery.result": _row("result"),
+    "celery.schedules": _row("schedules"),
     "celery.signals": _row("signals"),
     "celery.states": _row("states"),
-    "celery.utils": _row(),
+    "celery.utils": _row(
+        uuid="emq_compat.message:new_id",
+        gen_unique_id="emq_compat.message:new_id",
+        cached_property="kombu.utils.objects:cached_property",
+        gen_task_name="surface.imports:gen_task_name",
+        get_full_cls_name="surface.imports:qualname",
+        nodename="surface.names:nodename",
+        nodesplit="surface.names:nodesplit",
+        worker_direct="surface.names:worker_direct",
+        chunks="surface.functional:chunks",
+        noop="surface.functional:noop",
+        memoize="kombu.utils.functional:memoize",
+        import_from_cwd="surface.imports:import_from_cwd",
+        instantiate="surface.imports:instantiate",
+    ),
+    "celery.utils.collections": _row("surface.collections"),
+    "celery.utils.debug": _row("surface.debug"),
     "celery.utils.dispatch": _row("dispatch"),
+    "celery.utils.dispatch.signal": _row("dispatch"),
+    "celery.utils.functional": _row("surface.functional", memoize="kombu.utils.functional:memoize"),
+    "celery.utils.graph": _row("graph"),
+    "celery.utils.imports": _row("surface.imports"),
+    "celery.utils.iso8601": _row(parse_iso8601="surface.times:maybe_iso8601"),
+    "celery.utils.log": _row("loggers"),
+    "celery.utils.nodenames": _row("surface.names"),
+    "celery.utils.objects": _row(),
+    "celery.utils.saferepr": _row("surface.saferepr"),
+    "celery.utils.serialization": _row("surface.serialization"),
+    "celery.utils.text": _row("surface.text"),
+    "celery.utils.threads": _row("surface.threads"),
+    "celery.utils.time": _row("surface.times"),
+    "celery.worker": _row(WorkController="worker:WorkController"),
+    "celery.worker.consumer": _row(Consumer="worker:Consumer"),
+    "celery.worker.request": _row(Request="worker:Request"),
     "billiard": _row(),
     "billiard.einfo": _row(ExceptionInfo="handlers:ExceptionInfo"),
     "billiard.exceptions": _row(
-        SoftTimeLimitExceeded="exceptions:SoftTimeLimitExceeded",
-        TimeLimitExceeded="exceptions:TimeLimitExceeded",
-        WorkerLostError="exceptions:WorkerLostError",
-        Terminated="exceptions:Terminated",
+        **_of("exceptions", "SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "Terminated")
     ),
 }

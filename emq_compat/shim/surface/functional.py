@@ -202,7 +202,7 @@ def lookahead(it: Iterable[T]) -> Iterator[tuple[T, T | None]]:
 
 
 def regen(it: Iterable[T]) -> Iterable[T]:
-    """Return something that can be iterated again: a list or tuple as it is, else a list that fills itself."""
+    """Return what can be iterated again: a list or tuple as it is, else a list that fills itself."""
     return it if isinstance(it, (list, tuple)) else _Regen(it)
 
 

@@ -126,7 +126,8 @@ def _reflected(name: str, function: Callable[[Any, Any], Any]) -> Callable[..., 
 
 
 for _name in (
-    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor",
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or",
+    "xor",
 ):  # fmt: skip
     _function = getattr(operator, f"__{_name}__")
     setattr(Proxy, f"__{_name}__", _forward(f"__{_name}__", _function))

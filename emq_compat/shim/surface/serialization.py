@@ -59,7 +59,7 @@ def find_pickleable_exception(
     loads: Callable[[bytes], Any] = pickle.loads,
     dumps: Callable[[Any], bytes] = pickle.dumps,
 ) -> BaseException | None:
-    """Return an exception of the nearest base class that can be pickled; None: no base below Exception can."""
+    """Return an exception of the nearest base class that can be pickled; None: none below Exception can."""
     for base in itermro(type(exc), (Exception, BaseException, object)):
         try:
             made: BaseException = base(*exc.args)

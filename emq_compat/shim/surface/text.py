@@ -95,7 +95,7 @@ def pretty(value: Any, width: int = 80, nl_width: int = 80, sep: str = "\n", **k
 
 
 def simple_format(
-    s: Any, keys: Mapping[str, Any], pattern: re.Pattern[str] = re.compile(r"%(\w)"), expand: str = r"\1"
+    s: Any, keys: Mapping[str, Any], pattern: re.Pattern[str] = re.compile(r"%(\w|%)"), expand: str = r"\1"
 ) -> Any:
     """Replace ``%x`` by what ``keys`` has for ``x``: a text, or a function that returns it.
 

@@ -1,0 +1,33 @@
+"""``celery._state``: the current app and the running task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emq_compat.shim import current
+from emq_compat.shim.current import set_default_app
+from emq_compat.shim.surface.apps import default_app
+
+__all__ = [
+    "default_app",
+    "get_current_app",
+    "get_current_task",
+    "get_current_worker_task",
+    "set_default_app",
+]
+
+get_current_app = current.get_app
+
+
+def get_current_task() -> Any:
+    """Return the task that is running here, or None."""
+    frame = current.frame_var.get()
+    return frame.task if frame is not None else None
+
+
+def get_current_worker_task() -> Any:
+    """Return the outermost task that is running here: what the worker runs, not what that called; or None."""
+    frame = current.frame_var.get()
+    while frame is not None and frame.previous is not None:
+        frame = frame.previous
+    return frame.task if frame is not None else None

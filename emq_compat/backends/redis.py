@@ -67,8 +67,8 @@ class RedisStore(KeyValueStore):
             ) from exc
         self.url = url
         self._expires_s = int(expires_s)
-        self._policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
-        self._policy.update(retry_policy or {})
+        policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
+        self._policy: dict[str, Any] = {**policy, **(retry_policy or {})}
         self._errors = (redis.RedisError, OSError)
         self._cut = (redis.ConnectionError, redis.TimeoutError, OSError)
         try:
@@ -126,7 +126,8 @@ class RedisStore(KeyValueStore):
 
     def cut(self, exc: BaseException) -> bool:
         """Return whether an exception says that Redis can't be reached now."""
-        return isinstance(exc, self._cut)
+        found: bool = isinstance(exc, self._cut)
+        return found
 
     def _told(self, ask: Callable[[], T]) -> T:
         try:

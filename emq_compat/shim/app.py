@@ -10,8 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current, declare
-from emq_compat.shim.backend import Backend
-from emq_compat.shim.backend_kinds import EmqBackend, backend_of, result_backend_of
 from emq_compat.shim.canvas.signature import signature
 from emq_compat.shim.discover import Packages, TaskModules
 from emq_compat.shim.exceptions import CeleryWarning
@@ -74,8 +72,6 @@ class Celery(Sender):
         **kwargs: Any,
     ) -> None:
         self._warn_of_unknown(kwargs)
-        self._backend: Backend | None = None
-        self._backend_is_given = False
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         given |= {name: value for name, value in kwargs.items() if name not in _PARTS}
         super().__init__(
@@ -109,31 +105,6 @@ class Celery(Sender):
     def ResultSet(self, results: Iterable[Any] | None = None, **kwargs: Any) -> SetOfResults:  # noqa: N802
         """Return results as one."""
         return SetOfResults(results, app=self, **kwargs)
-
-    @property
-    def backend(self) -> Backend:
-        """Where results are (result_backend)."""
-        self._refresh()
-        if self._backend is None:
-            self._backend = backend_of(self)
-        return self._backend
-
-    @backend.setter
-    def backend(self, backend: Backend | None) -> None:
-        self._backend = backend
-        self._backend_is_given = backend is not None
-        self.conf.touch()
-
-    @property
-    def backend_cls(self) -> Any:
-        """What says where results are: the setting, or the backend's class."""
-        return result_backend_of(self) or EmqBackend
-
-    def _refresh(self) -> None:
-        seen = self._seen_version
-        super()._refresh()
-        if seen != self._seen_version and not self._backend_is_given:
-            self._backend = None
 
     @property
     def tasks(self) -> TaskRegistry:

@@ -41,6 +41,13 @@ class _Acknowledges(FromSetting[bool]):
         return bool(task.acks_on_failure_or_timeout if own is None else own)
 
 
+class _AppsBackend:
+    """The app's result store until a class, an option or an assignment names another."""
+
+    def __get__(self, task: Attributes | None, owner: type) -> Any:
+        return None if task is None else task.app.backend
+
+
 class Attributes:
     """What a decorator's options, a class body, an assignment or ``task_annotations`` may set.
 
@@ -104,6 +111,8 @@ class Attributes:
     compression: FromSetting[str | None] = FromSetting("task_compression")
     store_errors_even_if_ignored: FromSetting[bool] = FromSetting("task_store_errors_even_if_ignored")
     store_eager_result: FromSetting[bool] = FromSetting("task_store_eager_result")
+    #: Where its results are; None, or not set: where the app's are.
+    backend: _AppsBackend = _AppsBackend()
 
     MaxRetriesExceededError: ClassVar[type[exceptions.MaxRetriesExceededError]] = (
         exceptions.MaxRetriesExceededError

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.backends.base import ResultStore
@@ -14,6 +12,7 @@ from emq_compat.backends.emq import BrokerStore
 from emq_compat.client import client_for
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.retention import seconds_kept
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -24,8 +23,6 @@ __all__ = [
     "backend_of",
     "by_name",
     "by_url",
-    "result_backend_of",
-    "seconds_kept",
 ]
 
 
@@ -33,7 +30,7 @@ class EmqBackend(Backend):
     """Our broker keeps the results: that of the app, or the one that a URL names."""
 
     def _new_store(self, app: Celery, url: str | None) -> ResultStore:
-        kept_s = seconds_kept(app)
+        kept_s = seconds_kept(app.conf)
         if url and not url.endswith("://") and url != app.broker_url:
             return BrokerStore(lambda: client_for(url), url=url, keep_s=kept_s)
         return BrokerStore(lambda: app.client, url=url or "emq://", keep_s=kept_s)
@@ -121,11 +118,6 @@ def by_url(backend: str | None = None, loader: object = None) -> tuple[type[Back
     return by_name(scheme), backend
 
 
-def result_backend_of(app: Celery) -> Any:
-    """Return what says where results are: Celery's environment variable, else the setting."""
-    return os.environ.get("CELERY_RESULT_BACKEND") or app.conf.result_backend
-
-
 def backend_of(app: Celery, said: Any = None) -> Backend:
     """Make the backend that ``said`` (by default the app's setting) names: a URL, a name, a class.
 
@@ -134,29 +126,10 @@ def backend_of(app: Celery, said: Any = None) -> Backend:
     Raises:
         ImproperlyConfigured: as ``by_name``, or its library is missing.
     """
-    said = said or result_backend_of(app)
+    said = said or app.conf.result_backend
     if isinstance(said, Backend):
         return said
     if isinstance(said, type):
         return said(app=app)  # type: ignore[no-any-return]
     cls, url = by_url(said or "emq")
     return cls(app=app, url=url)
-
-
-def seconds_kept(app: Celery) -> float | None:
-    """Return how long results are kept: None as the broker is told, 0 without end (result_expires).
-
-    Raises:
-        ImproperlyConfigured: the setting is no time.
-    """
-    conf = app.conf
-    if "result_expires" not in conf.changes:
-        return None
-    value = conf.result_expires
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise ImproperlyConfigured(f"result_expires is a number of seconds or a timedelta, not {value!r}")
-    return float(value)

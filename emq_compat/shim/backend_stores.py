@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.backends.base import ResultStore
 from emq_compat.run import callable_from_name
 from emq_compat.shim.backend import Backend
-from emq_compat.shim.backend_kinds import seconds_kept
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.record_codec import codec_of
+from emq_compat.shim.retention import seconds_kept
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -22,7 +22,7 @@ _DAY_S = 86_400.0
 
 
 def _expires_s(app: Celery) -> float:
-    kept_s = seconds_kept(app)
+    kept_s = seconds_kept(app.conf)
     return _DAY_S if kept_s is None else kept_s
 
 

@@ -36,7 +36,7 @@ class Options:
     def __init__(self, plan: Plan) -> None:
         self.awaits = ""
         self.chord = ""
-        self.epilogue = False
+        self.epilogue = plan.epilogue
         self.eta = 0.0
         self.expires = 0.0
         self.immutable = False
@@ -57,8 +57,8 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "by_call", "check", "dumps", "expires", "ignore_result",
-        "keeps_errors", "limit_s", "name", "path", "priority", "queue", "stock", "version",
+        "_head", "_origin_pid", "_tail", "by_call", "check", "dumps", "epilogue", "expires", "ignore_result",
+        "keep_s", "keeps_errors", "limit_s", "name", "path", "priority", "queue", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,8 @@ class Plan:
         expires: float | datetime | None = None,
         limit_s: float | None = None,
         check: Callable[..., None] | None = None,
+        epilogue: bool = False,
+        keep_s: float | None = None,
     ) -> None:
         """``by_call``: the queue and other options depend on the call (AMQP.send_options).
 
@@ -83,7 +85,8 @@ class Plan:
         task's.
 
         ``keeps_errors``: an ignored result is kept if it is an error (store_errors_even_if_ignored), so that
-        the broker must not be told to drop it; the worker does that.
+        the broker must not be told to drop it; the worker does that. ``epilogue`` and ``keep_s`` are headers:
+        results live elsewhere, and how long the broker keeps them.
         """
         self.name = name
         self.path = path
@@ -97,6 +100,8 @@ class Plan:
         self.expires = expires
         self.limit_s = limit_s
         self.check = check
+        self.epilogue = epilogue
+        self.keep_s = keep_s
         #: A stock job manager passes arguments on as they are.
         self.dumps = plain_dumps if stock else dumps
         self._head = (
@@ -146,6 +151,8 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
             priority=plan.priority,
             expires=0.0 if plan.expires is None else unix_time(plan.expires, time.time()),
             no_result=plan.ignore_result and not plan.keeps_errors,
+            epilogue=plan.epilogue,
+            keep_s=plan.keep_s,
         ),
         payload=(payload + "}}]").encode(),
     )
@@ -197,6 +204,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             eta=options.eta,
             expires=options.expires,
             no_result=options.ignore_result and not plan.keeps_errors,
+            keep_s=plan.keep_s,
             limit_s=options.limit_s,
             soft_limit_s=options.soft_limit_s,
             retries=options.retries,

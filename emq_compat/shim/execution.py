@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.coroutines.settle import settle
@@ -35,6 +34,7 @@ from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.loggers import HELD, flush_held
 from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
+from emq_compat.shim.results.members import told_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
@@ -70,7 +70,7 @@ def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:
     """Run a task for a delivery. Whatever its body raises is an Outcome, SystemExit and the like included.
 
-    The names of the results it has published are in the Outcome's ``extra``, as ``children``.
+    What the reply says beside that (date_done, children …) is in the Outcome's ``extra``.
 
     Raises:
         Stopped: the pool ends the run, and tells of it.
@@ -88,7 +88,8 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     except Retry as exc:
         failure = failure_of(exc.exc or exc, jsonable=jsonable)
         logger.info("Task %s[%s] retry: %s", task.name, request.id, failure.message)
-        return Outcome(state=RETRY, failure=failure, follow_ups=frame.published())
+        extra = told_of(task, request, final=False)
+        return Outcome(state=RETRY, failure=failure, follow_ups=frame.published(), extra=extra)
     except Ignore as exc:
         logger.info("Task %s[%s] ignored", task.name, request.id)
         if not frame.follow_ups:  # else something else goes on in its place
@@ -111,7 +112,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             logger.info("Task %s[%s] raised expected: %s", task.name, request.id, told)
             _end(frame, FAILURE, exc, failure)
             return Outcome(
-                state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
+                state=FAILURE, failure=failure, follow_ups=frame.published(), extra=told_of(task, request)
             )
         # The safe text, not exc_info: what can't be printed must not break the log, too.
         logger.error(
@@ -124,7 +125,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         )
         _end(frame, FAILURE, exc, failure)
         return Outcome(
-            state=FAILURE, failure=failure, follow_ups=frame.published(), extra=_told_of(request)
+            state=FAILURE, failure=failure, follow_ups=frame.published(), extra=told_of(task, request)
         )
     if request.callbacks or request.chain:
         try:
@@ -133,24 +134,9 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             logger.exception("Task %s[%s]: what follows can't be published", task.name, request.id)
             failure = failure_of(exc, jsonable=jsonable)
             _end(frame, FAILURE, exc, failure)
-            return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published())
-    return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=_told_of(request))
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-def _told_of(request: Context) -> Mapping[str, Any]:
-    """Return what the reply says beside its value: the results that the run published, in Celery's form."""
-    children = request._children
-    if not children:
-        return _NOTHING
-    return {"children": [jsonable(_tuple_of(child)) for child in children]}
-
-
-def _tuple_of(result: Any) -> Any:
-    as_tuple = getattr(result, "as_tuple", None)
-    return ((result.id, None), None) if as_tuple is None else as_tuple()
+            extra = told_of(task, request)
+            return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published(), extra=extra)
+    return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=told_of(task, request))
 
 
 def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:

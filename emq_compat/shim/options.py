@@ -126,7 +126,9 @@ def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
     if awaits := given.get("awaits"):
         options.awaits = f"{awaits['id']}:{awaits['size']}"
         options.immutable = bool(given.get("immutable"))
-    options.epilogue = bool(given.get("epilogue") or extra.get("chain") or extra.get("errbacks"))
+    options.epilogue = bool(
+        options.epilogue or given.get("epilogue") or extra.get("chain") or extra.get("errbacks")
+    )
 
 
 def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str, Any]) -> None:

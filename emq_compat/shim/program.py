@@ -14,7 +14,7 @@ from emq_compat.errors import EmqError, NotAllowed
 from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
-from emq_compat.shim import flow
+from emq_compat.shim import flow, keeping
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
@@ -124,7 +124,7 @@ class ShimProgram:
         Raises:
             Exception: what importing one of them raises.
         """
-        _ = self.policies
+        _ = self.policies, self.app.backend
         self.announcer.worker_init()
         for line in self.app.problems():
             logger.warning("%s", line)
@@ -158,6 +158,12 @@ class ShimProgram:
 
     def work(self, delivery: Delivery, report: Report) -> Reply:
         """Run one delivery (run.Program.work)."""
+        store = keeping.store_of(self.app, delivery.headers.task)
+        if store is None:
+            return self._ran(delivery, report)
+        return keeping.kept(store, delivery, self._ran(delivery, keeping.reporting(store, delivery)))
+
+    def _ran(self, delivery: Delivery, report: Report) -> Reply:
         try:
             return self._work(delivery, report)
         except (EmqError, ImproperlyConfigured) as exc:

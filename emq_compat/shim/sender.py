@@ -13,6 +13,8 @@ from emq_compat.message import Publish
 from emq_compat.shim import current
 from emq_compat.shim.amqp import AMQP
 from emq_compat.shim.announce import announced
+from emq_compat.shim.backend import Backend
+from emq_compat.shim.backend_kinds import EmqBackend, backend_of
 from emq_compat.shim.build import Plan, build_with
 from emq_compat.shim.connections import Connections
 from emq_compat.shim.exceptions import AlwaysEagerIgnored, NoImportablePath
@@ -21,6 +23,7 @@ from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.pipeline import Pipeline, Publisher, pipeline_of, publish_with_tries
 from emq_compat.shim.registry import TaskRegistry
 from emq_compat.shim.result import AsyncResult as Result
+from emq_compat.shim.retention import seconds_kept
 from emq_compat.shim.symbols import instantiate
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Sender(Connections):
         self._plans: dict[str, Plan] = {}
         self._client: Publisher | None = None
         self._client_is_given = False
+        self._backend: Backend | None = None
+        self._backend_is_given = False
         self._seen_version = -1
         self._connection: tuple[object, ...] = ()
         self._eager = False
@@ -55,6 +60,8 @@ class Sender(Connections):
         if conf.version == self._seen_version:
             return
         self._seen_version = conf.version
+        if not self._backend_is_given:
+            self._backend = None
         self._eager = bool(conf.task_always_eager)
         self._retry_policy = None
         if "task_publish_retry_policy" in conf.changes and conf.task_publish_retry:
@@ -107,6 +114,25 @@ class Sender(Connections):
         """How often a publish is tried beyond what the client does by itself (task_publish_retry_policy)."""
         self._refresh()
         return self._retry_policy
+
+    @property
+    def backend(self) -> Backend:
+        """Where results are (result_backend)."""
+        self._refresh()
+        if self._backend is None:
+            self._backend = backend_of(cast("Celery", self))
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend | None) -> None:
+        self._backend = backend
+        self._backend_is_given = backend is not None
+        self.conf.touch()
+
+    @property
+    def backend_cls(self) -> Any:
+        """What says where results are: the setting, or the backend's class."""
+        return self.conf.result_backend or EmqBackend
 
     def tries(self, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the retry policy of a publish with these options: ``retry`` and ``retry_policy``."""
@@ -197,4 +223,6 @@ class Sender(Connections):
             priority=priority_of(priority or 0),
             ignore_result=bool(self.conf.task_ignore_result),
             keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
+            epilogue=not self.stock and not self.backend.kept_by_broker,
+            keep_s=None if self.stock else seconds_kept(self.conf),
         )

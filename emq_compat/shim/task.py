@@ -26,6 +26,7 @@ from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import EagerResult
+from emq_compat.shim.retention import seconds_kept
 
 if TYPE_CHECKING:
     from emq_compat.message import Delivery, Job, Outcome
@@ -217,6 +218,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             expires=self.expires,
             limit_s=self.time_limit if stock else None,
             check=argument_check(self.run) if self.typing else None,
+            epilogue=not stock and not (self.backend or app.backend).kept_by_broker,
+            keep_s=None if stock else seconds_kept(app.conf),
         )
         if path.settled:
             self.__dict__["_plan"] = plan

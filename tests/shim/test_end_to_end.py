@@ -25,7 +25,9 @@ def test_a_call_is_published_run_and_its_value_returned(
     reply = worker.run(client.last)
 
     assert reply.state == "SUCCESS"
-    assert {"value": 5, "state": "SUCCESS"} == json.loads(reply.body)
+    stored = json.loads(reply.body)
+    assert (5, "SUCCESS") == (stored["value"], stored["state"])
+    assert {"value", "state", "date_done"} == set(stored)
     assert 5 == result.get(timeout=1)
     assert "SUCCESS" == result.state
 

@@ -10,13 +10,25 @@ from emq_compat.shim.exceptions import EncodeError
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
+    from emq_compat.shim.task import Task
 
-__all__ = ["done_now", "members_of"]
+__all__ = ["done_now", "members_of", "told_of"]
 
 
 def done_now() -> str:
     """Return the time now as ``date_done`` has it."""
     return datetime.now(timezone.utc).isoformat()
+
+
+def told_of(task: Task[..., Any], request: Context, *, final: bool = True) -> dict[str, Any]:
+    """Return what a worker says of a run beside its value; ``final``: it won't be tried again."""
+    app = task.app
+    extended = bool(app.conf.result_extended)
+    related = extended or not (task.backend or app.backend).kept_by_broker
+    members: dict[str, Any] = {"date_done": done_now()} if final else {}
+    if related or request._children:
+        members.update(members_of(request, extended=extended, related=related))
+    return members
 
 
 def members_of(request: Context, *, extended: bool, related: bool = False) -> dict[str, Any]:
@@ -27,7 +39,7 @@ def members_of(request: Context, *, extended: bool, related: bool = False) -> di
     """
     members: dict[str, Any] = {}
     if request._children:
-        members["children"] = [child.as_tuple() for child in request._children]
+        members["children"] = [jsonable(child.as_tuple()) for child in request._children]
     if not extended and not related:
         return members
     if request.group:

@@ -1,0 +1,77 @@
+"""Results that aren't the broker's to keep: a worker puts them into their store before its REPLY leaves.
+
+Whatever a worker says of tasks passes here: the states of a run that isn't done, what it came to, the ends of
+tasks that never begin (follow-ups that are outcomes), and, in an epilogue, the end of a task that only the
+broker knew of. Chords are counted by the broker all the same, from the same REPLYs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.errors import EmqError
+from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS, Delivery, Job, Reply
+from emq_compat.shim.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from emq_compat.run import Report
+    from emq_compat.shim.app import Celery
+    from emq_compat.shim.backend import Backend
+
+__all__ = ["kept", "reporting", "store_of"]
+
+logger = logging.getLogger("emq_compat.task")
+
+_STORED = frozenset({SUCCESS, FAILURE, REVOKED, RETRY})
+
+
+def store_of(app: Celery, task_name: str) -> Backend | None:
+    """Return where a task's results are to be put by the worker; None: the broker keeps them."""
+    task = app.tasks.get(task_name)
+    backend: Backend = (task.backend if task is not None else None) or app.backend
+    return None if backend.kept_by_broker else backend
+
+
+def reporting(backend: Backend, delivery: Delivery) -> Report:
+    """Return what takes a run's states that aren't final."""
+    task_id = delivery.headers.task_id
+
+    def report(state: str, body: bytes) -> None:
+        if task_id:
+            backend.write(task_id, json.loads(body))
+
+    return report
+
+
+def kept(backend: Backend, delivery: Delivery, reply: Reply) -> Reply:
+    """Store what a delivery came to, and return its Reply, of which the broker needn't keep the result.
+
+    Where the store can't be reached, for as long as it says, the broker keeps it, and the log tells.
+    """
+    try:
+        if delivery.headers.concludes:
+            _conclude(backend, delivery)
+        elif reply.state in _STORED and not reply.no_result and delivery.headers.task_id:
+            backend.write(delivery.headers.task_id, json.loads(reply.body))
+        for message in reply.follow_ups:
+            if message.headers.settled and not message.headers.no_result:
+                backend.write(message.headers.task_id, json.loads(message.payload))
+    except (EmqError, ImproperlyConfigured) as exc:
+        which = delivery.headers.task_id or delivery.msgid
+        logger.error("the result of %s stays with the broker: %s", which, exc)
+        return reply
+    return replace(reply, no_result=True)
+
+
+def _conclude(backend: Backend, delivery: Delivery) -> None:
+    _, options, reply = json.loads(delivery.payload)
+    celery = Job.from_options(options).celery
+    if celery.get("id") and not celery.get("ignore_result"):
+        told: Mapping[str, Any] = {"state": FAILURE, **reply}
+        backend.write(str(celery["id"]), told)
+
+

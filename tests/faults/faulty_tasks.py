@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from emq_compat.celery_shim import Celery
 
@@ -56,3 +57,39 @@ def gather(values: list[int], chord: str) -> int:
     """A chord's body: notes what it was given."""
     note(f"body {chord} {','.join(map(str, values))}")
     return sum(values)
+
+
+def _stepped(kind: str, key: str, value: int) -> int:
+    note(f"{kind} {key}")
+    time.sleep(0.005)
+    return value
+
+
+@app.task
+def step(x: int, key: str) -> int:
+    """One step of a workflow, acknowledged before it runs."""
+    return _stepped("step", key, x + 1)
+
+
+@app.task
+def total(values: list[int], key: str) -> int:
+    """What ends a chord, acknowledged before it runs."""
+    return _stepped("step", key, sum(values))
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def step_late(x: int, key: str) -> int:
+    """One step of a workflow, acknowledged after it ran."""
+    return _stepped("late step", key, x + 1)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def total_late(values: list[int], key: str) -> int:
+    """What ends a chord, acknowledged after it ran."""
+    return _stepped("late step", key, sum(values))
+
+
+@app.task
+def on_error(request: Any, exc: BaseException, traceback: str, canvas: str) -> None:
+    """An error callback: which canvas failed."""
+    note(f"errback {canvas}")

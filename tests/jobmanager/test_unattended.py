@@ -1,0 +1,109 @@
+"""Ends that a job manager tells without its task's word, and the epilogues that it gets for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from emq_compat.errors import MessageError
+from emq_compat.jobmanager import JobManager
+from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.manager.settings import EventmqSettings
+from emq_compat.message import Delivery, Headers, Job, Outcome, Reply
+from emq_compat.pool.base import Lost
+from emq_compat.pool.channel import _FRAME, decode_finished, encode_finished
+from emq_compat.run import PathProgram, Report, TaskPolicy, failed, reply_of
+from emq_compat.upstream.base import Delivered
+from tests.jobmanager.fake_upstream import FakeUpstream, running
+
+LATE = TaskPolicy(acks_late=True, reject_on_worker_lost=True)
+EARLY = TaskPolicy()
+
+
+class Deadly(PathProgram):
+    """Whatever it is given ends its process."""
+
+    def work(self, delivery: Delivery, report: Report) -> Reply:
+        os._exit(1)
+
+
+def deadly(path: str = "os.*") -> Deadly:
+    """Make the program, here or in a spawned child."""
+    program = Deadly([path])
+    program.rebuild = ("tests.jobmanager.test_unattended:deadly", (path,))
+    return program
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    made = FakeUpstream()
+    yield made
+    made.close()
+
+
+def delivery(**headers: object) -> Delivery:
+    payload = Job(path="os", callable="getpid").encode()
+    return Delivery(msgid="m", queue="q", headers=Headers(attempt=1, **headers), payload=payload)  # type: ignore[arg-type]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("reason", "policy", "expected"),
+    [
+        ("died", EARLY, ("FAILURE", True)),
+        ("died", LATE, ("REQUEUED", False)),
+        ("stopped", EARLY, ("FAILURE", True)),
+        ("stopped", LATE, ("RETURNED", False)),
+        ("time-limit", LATE, ("FAILURE", True)),
+        ("terminated", LATE, ("REVOKED", True)),
+    ],
+)
+def test_what_a_lost_run_comes_to(reason: str, policy: TaskPolicy, expected: tuple[str, bool]) -> None:
+    """An end is unattended; what goes back to its queue has not ended."""
+    lost = Lost(key=("m", 1), pid=1, reason=reason, detail="")  # type: ignore[arg-type]
+    reply = reply_to_lost(lost, delivery(), policy, 3.0)
+    assert expected == (reply.state, reply.unattended)
+
+
+@pytest.mark.unit
+def test_what_ends_before_or_beside_its_task_is_unattended() -> None:
+    """Revoked, refused, or with a value that can't travel; what a task came to itself is not."""
+    assert revoked("revoked").unattended
+    assert failed(MessageError("no run")).unattended
+    assert reply_of(Outcome(state="SUCCESS", value=object())).unattended
+    assert not reply_of(Outcome(state="FAILURE")).unattended
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("unattended", [False, True])
+def test_a_childs_reply_keeps_the_mark(unattended: bool) -> None:
+    """It passes from the child to its parent."""
+    reply = Reply(state="FAILURE", body=b"{}", no_result=True, unattended=unattended)
+    frame = encode_finished(7, reply, 0.5, retires=True)
+    assert (reply, 0.5, True) == decode_finished(frame, _FRAME.size)
+
+
+@pytest.mark.unit
+def test_a_plain_job_manager_ignores_epilogues() -> None:
+    """Nothing follows from the end of a plain job, whatever its path."""
+    epilogue = Delivery(
+        msgid="m", queue="q", headers=Headers(attempt=1, concludes=True), payload=b'["epilogue",{},{}]'
+    )
+    assert "IGNORED" == PathProgram(["os.*"]).work(epilogue, lambda state, body: None).state
+
+
+@pytest.mark.integration
+def test_an_epilogue_whose_child_dies_goes_back(upstream: FakeUpstream) -> None:
+    """It is late-acked, whatever its task is."""
+    manager = JobManager(
+        skip_signal=True,
+        pool="prefork",
+        upstreams=[upstream],
+        settings=EventmqSettings(concurrent_jobs=1),
+        program=deadly(),
+    )
+    with running(manager, upstream):
+        upstream.put(Delivered(delivery=delivery(concludes=True)))
+        assert "REQUEUED" == upstream.reply_to("m").state

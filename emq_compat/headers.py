@@ -187,9 +187,9 @@ class Headers(_HeaderFields):
         if self.retries:
             text += f",retries:{self.retries}"
         if self.chord:
-            text += ",chord:" + _quoted(self.chord)
+            text += ",chord:" + _quoted_place(self.chord)
         if self.awaits:
-            text += ",awaits:" + _quoted(self.awaits)
+            text += ",awaits:" + _quoted_place(self.awaits)
         if self.immutable:
             text += ",immutable"
         if self.epilogue:
@@ -249,6 +249,14 @@ def _quoted(value: str) -> str:
     return value if _PLAIN(value) else quote(value, safe="")
 
 
+#: A chord's reference holds colons and a plus; what is not quoted needn't be unquoted.
+_PLAIN_PLACE = re.compile(r"[A-Za-z0-9._~:+-]*").fullmatch
+
+
+def _quoted_place(value: str) -> str:
+    return value if _PLAIN_PLACE(value) else quote(value, safe=":+")
+
+
 _quoted_name = lru_cache(maxsize=1024)(_quoted)
 
 
@@ -285,7 +293,7 @@ _BARRIER = re.compile(r".+:[0-9]{1,9}", re.DOTALL).fullmatch
 
 
 def _chord_part(value: str) -> str:
-    text = unquote(value)
+    text = unquote(value) if "%" in value else value
     if not _PART(text) or len(text.encode()) > MAX_ID_BYTES:
         raise MessageError(f"header 'chord' has the value {text[:64]!a}, which is not ID:INDEX")
     return text

@@ -184,12 +184,15 @@ def test_the_projects_logging(site: Site, pool: str, how: str) -> None:
     assert "spoken" not in worker.output()
 
 
-@pytest.mark.parametrize("pool", [POOLS[0], *(pytest.param(p, marks=pytest.mark.long) for p in POOLS[1:])])
+@pytest.mark.parametrize(
+    "pool", [POOLS[0], "spawn", *(pytest.param(p, marks=pytest.mark.long) for p in POOLS[1:])]
+)
 def test_what_a_task_prints(site: Site, pool: str) -> None:
     """43: print() in a task is one line of the log, with the task's name and id, as is what it logs."""
-    site.write_project(PRINTING)
+    spawns = "\napp.conf.worker_pool_start_method = 'spawn'\n"
+    site.write_project(PRINTING + (spawns if pool == "spawn" else ""))
     site.start_broker()
-    worker = site.start_worker("-P", pool)
+    worker = site.start_worker("-P", "prefork" if pool == "spawn" else pool)
     result = site.tasks.talk.delay()
     result.get(timeout=10)
 

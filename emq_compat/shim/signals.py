@@ -53,6 +53,12 @@ __all__ = [
 ]
 
 
+class _NeverSent(Signal):
+    """A signal of something that doesn't exist here (green pools): it can be imported and connected to."""
+
+    __unsupported__ = True
+
+
 def _signal(name: str, *providing_args: str) -> Signal:
     return Signal(name=name, providing_args=providing_args)
 
@@ -99,10 +105,9 @@ after_setup_task_logger = _signal(
 beat_init = _signal("beat_init")
 beat_embedded_init = _signal("beat_embedded_init")
 
-# Green pools don't exist here: these can be connected to, and are never sent.
-eventlet_pool_started = _signal("eventlet_pool_started")
-eventlet_pool_preshutdown = _signal("eventlet_pool_preshutdown")
-eventlet_pool_postshutdown = _signal("eventlet_pool_postshutdown")
-eventlet_pool_apply = _signal("eventlet_pool_apply", "target", "args", "kwargs")
+eventlet_pool_started = _NeverSent(name="eventlet_pool_started")
+eventlet_pool_preshutdown = _NeverSent(name="eventlet_pool_preshutdown")
+eventlet_pool_postshutdown = _NeverSent(name="eventlet_pool_postshutdown")
+eventlet_pool_apply = _NeverSent(name="eventlet_pool_apply", providing_args=("target", "args", "kwargs"))
 
 user_preload_options = _signal("user_preload_options", "app", "options")

@@ -108,7 +108,7 @@ class Asks:
         if not isinstance(signal, str):
             raise MessageError("'signal' is the name of a signal")
         return {
-            task_id: self._engine.revoke(task_id, now, terminate=terminate, signal=signal)
+            task_id: self._engine.withdrawals.revoke(task_id, now, terminate=terminate, signal=signal)
             for task_id in _ids(arguments)
         }
 
@@ -121,7 +121,7 @@ class Asks:
         queue = self._engine.queues.by_name.get(name or DEFAULT_QUEUE)
         if queue is None:
             return 0
-        return self._engine.purge(queue, now)
+        return self._engine.withdrawals.purge(queue, now)
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
         engine = self._engine

@@ -27,9 +27,10 @@ from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
 from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
 from emq_compat.broker.records import Dispatch, Journal, Moment, Send, queue_of
-from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.results import Results
 from emq_compat.broker.schedules import Schedules
 from emq_compat.broker.stock import reply_body
+from emq_compat.broker.withdrawals import Withdrawals
 from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError
 from emq_compat.message import (
@@ -38,7 +39,6 @@ from emq_compat.message import (
     REQUEUED,
     RETRY,
     RETURNED,
-    REVOKED,
     SUCCESS,
     Headers,
     Publish,
@@ -89,12 +89,12 @@ class Engine:
         self.flights = Flights(self.desk, self.results)
         self.queues = self.flights.queues
         self.fleet = Fleet(self.desk, self.flights, now)
-        self.revoked = set(journal.revoked(now.wall))
         self.schedules = Schedules(journal, self.publish)
         self.endings = self.flights.endings
         self.chords = self.endings.chords
         self._entry = self.flights.entry
-        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.revoked)
+        self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
+        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals.revoked)
         self._journal = journal
         self._our_clients: dict[bytes, None] = {}
         self._acks: dict[bytes, list[str]] = {}
@@ -309,55 +309,6 @@ class Engine:
         if self.answered is not None:
             self.answered(worker.identity, command, now)
 
-    def revoke(self, task_id: str, now: Moment, *, terminate: bool, signal: str) -> str:
-        """Revoke a task; returns ``finished``, ``terminating`` (its worker is told) or ``revoked``."""
-        stored = self.results.get([task_id]).get(task_id)
-        if stored is not None and stored.state in FINAL_STATES:
-            return "finished"
-        self.revoked.add(task_id)
-        self._journal.revoke(task_id, now.wall + self.desk.options.revoke_expires_s)
-        flight = self.flights.by_msgid.get(self.flights.by_task.get(task_id, ""))
-        if flight is not None:
-            worker = self.fleet.workers.get(flight.worker)
-            if worker is not None and worker.present and not worker.stock:
-                arguments = {"ids": [task_id], "terminate": terminate, "signal": signal}
-                self.desk.to_worker(worker.identity, Ask(msgid=new_id(), verb="revoke", arguments=arguments))
-            return "terminating" if terminate else "revoked"
-        body = failure_body("TaskRevokedError", "revoked", REVOKED)
-        waiting = self._journal.marked_as(task_id)
-        if (chord := self.chords.by_task.get(task_id)) is not None:
-            self.endings.end_held(chord, "revoked", now)
-        elif not waiting:
-            # A plain message is found, and dropped, when it would be handed out.
-            self.results.put(task_id, REVOKED, body, now)
-        for message, home in waiting:
-            queue = self._entry.withdraw(message, home)
-            self.flights.astray.pop(message.msgid, None)
-            self._journal.finish(message.key, message.msgid)
-            headers = Headers.decode(message.header_text)
-            self.endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
-        return "revoked"
-
-    def purge(self, queue: MessageQueue, now: Moment) -> int:
-        """Drop all that a queue holds and that is not handed out; returns how many messages.
-
-        What is part of a chord, awaits one, or has an epilogue ends as revoked; of other messages nothing is
-        told.
-        """
-        marked = self._journal.marked_in(queue.id)
-        dropped = self._journal.purge(queue.id)
-        queue.clear()
-        self.flights.forget_astray(queue.id)
-        for chord in self.chords.of_queue(queue.id):
-            if chord.body is not None:
-                self.endings.end_held(chord, "purged", now)
-                dropped += 1
-        body = failure_body("TaskRevokedError", "purged", REVOKED)
-        for message in marked:
-            headers = Headers.decode(message.header_text)
-            self.endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
-        return dropped
-
     # Time
 
     def tick(self, now: Moment) -> None:
@@ -371,7 +322,7 @@ class Engine:
             self._next_rotation = now.mono + FINISHED_ROTATION_S
             self._journal.rotate_finished()
             self.chords.expire(now)
-            self.revoked.intersection_update(self._journal.revoked(now.wall))
+            self.withdrawals.forget_old(now)
         if now.mono >= self._next_expiry:
             self._next_expiry = now.mono + (0.0 if self.results.expire(now) else EXPIRY_S)
 

@@ -84,7 +84,7 @@ def test_what_another_worker_has_is_not_taken_from_it(bench: Bench) -> None:
 def test_what_was_revoked_stays_so(bench: Bench) -> None:
     """A revoke while it waits holds against the outcome of its first holder."""
     msgid, given = lose_one(bench)
-    bench.engine.revoke("t-" + msgid, bench.now, terminate=False, signal="SIGTERM")
+    bench.engine.withdrawals.revoke("t-" + msgid, bench.now, terminate=False, signal="SIGTERM")
 
     bench.worker(held=((msgid, 1, True),), **LATE)
     bench.reply(given)
@@ -124,7 +124,7 @@ def test_nothing_is_remembered_of_what_is_gone(bench: Bench) -> None:
     bench.reply(again)
 
     msgid, _ = lose_one(bench)
-    bench.engine.revoke("t-" + msgid, bench.now, terminate=False, signal="SIGTERM")
+    bench.engine.withdrawals.revoke("t-" + msgid, bench.now, terminate=False, signal="SIGTERM")
     assert [] == bench.worker(b"w4.1", **LATE)
     assert {} == bench.engine.flights.astray
 

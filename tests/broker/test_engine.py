@@ -319,7 +319,7 @@ def test_a_revoke_holds_with_no_worker_up_and_across_restarts(tmp_path: Path) ->
     """A revoked task never runs; its state is REVOKED at once."""
     b = Bench(tmp_path / "d")
     (m,) = b.publish()
-    assert "revoked" == b.engine.revoke("t-" + m, b.now, terminate=False, signal="SIGTERM")
+    assert "revoked" == b.engine.withdrawals.revoke("t-" + m, b.now, terminate=False, signal="SIGTERM")
     b.turn()
     assert "REVOKED" == b.state(m)
     b.restart()

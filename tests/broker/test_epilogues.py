@@ -160,7 +160,9 @@ def test_revoking_what_waits_ends_it_at_once(delayed: bool) -> None:
     b = Bench()
     eta = b.wall + 1000 if delayed else 0.0
     send(b, body("c", 2), part("c", 0, eta=eta), part("c", 1), lone("a", eta=eta), lone("other"))
-    assert ["revoked"] * 2 == [b.engine.revoke(i, b.now, terminate=False, signal="") for i in ("c-0", "a")]
+    assert ["revoked"] * 2 == [
+        b.engine.withdrawals.revoke(i, b.now, terminate=False, signal="") for i in ("c-0", "a")
+    ]
     b.turn()
     queue = b.engine.queues.by_name["q"]
     assert (3, 0) == (queue.waiting, queue.delayed)  # c-1, other, the epilogue
@@ -179,7 +181,7 @@ def test_revoking_what_waits_on_disk_only_keeps_the_count_right() -> None:
     b = Bench()
     send(b, *[part("c", i) for i in range(1500)])
     for i in (3, 1400):
-        b.engine.revoke(f"c-{i}", b.now, terminate=False, signal="")
+        b.engine.withdrawals.revoke(f"c-{i}", b.now, terminate=False, signal="")
     b.turn()
     queue = b.engine.queues.by_name["q"]
     assert 1498 == queue.waiting
@@ -194,7 +196,7 @@ def test_revoking_a_held_body_ends_it() -> None:
     bodies = (body("o", 1), body("c", 2, chord="o:0", task="t", epilogue=True))
     held = taken(b, *bodies, part("c", 0), part("c", 1))
     b.reply(held["c-0"])
-    assert "revoked" == b.engine.revoke("body-c", b.now, terminate=False, signal="")
+    assert "revoked" == b.engine.withdrawals.revoke("body-c", b.now, terminate=False, signal="")
     b.turn()
     b.restart()
     assert ("REVOKED", "revoked") == result(b, "body-c")
@@ -211,14 +213,14 @@ def test_purging_a_queue_ends_parts_and_bodies() -> None:
     here = [body("c", 2), part("c", 0), part("c", 1, eta=b.wall + 50), part("far", 0), lone("a")]
     send(b, *here, request(body("far", 1).headers, queue="other"))
     b.publish(2)
-    assert 7 == b.engine.purge(b.engine.queues.by_name["q"], b.now)
+    assert 7 == b.engine.withdrawals.purge(b.engine.queues.by_name["q"], b.now)
     b.turn()
     for name in ("body-c", "c-0", "c-1", "far-0", "a"):
         assert ("REVOKED", "purged") == result(b, name)
     assert ("FAILURE", "Dependency far-0 raised TaskRevokedError('purged')") == result(b, "body-far")
     queue = b.engine.queues.by_name["q"]
     assert (1, 0, 0) == (queue.waiting, queue.delayed, queue.held)
-    assert 1 == b.engine.purge(queue, b.now)
+    assert 1 == b.engine.withdrawals.purge(queue, b.now)
     b.turn()
     assert (0, 0, 0) == rows(b)
 

@@ -1,0 +1,86 @@
+"""What is taken back before it ran: tasks that are revoked, queues that are purged.
+
+What is part of a chord, awaits one, or has an epilogue ends in the same turn; a plain message that waits is
+found, and dropped, when it would be handed out.
+"""
+
+from __future__ import annotations
+
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.flights import Flights
+from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.records import Moment
+from emq_compat.broker.results import Results, failure_body
+from emq_compat.message import FINAL_STATES, REVOKED, Headers, new_id
+from emq_compat.protocol.commands import Ask
+
+__all__ = ["Withdrawals"]
+
+
+class Withdrawals:
+    """Revokes and purges.
+
+    Attributes:
+        revoked: task ids that must not run.
+    """
+
+    def __init__(self, desk: Desk, results: Results, flights: Flights, now: Moment) -> None:
+        self._desk = desk
+        self._journal = desk.journal
+        self._results = results
+        self._flights = flights
+        self._entry = flights.entry
+        self._endings = flights.endings
+        self.revoked = set(desk.journal.revoked(now.wall))
+
+    def revoke(self, task_id: str, now: Moment, *, terminate: bool, signal: str) -> str:
+        """Revoke a task; returns ``finished``, ``terminating`` (its worker is told) or ``revoked``."""
+        stored = self._results.get([task_id]).get(task_id)
+        if stored is not None and stored.state in FINAL_STATES:
+            return "finished"
+        self.revoked.add(task_id)
+        self._journal.revoke(task_id, now.wall + self._desk.options.revoke_expires_s)
+        flight = self._flights.by_msgid.get(self._flights.by_task.get(task_id, ""))
+        if flight is not None:
+            worker = self._flights.workers.get(flight.worker)
+            if worker is not None and worker.present and not worker.stock:
+                arguments = {"ids": [task_id], "terminate": terminate, "signal": signal}
+                ask = Ask(msgid=new_id(), verb="revoke", arguments=arguments)
+                self._desk.to_worker(worker.identity, ask)
+            return "terminating" if terminate else "revoked"
+        body = failure_body("TaskRevokedError", "revoked", REVOKED)
+        waiting = self._journal.marked_as(task_id)
+        if (chord := self._endings.chords.by_task.get(task_id)) is not None:
+            self._endings.end_held(chord, "revoked", now)
+        elif not waiting:
+            self._results.put(task_id, REVOKED, body, now)
+        for message, home in waiting:
+            queue = self._entry.withdraw(message, home)
+            self._flights.astray.pop(message.msgid, None)
+            self._journal.finish(message.key, message.msgid)
+            headers = Headers.decode(message.header_text)
+            self._endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
+        return "revoked"
+
+    def forget_old(self, now: Moment) -> None:
+        """Forget revokes past their time."""
+        self.revoked.intersection_update(self._journal.revoked(now.wall))
+
+    def purge(self, queue: MessageQueue, now: Moment) -> int:
+        """Drop all that a queue holds and that is not handed out; returns how many messages.
+
+        Of plain messages nothing is told, as in Celery; what has consequences ends as REVOKED.
+        """
+        marked = self._journal.marked_in(queue.id)
+        dropped = self._journal.purge(queue.id)
+        queue.clear()
+        self._flights.forget_astray(queue.id)
+        chords = self._endings.chords.of_queue(queue.id)
+        for chord in chords:
+            if chord.body is not None:
+                self._endings.end_held(chord, "purged", now)
+        body = failure_body("TaskRevokedError", "purged", REVOKED)
+        for message in marked:
+            headers = Headers.decode(message.header_text)
+            self._endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
+        return dropped + len(chords)

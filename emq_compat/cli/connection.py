@@ -16,6 +16,7 @@ from emq_compat.address import DEFAULT_URL, Address
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
+from emq_compat.shim.current import given_app
 from emq_compat.shim.find_app import AppNotFound, find_app, told
 
 __all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker"]
@@ -38,7 +39,7 @@ class Connection:
         """The broker's address; raises as ``find_app`` when the app is asked for it and can't be had."""
         if self._broker:
             return self._broker
-        if self.app_name:
+        if self.app_name or given_app.get() is not None:
             return find_app(self.app_name).broker_url
         return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
 
@@ -60,7 +61,10 @@ class Connection:
         Raises:
             AppNotFound: there is none, or importing its tasks failed.
         """
-        app = load_app(self.app_name) if self.app_name else Celery("emq-compat", set_as_current=False)
+        if self.app_name or given_app.get() is not None:
+            app = load_app(self.app_name)
+        else:
+            app = Celery("emq-compat", set_as_current=False)
         with self.client() as app.client:
             yield app
 
@@ -73,6 +77,7 @@ def load_app(written: str) -> Celery:
     """
     app = find_app(written)
     try:
+        app.loader.import_default_modules()
         app.finalize()
     except Exception as exc:
         raise AppNotFound(f"-A {written}: importing its tasks failed: {told(exc)}") from exc
@@ -87,7 +92,20 @@ def one_line_errors(loglevel: str) -> Iterator[None]:
     except EmqError as exc:
         if loglevel.lower() == "debug":
             traceback.print_exc()
+        elif isinstance(exc, AppNotFound) and exc.__cause__ is not None:
+            click.echo(_of_the_project(exc.__cause__), nl=False, err=True)
         raise click.ClickException(str(exc)) from exc
+
+
+def _of_the_project(exc: BaseException) -> str:
+    """Return the traceback of an import that failed, without the frames of importing."""
+    told = traceback.TracebackException.from_exception(exc)
+    part: traceback.TracebackException | None = told
+    while part is not None:
+        kept = [frame for frame in part.stack if not frame.filename.startswith("<frozen importlib")]
+        part.stack = traceback.StackSummary.from_list(kept)
+        part = part.__cause__ or part.__context__
+    return "".join(told.format())
 
 
 def talks_to_broker(command: Callable[..., None]) -> Callable[..., None]:

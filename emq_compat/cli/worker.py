@@ -28,6 +28,7 @@ from emq_compat.pool.base import PoolOptions
 from emq_compat.pool.factory import checked_name
 from emq_compat.shim import signals
 from emq_compat.shim.app import Celery
+from emq_compat.shim.current import given_app
 from emq_compat.shim.exceptions import QueueNotFound
 from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
@@ -107,7 +108,7 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
     """Run the tasks of an app, until TERM or Ctrl-C: what runs is finished, the rest given back."""
     before = context.find_root().params
     app_name = app_name or before.get("app")
-    if not app_name:
+    if not app_name and given_app.get() is None:
         raise click.UsageError("worker needs the app: -A proj")
     if options["beat"]:
         raise click.UsageError(_NO_BEAT)
@@ -115,7 +116,7 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
         go_to_background()
     folder = os.getcwd()
     with one_line_errors(options["loglevel"]):
-        status, again = _run(app_name, broker or before.get("broker"), options)
+        status, again = _run(app_name or "", broker or before.get("broker"), options)
     if again:
         os.chdir(folder)
         argv = command_line()

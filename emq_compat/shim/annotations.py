@@ -11,7 +11,7 @@ from emq_compat.shim.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from emq_compat.shim.attributes import Attributes
 
-__all__ = ["annotations_of"]
+__all__ = ["annotations_of", "sources_of"]
 
 
 def annotations_of(setting: Any, task: Attributes) -> dict[str, Any]:
@@ -26,13 +26,14 @@ def annotations_of(setting: Any, task: Attributes) -> dict[str, Any]:
         ImproperlyConfigured: it is something else, or can't be imported.
     """
     found: dict[str, Any] = {}
-    for source in reversed(list(_sources(setting))):
+    for source in reversed(list(sources_of(setting))):
         for attributes in _both(source, task):
             found.update(attributes or {})
     return found
 
 
-def _sources(setting: Any) -> Iterator[Any]:
+def sources_of(setting: Any) -> Iterator[Any]:
+    """Return what the setting names: mappings, and objects with annotate()."""
     if setting is None:
         return
     for source in setting if isinstance(setting, (list, tuple)) else (setting,):

@@ -1,77 +1,107 @@
-"""Celery: the application: its settings, its tasks, its connection to the broker."""
+"""Celery: the application: its settings, its tasks, its connection to the broker.
+
+It stands at the end of a line of halves: Configured (settings), Connections, Sender (publishing), Declarer
+(tasks). Here is what makes one of them, and what hangs on it: results, signatures, the log, programs.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
+import platform
+import threading
+import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import current, declare
+from emq_compat.shim.annotations import sources_of
+from emq_compat.shim.backend import Backend
+from emq_compat.shim.bug_report import bug_report
 from emq_compat.shim.canvas.signature import signature
-from emq_compat.shim.discover import Packages, TaskModules
+from emq_compat.shim.declarer import Declarer
+from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import CeleryWarning
-from emq_compat.shim.paths import declaring_module
-from emq_compat.shim.registry import TaskRegistry, task_name
+from emq_compat.shim.pickling import AppPickler, unpickle_app, unpickle_attribute
+from emq_compat.shim.programs import Worker as WorkerProgram
+from emq_compat.shim.programs import run_command
 from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import GroupResult as ResultOfGroup
 from emq_compat.shim.result import ResultSet as SetOfResults
-from emq_compat.shim.sender import Sender
 from emq_compat.shim.settings_source import NEW_NAMES
 from emq_compat.shim.settings_table import SETTINGS
-from emq_compat.shim.task import Task as BaseTask
+from emq_compat.shim.symbols import symbol_by_name
 
 if TYPE_CHECKING:
     from emq_compat.shim.log import Logging
 
 __all__ = ["Celery"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-#: Arguments of Celery's Celery that choose parts which aren't made of classes here.
-_PARTS = frozenset(
-    {
-        "amqp", "autofinalize", "broker_connection_retry", "control", "events", "fixups", "loader", "log",
-        "strict_typing",
-    }
-)  # fmt: skip
+#: Arguments of Celery's Celery that choose parts for which there is one way here.
+_PARTS = frozenset({"broker_connection_retry", "control", "events"})
 
 
-class Celery(Sender):
+class Celery(Declarer):
     """An application.
 
     Args:
         main: its name; it is the module's name, too, for tasks declared in ``__main__``.
-        broker, backend: URLs; the settings broker_url and result_backend, where those say nothing else.
+        broker, backend: URLs; the settings broker_url and result_backend. They win over what is read.
         include: modules with tasks that a worker imports.
-        changes: settings.
-        config_source, namespace: as for config_from_object.
-        task_cls: the base class of its tasks.
+        changes: settings that win over what is read.
+        config_source, config_source_silent, namespace: as for config_from_object.
+        task_cls: the base class of its tasks, or its dotted path.
         set_as_current: make it ``current_app``.
-        tasks: a registry to use.
-        kwargs: Celery's further arguments have no effect; a name that isn't one of them is warned about.
+        tasks: a registry to use, or tasks by name, or a registry's class.
+        amqp, loader, log: classes to use instead of AMQP, AppLoader and Logging, or their dotted paths.
+        fixups: functions, or dotted paths to them, that adapt the app to a framework: called with it.
+        autofinalize: false: using its tasks before ``finalize()`` is a RuntimeError.
+        strict_typing: whether calls' arguments are checked, where a task doesn't say so.
+        kwargs: settings; of Celery's further arguments there are ``control`` and ``events``, without effect.
+            A name that is none of these is warned about.
+
+    Attributes:
+        on_after_fork: sent in each process that is forked from one with this app.
+        steps, user_options: filled by projects that extend Celery's worker; a worker says that it has no use
+            for them.
+        hostname: the node name that its tasks see in ``request.hostname``; a worker sets its own.
     """
+
+    IS_WINDOWS = platform.system() == "Windows"
+    IS_macOS = platform.system() == "Darwin"
+    SYSTEM = platform.system()
+    Pickler = AppPickler
+    builtin_fixups: Collection[Any] = frozenset({"emq_compat.shim.django:fixup"})
+    log_cls: Any = "emq_compat.shim.log:Logging"
 
     def __init__(
         self,
         main: str | None = None,
         *,
         broker: str | Sequence[str] | None = None,
-        backend: str | None = None,
+        backend: Any = None,
         include: Sequence[str] | str | None = None,
         changes: Mapping[str, Any] | None = None,
         config_source: Any = None,
-        namespace: str | None = None,
-        task_cls: type[BaseTask[..., Any]] | None = None,
-        set_as_current: bool = True,
-        tasks: TaskRegistry | None = None,
         config_source_silent: bool = False,
+        namespace: str | None = None,
+        task_cls: Any = None,
+        set_as_current: bool = True,
+        tasks: Any = None,
+        amqp: Any = None,
+        loader: Any = None,
+        log: Any = None,
+        fixups: Collection[Any] | None = None,
+        autofinalize: bool = True,
+        strict_typing: bool = True,
         **kwargs: Any,
     ) -> None:
         self._warn_of_unknown(kwargs)
+        self._backend: Backend | None = None
+        self._backend_is_given = False
+        self._log: Logging | None = None
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         given |= {name: value for name, value in kwargs.items() if name not in _PARTS}
         super().__init__(
@@ -79,18 +109,38 @@ class Celery(Sender):
             config_source,
             namespace,
             silent=config_source_silent,
+            tasks=tasks,
+            autofinalize=autofinalize,
         )
-        self._tasks = tasks if tasks is not None else TaskRegistry()
         self.main = main
-        self._task_base = task_cls
-        self._log: Logging | None = None
-        self._task_modules = TaskModules()
-        self._has_builtins = False
-        #: The node name that its tasks see in ``request.hostname``; a worker sets its own.
+        for name, part in (("amqp", amqp), ("loader", loader), ("log", log), ("task", task_cls)):
+            if part is not None and part != "app":
+                setattr(self, f"{name}_cls", part)
+        self._own_task_cls = task_cls is not None or "task_cls" in _overridden(type(self))
+        self.strict_typing = strict_typing
+        self.set_as_current = set_as_current
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
+        self.user_options: defaultdict[str, set[Any]] = defaultdict(set)
+        self.on_after_fork = Signal(name="app.on_after_fork")
         self.hostname = f"celery@{os.uname().nodename}"
+        self._of_thread = threading.local()
         declare.share_with(self)
+        self.fixups = set(self.builtin_fixups if fixups is None else fixups)
+        self._fix_up()
         if set_as_current:
             self.set_current()
+        self.on_init()
+
+    def on_init(self) -> None:
+        """Called at the end of making an app; for subclasses."""
+
+    def _fix_up(self) -> None:
+        if not self.fixups <= {"emq_compat.shim.django:fixup"} or "DJANGO_SETTINGS_MODULE" in os.environ:
+            made = (symbol_by_name(fixup)(self) for fixup in self.fixups)
+            self.fixup_objects += [fixup for fixup in made if fixup is not None]
+        for fixup in self.fixup_objects:
+            if not self._own_task_cls and hasattr(fixup, "task_cls"):
+                self.task_cls = fixup.task_cls
 
     def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:  # noqa: A002, N802 - Celery's names
         """Return the result of a task by its id."""
@@ -106,112 +156,60 @@ class Celery(Sender):
         """Return results as one."""
         return SetOfResults(results, app=self, **kwargs)
 
-    @property
-    def tasks(self) -> TaskRegistry:
-        """The registered tasks by name, the builtin ones included."""
-        if not self._has_builtins:
-            self._has_builtins = True
-            from emq_compat.shim.canvas.builtin import register  # noqa: PLC0415 - it makes tasks of an app
-
-            register(self)
-        return self._tasks
-
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Return a signature that this app sends; arguments are those of canvas.signature."""
         return signature(*args, app=self, **kwargs)
 
     subtask = signature
 
-    @property
-    def Task(self) -> type[BaseTask[..., Any]]:  # noqa: N802 - Celery's name
-        """The base class of this app's tasks."""
-        if self._task_base is None:
-            self._task_base = self.create_task_cls()
-        return self._task_base
-
-    @Task.setter
-    def Task(self, base: type[BaseTask[..., Any]]) -> None:  # noqa: N802
-        self._task_base = base
-
-    def create_task_cls(self) -> type[BaseTask[..., Any]]:
-        """Return a Task class that belongs to this app."""
-        return type("Task", (BaseTask,), {"_app": self, "__module__": BaseTask.__module__})
-
-    @overload
-    def task(self, fun: Callable[P, R], /) -> BaseTask[P, R]: ...
-    @overload
-    def task(
-        self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], BaseTask[P, R]]: ...
-    @overload
-    def task(
-        self, *, bind: Literal[False] = ..., **options: Any
-    ) -> Callable[[Callable[P, R]], BaseTask[P, R]]: ...
-    def task(self, *args: Any, **options: Any) -> Any:
-        """Make a task of a function: ``@app.task`` or ``@app.task(name=…, bind=True, …)``.
-
-        Options are the attributes of Task; ``bind`` passes the task as the first argument, ``base`` is its
-        base class.
-
-        Raises:
-            TypeError: it was given something else than one function.
-        """
-        if not args:
-            return lambda fun: declare.task_of(self, fun, options)
-        if len(args) > 1 or not callable(args[0]):
-            raise TypeError("@app.task takes one function, or keyword options")
-        return declare.task_of(self, args[0], options)
-
-    def register_task(self, task: BaseTask[P, R] | type[BaseTask[P, R]], **options: Any) -> BaseTask[P, R]:
-        """Add a class-based task: an instance, or the class, of which one is made."""
-        instance = task() if isinstance(task, type) else task
-        if not instance.name:
-            cls: type = type(instance)
-            instance.name = self.gen_task_name(cls.__name__, cls.__module__)
-        instance.declared_in = declaring_module()
-        instance.bind(self)
-        self._tasks[instance.name] = instance
-        return instance
-
-    def gen_task_name(self, name: str, module: str | None) -> str:
-        """Return the name of a task that is declared without one; override it to change the rule."""
-        return task_name(self.main, name, module)
-
-    @property
-    def current_task(self) -> BaseTask[..., Any] | None:
-        """The task that is running here."""
-        frame = current.frame_var.get()
-        return frame.task if frame is not None else None
-
-    def autodiscover_tasks(
+    def add_periodic_task(
         self,
-        packages: Packages | None = None,
-        related_name: str | None = "tasks",
-        force: bool = False,
-    ) -> None:
-        """Have ``PACKAGE.tasks`` of each package imported when the app is finalized, or now with ``force``.
+        schedule: Any,
+        sig: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Any,
+    ) -> str:
+        """Add an entry to beat_schedule, now or once the settings are read; returns its name.
 
-        A package without such a module is passed over; an error inside one is not.
+        Args:
+            schedule: seconds, a timedelta, or a schedule.
+            sig: a signature, or a task; ``args`` and ``kwargs`` are added to those it has.
+            name: of the entry; otherwise the signature's repr.
+            opts: options of apply_async.
         """
-        self._task_modules.add(packages or (), related_name)
-        if force:
-            self._task_modules.import_all()
+        if isinstance(sig, Mapping):
+            call: Any = sig.clone(args, kwargs or {}) if hasattr(sig, "clone") else sig
+        else:
+            call = self.signature(sig.name, args, kwargs or {})
+        key = name or repr(call)
+        entry = {
+            "schedule": schedule,
+            "task": call["task"],
+            "args": call["args"],
+            "kwargs": call["kwargs"],
+            "options": {**call["options"], **opts},
+        }
+        if self.configured:
+            self.conf["beat_schedule"] = {**self.conf.beat_schedule, key: entry}
+        else:
+            self._pending_entries[key] = entry
+        return key
+
+    @property
+    def annotations(self) -> tuple[Any, ...]:
+        """What task_annotations names, each a mapping or an object with annotate()."""
+        return tuple(sources_of(self.conf.task_annotations))
 
     def problems(self) -> list[str]:
         """Return a line for each setting, route and task that won't do what its author thinks."""
-        return [*self.conf.problems(), *self.amqp.router.routes.problems(), *self.tasks.problems()]
-
-    def finalize(self, auto: bool = False) -> None:
-        """Import what registers tasks: the settings ``imports`` and ``include``, and discovered packages.
-
-        Raises:
-            Exception: what importing one of them raises.
-        """
-        conf = self.conf
-        for setting in (conf.imports, conf.include):
-            for module in [setting] if isinstance(setting, str) else setting or ():
-                importlib.import_module(module)
-        self._task_modules.import_all()
+        lines = [*self.conf.problems(), *self.amqp.router.routes.problems(), *self.tasks.problems()]
+        if any(self.steps.values()):
+            lines.append("app.steps: bootsteps don't run, they are parts of Celery's own worker")
+        if any(self.user_options.values()):
+            lines.append("app.user_options: the commands take no options of a project's own")
+        return lines
 
     @staticmethod
     def _warn_of_unknown(given: Collection[str]) -> None:
@@ -231,10 +229,78 @@ class Celery(Sender):
     def log(self) -> Logging:
         """Sets up the logging of this process."""
         if self._log is None:
-            from emq_compat.shim.log import Logging  # noqa: PLC0415 - it imports multiprocessing
-
-            self._log = Logging(self)
+            self._log = symbol_by_name(self.log_cls)(self)
         return self._log
+
+    @property
+    def oid(self) -> str:
+        """An id of this app in this process."""
+        return str(uuid.uuid3(uuid.NAMESPACE_OID, f"{os.uname().nodename}-{os.getpid()}-{id(self)}"))
+
+    @property
+    def thread_oid(self) -> str:
+        """An id of this app in this thread."""
+        return str(uuid.uuid3(uuid.NAMESPACE_OID, f"{self.oid}-{threading.get_ident()}"))
+
+    def bugreport(self) -> str:
+        """Return versions and settings as text, with secrets masked."""
+        return bug_report(self)
+
+    def subclass_with_self(
+        self,
+        Class: Any,  # noqa: N803 - Celery's name
+        name: str | None = None,
+        attribute: str = "app",
+        reverse: str | None = None,
+        keep_reduce: bool = False,
+        **kw: Any,
+    ) -> type:
+        """Return a subclass of a class (or of what a dotted path names) that has this app as an attribute.
+
+        Its instances are pickled as a call of ``reverse``, a path from the app, with ``__reduce_args__()``;
+        with ``keep_reduce`` as the class has it.
+        """
+        base = symbol_by_name(Class)
+        path = reverse or base.__name__
+        members = {attribute: self, "__module__": base.__module__, "__doc__": base.__doc__, **kw}
+        if not keep_reduce:
+            members["__reduce__"] = lambda instance: (
+                unpickle_attribute,
+                (path, instance.__reduce_args__()),
+            )
+        return type(name or base.__name__, (base,), members)
+
+    @property
+    def Worker(self) -> type[WorkerProgram]:  # noqa: N802 - Celery's name
+        """The worker as a class: ``app.Worker(concurrency=2, loglevel="INFO").start()``."""
+        return self.subclass_with_self(WorkerProgram)
+
+    def worker_main(self, argv: Sequence[str] | None = None) -> None:
+        """Run a worker of this app, as the command line ``argv`` says: ``["worker", "-c", "2"]``.
+
+        Raises:
+            ValueError: the command in it isn't ``worker``.
+            SystemExit: it has ended.
+        """
+        run_command(self, argv, only="worker")
+
+    def start(self, argv: Sequence[str] | None = None) -> None:
+        """Run a command of ``emq-compat`` for this app; raises SystemExit when it has ended."""
+        run_command(self, argv)
+
+    def setup_security(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: messages aren't signed here; keys protect the connection (docs/security.md).
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("messages are not signed here: CURVE keys protect the connection (?keys=)")
+
+    setup_security.__unsupported__ = True  # type: ignore[attr-defined]
+
+    def _after_fork(self) -> None:
+        if self.on_after_fork.receivers:
+            self.on_after_fork.send(sender=self)
 
     def close(self) -> None:
         """Close the connection to the broker; a later call opens a new one."""
@@ -253,8 +319,40 @@ class Celery(Sender):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unpickle_app, (type(self), self.Pickler, self.__reduce_keys__())
+
+    def __reduce_keys__(self) -> dict[str, Any]:
+        """Return the arguments by which it is made again."""
+        made_with = {"amqp": self.amqp_cls, "loader": self.loader_cls, "log": self.log_cls}
+        return {
+            "main": self.main,
+            "changes": self._conf.own_changes(),
+            "config_source": self._source,
+            "namespace": self.namespace,
+            "task_cls": self.task_cls if self._own_task_cls else None,
+            **{name: part for name, part in made_with.items() if part is not getattr(Celery, f"{name}_cls")},
+        }
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'}:{id(self):#x}>"
 
 
-current.set_fallback(lambda: Celery("default", set_as_current=False))
+def _overridden(cls: type) -> set[str]:
+    """Return what subclasses of Celery define."""
+    return {name for base in cls.__mro__[: cls.__mro__.index(Celery)] for name in vars(base)}
+
+
+def _tell_of_fork() -> None:
+    for app in list(current.apps):
+        app._after_fork()
+
+
+os.register_at_fork(after_in_child=_tell_of_fork)
+
+
+current.set_fallback(
+    lambda: Celery(
+        "default", set_as_current=False, config_source="celeryconfig", config_source_silent=True
+    )
+)

@@ -30,6 +30,7 @@ __all__ = [
     "apps",
     "frame_var",
     "get_app",
+    "given_app",
     "set_app",
     "set_default_app",
     "set_fallback",
@@ -79,6 +80,8 @@ class Frame:
         return tuple(self.follow_ups) if self.follow_ups else ()
 
 
+#: The app whose program runs here, so that no -A need name it.
+given_app: ContextVar[Celery | None] = ContextVar("emq_compat_given_app", default=None)
 frame_var: ContextVar[Frame | None] = ContextVar("emq_compat_frame", default=None)
 
 

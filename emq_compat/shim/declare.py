@@ -41,12 +41,12 @@ def task_of(
     options = dict(options)
     _check(options)
     name = options.pop("name", None) or app.gen_task_name(fun.__name__, fun.__module__)
-    known = app.tasks.get(name)
+    known = app._tasks.get(name)
     if known is not None:
         _warn_of_other(known, fun, name)
         return known
     change = options.pop("filter", None)
-    base = options.pop("base", None) or (Task if shared else app.Task)
+    base = options.pop("base", None) or (app.base_task_cls if shared else app.Task)
     run = fun if options.pop("bind", False) else staticmethod(fun)
     attributes = {
         key: value
@@ -71,7 +71,7 @@ def task_of(
     task.declared_in = declaring_module()
     if change is not None:
         task = change(task)
-    app.tasks[name] = task
+    app._tasks[name] = task
     task.on_bound(app)
     if app.configured and app.conf.task_annotations:
         task.annotate()

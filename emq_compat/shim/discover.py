@@ -1,4 +1,4 @@
-"""Importing what registers tasks: the modules that settings name, and packages' ``tasks`` modules."""
+"""Importing packages' ``tasks`` modules."""
 
 from __future__ import annotations
 
@@ -7,29 +7,10 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TypeAlias
 
-__all__ = ["Packages", "TaskModules"]
+__all__ = ["Packages", "import_related"]
 
 #: Names of packages, or a function that gives them when they are to be imported.
 Packages: TypeAlias = Iterable[str] | Callable[[], Iterable[str]]
-
-
-class TaskModules:
-    """The packages whose modules with tasks are still to be imported."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Packages, str | None]] = []
-
-    def add(self, packages: Packages, related_name: str | None) -> None:
-        """Note packages, and the name of their module with tasks (None: the packages themselves)."""
-        self._waiting.append((packages, related_name))
-
-    def import_all(self) -> None:
-        """Import them, once; raises what importing one of them raises."""
-        while self._waiting:
-            packages, related_name = self._waiting.pop(0)
-            for package in packages() if callable(packages) else packages:
-                import_related(package, related_name)
-
 
 def import_related(package: str, related_name: str | None) -> ModuleType | None:
     """Import ``PACKAGE.RELATED_NAME`` if there is one, and return it; without a name, the package itself.

@@ -19,6 +19,7 @@ from types import ModuleType
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim.app import Celery
+from emq_compat.shim.current import given_app
 
 __all__ = ["AppNotFound", "find_app", "told"]
 
@@ -32,12 +33,17 @@ class AppNotFound(ConfigurationError):
 
 
 def find_app(written: str) -> Celery:
-    """Return the app; the current directory is on the import path while it is looked for, and after.
+    """Return the app; without a name the one whose program runs here.
+
+    The current directory is on the import path while it is looked for, and after.
 
     Raises:
         AppNotFound: there is no such module, or no app in it; the message names what was missing.
         Exception: what importing the module raises, with the module named in a chained AppNotFound.
     """
+    given = given_app.get()
+    if not written and given is not None:
+        return given
     if not written:
         raise AppNotFound("-A needs the name of a module")
     cwd = os.getcwd()

@@ -34,7 +34,6 @@ from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.signals import (
-    import_modules,
     task_internal_error,
     worker_process_init,
     worker_process_shutdown,
@@ -69,7 +68,6 @@ class ShimProgram:
         self.app = app
         self.announcer = Announcer(app, controller)
         self.onlooker: Onlooker = self.announcer
-        self._modules_imported = False
         arguments = (found_as, app.hostname, *((json.dumps(changes),) if changes else ()))
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
             ("emq_compat.shim.program:rebuild", arguments) if found_as else None
@@ -132,6 +130,7 @@ class ShimProgram:
     def child_init(self) -> None:
         """Make the app current in this process, and send worker_process_init."""
         self.load()
+        self.app.loader.init_worker_process()
         worker_process_init.send(sender=None)
 
     def child_exit(self) -> None:
@@ -139,18 +138,14 @@ class ShimProgram:
         worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
     def load(self) -> None:
-        """Make the app current, send import_modules (once in a process) and import its task modules.
+        """Make the app current and import its task modules.
 
         Raises:
-            Exception: what importing one of them, or a receiver of import_modules, raises.
+            Exception: what importing one of them, or a receiver of raises.
         """
         self.app.set_current()
         self.app.set_default()
-        if not self._modules_imported:
-            self._modules_imported = True
-            for _, answer in import_modules.send(sender=self.app):
-                if isinstance(answer, Exception):
-                    raise answer
+        self.app.loader.init_worker()
         self.app.finalize()
         if self.app.conf.task_annotations:
             for task in self.app.tasks.values():

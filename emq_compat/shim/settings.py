@@ -126,6 +126,10 @@ class Settings(MutableMapping[str, Any]):
         own = self.__dict__
         return {**own["_source"].settings, **own["_changes"]}
 
+    def own_changes(self) -> dict[str, Any]:
+        """Return what code has set, without what was read."""
+        return dict(self.__dict__["_changes"])
+
     def without_defaults(self) -> Settings:
         """Return the settings without Celery's defaults."""
         return Settings({**self.__dict__["_added"], **self.changes}, defaults={})

@@ -217,7 +217,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             keeps_errors=bool(self.store_errors_even_if_ignored),
             expires=self.expires,
             limit_s=self.time_limit if stock else None,
-            check=argument_check(self.run) if self.typing else None,
+            check=argument_check(self.run) if self.typing and app.strict_typing else None,
             epilogue=not stock and not (self.backend or app.backend).kept_by_broker,
             keep_s=None if stock else seconds_kept(app.conf),
         )

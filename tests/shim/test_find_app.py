@@ -94,7 +94,7 @@ def test_the_current_directory_is_looked_in(tmp_path: Path, monkeypatch: pytest.
 def test_task_modules_are_imported_by_include_imports_and_discovery(
     app: Celery, module: WriteModule
 ) -> None:
-    """finalize() imports include, imports, and the tasks module of each discovered package."""
+    """import_default_modules() imports include, imports, and the tasks module of each discovered package."""
     declare = "from emq_compat.celery_shim import shared_task\n@shared_task\ndef f(): ...\n"
     for name in ("fd1", "fd2", "fd3.tasks", "fd4.jobs", "fd5.tasks", "fd6.other"):
         module(name, declare)
@@ -105,7 +105,7 @@ def test_task_modules_are_imported_by_include_imports_and_discovery(
     app.autodiscover_tasks(["fd5.tasks"], related_name=None)
 
     assert [] == app.tasks.own()
-    app.finalize()
+    app.loader.import_default_modules()
 
     assert {"fd1.f", "fd2.f", "fd3.tasks.f", "fd4.jobs.f", "fd5.tasks.f"} == set(app.tasks.own())
 
@@ -126,7 +126,7 @@ def test_an_error_inside_a_tasks_module_is_not_passed_over(
     app.autodiscover_tasks([package])
 
     with pytest.raises(Exception, match=told):
-        app.finalize()
+        app.loader.import_default_modules()
 
 
 def test_a_package_that_isnt_there_is_an_error(app: Celery, module: WriteModule) -> None:
@@ -135,7 +135,7 @@ def test_a_package_that_isnt_there_is_an_error(app: Celery, module: WriteModule)
         app.autodiscover_tasks(["no_such_package"], force=True)
     app.conf.include = ["no_such_module"]
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        app.finalize()
+        app.loader.import_default_modules()
 
 
 def test_a_class_in_a_package_stands_for_the_package(app: Celery, module: WriteModule) -> None:

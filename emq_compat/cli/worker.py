@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -145,6 +145,7 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
         stack.callback(_put_back, sys.stdout, sys.stderr)
         _set_up_log(app, config.log_level, site.log)
         signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
+        config = replace(config, queues=_selected(app))
         stack.enter_context(pid_file(site.pid))
         companions = {}
         if site.broker_data is not None:
@@ -239,7 +240,11 @@ def _queues(app: Celery, options: Mapping[str, Any], node: str) -> tuple[tuple[i
         queues.select_add(f"{node}.dq2")
     if not queues.consume_from:
         raise click.UsageError("-X leaves no queue to listen on")
-    return tuple((DEFAULT_WEIGHT, name) for name in queues.consume_from)
+    return _selected(app)
+
+
+def _selected(app: Celery) -> tuple[tuple[int, str], ...]:
+    return tuple((DEFAULT_WEIGHT, name) for name in app.amqp.queues.consume_from)
 
 
 def _names(written: str | Iterable[Any] | None) -> list[str]:

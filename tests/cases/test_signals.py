@@ -32,6 +32,21 @@ def broken_receiver(**kwargs):
     raise ValueError("boo")
 
 
+@signals.celeryd_init.connect(sender="w@h")
+def configure(conf, **kwargs):
+    conf.worker_task_log_format = "configured %(task_name)s: %(message)s"
+
+
+@signals.celeryd_after_setup.connect
+def listen_to_more(instance, **kwargs):
+    instance.app.amqp.queues.select_add("more")
+
+
+@app.task
+def say(text):
+    print(text)
+
+
 @signals.worker_ready.connect
 @signals.worker_init.connect
 @signals.worker_shutdown.connect
@@ -124,6 +139,7 @@ def test_each_signal_once_in_order(site: Site, assert_alive: Callable[[Proc], No
     for n in range(4):
         assert f"t{n}" == site.tasks.ping.delay(f"t{n}").get(timeout=10)
     assert_alive(worker)
+    site.tasks.say.apply_async(("more",), queue="more").get(timeout=10)
     site.wait_runs("signal heartbeat_sent")
     worker.send_signal(signal.SIGTERM)
     assert 0 == worker.wait(30)
@@ -133,7 +149,7 @@ def test_each_signal_once_in_order(site: Site, assert_alive: Callable[[Proc], No
     in_parent = [name for name, pid in lines if pid == parent and name != "heartbeat_sent"]
     inside = ["task_prerun", "task_success", "task_postrun"]
     of_tasks = [name for name, pid in lines if name in inside]
-    assert inside * 5 == of_tasks
+    assert inside * 6 == of_tasks
 
     children = {pid for name, pid in lines if pid != parent and name == "worker_process_init"}
     for child in children:
@@ -151,11 +167,12 @@ def test_each_signal_once_in_order(site: Site, assert_alive: Callable[[Proc], No
             *BEGIN, "worker_process_init", "worker_ready", "worker_shutting_down",
             "worker_process_shutdown", "worker_shutdown",
         ] == life  # fmt: skip
-    assert 5 == in_parent.count("task_received")
+    assert 6 == in_parent.count("task_received")
     assert [f"sender {name} w@h siteproj" for name in ("worker_init", "worker_ready", "worker_shutdown")] == [
         line for line in site.runs() if line.startswith("sender")
     ]
     output = worker.output()
+    assert "configured siteproj.say: more" in output
     assert "receiver siteproj.broken_receiver of the signal task_prerun raised" in output
     assert "ValueError: boo" in output
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.shim.codec import dumps, loads, plain_dumps
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
+from emq_compat.shim.packing import is_plain, pack, unpack
 from emq_compat.shim.paths import TaskPath
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ class Options:
     """The options of one publish that differ from the task's own; times are unix seconds, 0: none."""
 
     __slots__ = (
-        "awaits", "chord", "epilogue", "eta", "expires", "extra", "headers", "ignore_result", "immutable",
-        "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "soft_limit_s", "task_id",
+        "awaits", "chord", "compression", "epilogue", "eta", "expires", "extra", "headers", "ignore_result",
+        "immutable", "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "serializer",
+        "soft_limit_s", "task_id",
     )  # fmt: skip
 
     def __init__(self, plan: Plan) -> None:
         self.awaits = ""
         self.chord = ""
         self.epilogue = plan.epilogue
+        self.serializer = plan.serializer
+        self.compression = plan.compression
         self.eta = 0.0
         self.expires = 0.0
         self.immutable = False
@@ -57,8 +61,9 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "by_call", "check", "dumps", "epilogue", "expires", "ignore_result",
-        "keep_s", "keeps_errors", "limit_s", "name", "path", "priority", "queue", "stock", "version",
+        "_head", "_origin_pid", "_tail", "by_call", "check", "compression", "dumps", "epilogue", "expires",
+        "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "packs", "path", "priority", "queue",
+        "serializer", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +83,8 @@ class Plan:
         check: Callable[..., None] | None = None,
         epilogue: bool = False,
         keep_s: float | None = None,
+        serializer: str | None = None,
+        compression: str | None = None,
     ) -> None:
         """``by_call``: the queue and other options depend on the call (AMQP.send_options).
 
@@ -102,6 +109,10 @@ class Plan:
         self.check = check
         self.epilogue = epilogue
         self.keep_s = keep_s
+        self.serializer = serializer
+        self.compression = compression
+        #: Its messages aren't plain JSON: ``build`` is not for them.
+        self.packs = not is_plain(serializer, compression)
         #: A stock job manager passes arguments on as they are.
         self.dumps = plain_dumps if stock else dumps
         self._head = (
@@ -173,6 +184,9 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
         _refuse_for_stock(plan, options)
     task_id = options.task_id or new_id()
     extra: dict[str, Any] = dict(options.extra)
+    if not is_plain(options.serializer, options.compression):
+        extra["packed"] = _packed(plan, args, kwargs, extra, options)
+        args, kwargs = (), {}
     if options.parent_id is not None:
         extra["parent_id"] = options.parent_id
     if options.root_id is not None and options.root_id != task_id:
@@ -217,6 +231,23 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
     )
 
 
+def _packed(
+    plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], extra: dict[str, Any], options: Options
+) -> dict[str, str]:
+    """Pack the arguments, and those parts of the workflow in ``extra`` that JSON can't carry."""
+    embedded = {}
+    for member in ("callbacks", "errbacks", "chain"):
+        try:
+            dumps(extra.get(member))
+        except (TypeError, ValueError, RecursionError):
+            embedded[member] = extra.pop(member)
+    value = [list(args), dict(kwargs), embedded]
+    try:
+        return pack(value, options.serializer, options.compression)
+    except EncodeError as exc:
+        raise EncodeError(f"the arguments of {plan.name} can't be carried: {exc}") from exc
+
+
 def unix_time(value: float | datetime | str, now: float, *, tz: Any = timezone.utc) -> float:
     """Return a countdown in seconds, a datetime (naive: in ``tz``) or its ISO text as unix time.
 
@@ -245,6 +276,7 @@ def _refuse_for_stock(plan: Plan, options: Options) -> None:
             ("link", options.extra.get("callbacks")),
             ("link_error", options.extra.get("errbacks")),
             ("chord", options.chord or options.awaits),
+            ("serializer or compression", not is_plain(options.serializer, options.compression)),
         )
         if asked
     ]
@@ -255,13 +287,17 @@ def _refuse_for_stock(plan: Plan, options: Options) -> None:
 
 
 def as_carried(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return arguments of the task ``name`` as they come out of a message.
 
     Raises:
         EncodeError: one can't be carried; the message names it.
     """
+    if not is_plain(serializer, None):
+        assert serializer is not None
+        packed = unpack(pack([list(args), dict(kwargs)], serializer), [serializer])
+        return packed[0], packed[1]
     try:
         carried: tuple[list[Any], dict[str, Any]] = tuple(loads(dumps([list(args), dict(kwargs)])))
     except (TypeError, ValueError, RecursionError) as exc:

@@ -12,12 +12,13 @@ import base64
 import json
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
 
 from emq_compat.shim.exceptions import EncodeError, join_kombu
+from emq_compat.shim.packing import MARKER, unpack
 
 __all__ = ["dumps", "jsonable", "loads", "mentions_types", "plain_dumps", "revive"]
 
@@ -55,6 +56,9 @@ def _default(value: Any) -> Any:
     kombu = sys.modules.get("kombu.utils.json")
     if kombu is not None:
         return kombu.JSONEncoder().default(value)
+    django = sys.modules.get("django.utils.functional")
+    if django is not None and isinstance(value, django.Promise):
+        return str(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
@@ -89,12 +93,22 @@ def loads(document: bytes | str) -> Any:
     return json.loads(document, object_hook=_hook)
 
 
-def revive(value: Any) -> Any:
-    """Return decoded JSON with each of kombu's envelopes in it replaced by what it stands for."""
+def revive(value: Any, accept: Iterable[str] | None = None) -> Any:
+    """Return decoded JSON with each of kombu's envelopes in it replaced by what it stands for.
+
+    ``accept`` are the serializers of packed values that may be read (None: JSON alone).
+
+    Raises:
+        ValueError: a type that is not known here.
+        ContentDisallowed, DecodeError (kombu's): a packed value that isn't accepted, or can't be read.
+    """
     if isinstance(value, dict):
-        return _hook({key: revive(item) for key, item in value.items()})
+        document = {key: revive(item, accept) for key, item in value.items()}
+        if document.get("__type__") == MARKER and isinstance(document.get("__value__"), dict):
+            return unpack(document["__value__"], accept)
+        return _hook(document)
     if isinstance(value, list):
-        return [revive(item) for item in value]
+        return [revive(item, accept) for item in value]
     return value
 
 

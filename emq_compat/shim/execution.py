@@ -1,13 +1,9 @@
-"""Running a task's body: from a request to an Outcome, and the message that a retry publishes."""
+"""Running a task's body: from a request to an Outcome."""
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.coroutines.settle import settle
@@ -21,26 +17,23 @@ from emq_compat.message import (
     Delivery,
     Failure,
     Outcome,
-    Publish,
 )
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report, failure_of
-from emq_compat.shim.build import unix_time
 from emq_compat.shim.canvas.launch import LAUNCH
-from emq_compat.shim.codec import dumps, jsonable
+from emq_compat.shim.codec import jsonable
 from emq_compat.shim.current import Frame, frame_var
-from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
+from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.loggers import HELD, flush_held
-from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
 from emq_compat.shim.results.members import told_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
     from emq_compat.shim.task import Task
 
-__all__ = ["call", "execute", "retry_message"]
+__all__ = ["call", "execute"]
 
 logger = logging.getLogger("celery.app.trace")
 
@@ -148,73 +141,3 @@ def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None
     queue = frame.delivery.queue
     for message in failed(frame.task.app, request, queue, state=state, exc=exc, failure=failure):
         frame.publish_later(message)
-
-
-def retry_message(
-    frame: Frame,
-    *,
-    args: Sequence[Any] | None,
-    kwargs: Mapping[str, Any] | None,
-    eta: datetime | float | str | None,
-    countdown: float | None,
-    options: Mapping[str, Any],
-) -> Publish:
-    """Return the message that tries the running task again: the same task id, queue, headers and expiry.
-
-    ``options`` may change queue, priority, expires, headers and the time limits.
-
-    Raises:
-        EncodeError: a changed argument can't be carried.
-        TypeError, ValueError, ImproperlyConfigured: there is no such option, or its value can't be.
-    """
-    check_names(options)
-    delivery = frame.delivery
-    assert delivery is not None
-    now = time.time()
-    headers = delivery.headers
-    changed: dict[str, Any] = {
-        "attempt": 0,
-        "redelivered": False,
-        # The chord that it awaited is complete, and one that grew by it has grown.
-        "awaits": "",
-        "chord": headers.chord.rstrip("+"),
-        "retries": (frame.request.retries or 0) + 1,
-        "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
-    }
-    if options.get("priority") is not None:
-        changed["priority"] = priority_of(options["priority"])
-    if options.get("expires") is not None:
-        changed["expires"] = unix_time(options["expires"], now)
-    if options.get("time_limit") is not None:
-        changed["limit_s"] = limit_of("time_limit", options["time_limit"])
-    if options.get("soft_time_limit") is not None:
-        changed["soft_limit_s"] = limit_of("soft_time_limit", options["soft_time_limit"])
-    payload = delivery.payload
-    if args is not None or kwargs is not None or options.get("headers"):
-        payload = _changed_payload(frame, payload, args, kwargs, options.get("headers"))
-    queue = options.get("queue")
-    return Publish(
-        queue=delivery.queue if queue is None else queue_name(queue),
-        headers=replace(headers, **changed),
-        payload=payload,
-    )
-
-
-def _changed_payload(
-    frame: Frame,
-    payload: bytes,
-    args: Sequence[Any] | None,
-    kwargs: Mapping[str, Any] | None,
-    headers: Mapping[str, Any] | None,
-) -> bytes:
-    document = json.loads(payload)
-    if args is not None:
-        document[1]["args"] = list(args)
-    if kwargs is not None:
-        document[1]["kwargs"] = dict(kwargs)
-    if headers:
-        document[1].setdefault("celery", {})["headers"] = dict(headers)
-    try:
-        return dumps(document).encode()
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise EncodeError(f"{frame.task.name}: retry's arguments can't be carried: {exc}") from exc

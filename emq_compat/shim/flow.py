@@ -33,7 +33,7 @@ from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.pipeline import collecting
 from emq_compat.shim.remote_error import exception_from
-from emq_compat.shim.request import Context, request_of
+from emq_compat.shim.request import Context, request_of, request_without_arguments
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -247,7 +247,11 @@ def conclude(app: Celery, delivery: Delivery) -> Outcome:
     _, options, reply = document
     job = Job.from_options(options)
     name = delivery.headers.task or str(job.celery.get("task") or "")
-    request = request_of(name, job, delivery, app.hostname)
+    try:
+        request = request_of(name, job, delivery, app.hostname, accept=app.conf.accept_content)
+    except Exception as exc:  # noqa: BLE001 - what can't be read, from whatever serializer
+        logger.warning("%s: its arguments can't be read: %s", name, exc)
+        request = request_without_arguments(name, job, delivery, app.hostname)
     request.id = request.correlation_id = job.celery.get("id") or request.id
     state = str(reply.get("state") or FAILURE)
     if state == SUCCESS:

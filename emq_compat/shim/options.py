@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.build import Options, Plan, unix_time
-from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.queues import queue_name
 
 if TYPE_CHECKING:
@@ -31,17 +30,17 @@ ADDRESS: Final = frozenset({"exchange", "exchange_type", "queue", "route_name", 
 #: What kombu would be told, or what the caller has dealt with: without meaning for a message of ours.
 _WITHOUT_MEANING: Final = frozenset(
     {
-        "add_to_parent", "argsrepr", "compression", "connection", "delivery_mode", "exchange_type",
+        "add_to_parent", "argsrepr", "connection", "delivery_mode", "exchange_type",
         "immediate", "kwargsrepr", "mandatory", "origin", "producer", "publisher", "result_cls", "retry",
         "retry_policy", "route_name", "router", "task_type",
     }
 )  # fmt: skip
 _MEANT: Final = frozenset(
     {
-        "awaits", "chain", "chord", "countdown", "epilogue", "eta", "exchange", "expires", "group_id",
-        "group_index", "headers", "ignore_result", "immutable", "link", "link_error", "parent_id", "priority",
-        "queue", "replaced_task_nesting", "reply_to", "retries", "root_id", "routing_key", "serializer",
-        "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
+        "awaits", "chain", "chord", "compression", "countdown", "epilogue", "eta", "exchange", "expires",
+        "group_id", "group_index", "headers", "ignore_result", "immutable", "link", "link_error",
+        "parent_id", "priority", "queue", "replaced_task_nesting", "reply_to", "retries", "root_id",
+        "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
     }
 )  # fmt: skip
 
@@ -69,7 +68,7 @@ def read_options(
     Raises:
         TypeError: there is no such option (the nearest is named), or a value is of the wrong kind.
         ValueError: a value is out of its range.
-        ImproperlyConfigured: the serializer is not JSON, or a queue's name can't be.
+        ImproperlyConfigured: a queue's name can't be.
     """
     check_names(given)
     options = Options(plan)
@@ -95,8 +94,9 @@ def read_options(
         if get(name) is not None:
             options.extra[name.removesuffix("_id")] = given[name]
     _read_workflow(options, given)
-    if get("serializer") not in (None, "json"):
-        raise ImproperlyConfigured(f"serializer {given['serializer']!r}: messages are JSON")
+    options.serializer = get("serializer") or plan.serializer
+    if get("compression") is not None:
+        options.compression = given["compression"]
     return options
 
 

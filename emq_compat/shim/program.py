@@ -30,9 +30,10 @@ from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.options import interval_of
+from emq_compat.shim.packing import MARKER, is_plain, pack
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
-from emq_compat.shim.request import Context, request_of
+from emq_compat.shim.request import Context, request_of, request_without_arguments
 from emq_compat.shim.signals import (
     task_internal_error,
     worker_process_init,
@@ -177,7 +178,8 @@ class ShimProgram:
         name = delivery.headers.task or job.celery.get("task")
         task = self.app.tasks.get(name) if isinstance(name, str) else None
         if task is not None:
-            request = request_of(task.name, job, delivery, self.app.hostname)
+            accept = self.app.conf.accept_content  # it has been read once: it can be
+            request = request_of(task.name, job, delivery, self.app.hostname, accept=accept)
             task_internal_error.send(
                 sender=task,
                 task_id=request.id,
@@ -200,7 +202,13 @@ class ShimProgram:
             if name:
                 return self._unknown(str(name))
             task = self._task_at(job)
-        request = request_of(task.name, job, delivery, self.app.hostname)
+        try:
+            accept = self.app.conf.accept_content
+            request = request_of(task.name, job, delivery, self.app.hostname, accept=accept)
+        except Exception as exc:  # noqa: BLE001 - what can't be read, from whatever serializer
+            logger.error("Task %s: its arguments can't be read: %s", task.name, exc)
+            request = request_without_arguments(task.name, job, delivery, self.app.hostname)
+            return self._ended(request, delivery, FAILURE, exc)
         if headers.expires and time.time() > headers.expires:
             logger.info("Task %s[%s] expired", task.name, request.id)
             return self._ended(request, delivery, REVOKED, TaskRevokedError("expired"))
@@ -230,7 +238,7 @@ class ShimProgram:
     def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
         """Return the Reply of a task that returned; raises EncodeError where the value can't be carried."""
         try:
-            body = f'{{"value":{dumps(outcome.value)},"state":"SUCCESS"'
+            body = f'{{"value":{self._dumps(outcome.value)},"state":"SUCCESS"'
             if outcome.extra:
                 body += "," + dumps(outcome.extra)[1:-1]
             body += "}"
@@ -239,6 +247,18 @@ class ShimProgram:
         return Reply(
             state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups, no_result=outcome.no_result
         )
+
+    def _dumps(self, value: Any) -> str:
+        """Return a result as JSON text; packed where result_serializer or result_compression says so.
+
+        Raises:
+            TypeError, ValueError, RecursionError: it can't be carried.
+        """
+        conf = self.app.conf
+        if is_plain(conf.result_serializer, conf.result_compression):
+            return dumps(value)
+        packed = pack(value, conf.result_serializer, conf.result_compression)
+        return dumps({"__type__": MARKER, "__value__": packed})
 
     def _ended(self, request: Context, delivery: Delivery, state: str, exc: BaseException) -> Reply:
         """Return the Reply of a run that ended so outside of its body, with all that follows from it."""

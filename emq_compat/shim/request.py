@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 from emq_compat.message import Delivery, Job
 from emq_compat.shim.codec import mentions_types, revive
+from emq_compat.shim.packing import unpack
 
-__all__ = ["Context", "request_of"]
+__all__ = ["Context", "request_of", "request_without_arguments"]
 
 
 class _Computed:
@@ -139,16 +141,25 @@ class Context:
         return f"<Context: {vars(self)!r}>"
 
 
-def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Context:
-    """Return what a task's run can know of its message, on the node ``hostname``."""
+def request_of(
+    task: str, job: Job, delivery: Delivery, hostname: str, *, accept: Sequence[str] | None = None
+) -> Context:
+    """Return what a task's run can know of its message, on the node ``hostname``.
+
+    ``accept`` is the setting accept_content, for arguments that aren't JSON; None: they are left out.
+
+    Raises:
+        ContentDisallowed, DecodeError (kombu's): such arguments are not accepted, or can't be read.
+        ValueError: a value in the arguments is of a type that nobody knows here.
+    """
     headers, celery = delivery.headers, job.celery
     task_id = headers.task_id or celery.get("id") or delivery.msgid
     typed = mentions_types(delivery.payload)
     request = Context(
         id=task_id,
         task=task,
-        args=revive(job.args) if typed else job.args,
-        kwargs=revive(job.kwargs) if typed else job.kwargs,
+        args=revive(job.args, accept) if typed else job.args,
+        kwargs=revive(job.kwargs, accept) if typed else job.kwargs,
         called_directly=False,
         correlation_id=task_id,
         root_id=task_id,
@@ -167,6 +178,12 @@ def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Contex
     for key in celery:
         if key in _FROM_MESSAGE:
             own[key] = celery[key]
+    if "packed" in celery and accept is not None:
+        # What stands beside is what came before it: a chord's values, the result of a chain's last link.
+        args, kwargs, *embedded = unpack(celery["packed"], accept)
+        own["args"] = [*own["args"], *args]
+        own["kwargs"] = {**kwargs, **own["kwargs"]}
+        own.update(embedded[0] if embedded else {})
     if "headers" in celery:
         # Celery's message has them beside its own, and the request, too.
         for key, value in (own["headers"] or {}).items():
@@ -179,6 +196,11 @@ def request_of(task: str, job: Job, delivery: Delivery, hostname: str) -> Contex
     if headers.limit_s is not None or headers.soft_limit_s is not None:
         own["timelimit"] = (headers.limit_s, headers.soft_limit_s)
     return request
+
+
+def request_without_arguments(task: str, job: Job, delivery: Delivery, hostname: str) -> Context:
+    """Return what can be known of a message without reading its arguments, which may not be readable."""
+    return request_of(task, replace(job, args=(), kwargs={}), delivery, hostname)
 
 
 #: Members of a Job's Celery part that are the request's attributes as they are.

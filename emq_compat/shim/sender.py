@@ -225,4 +225,6 @@ class Sender(Connections):
             keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
             epilogue=not self.stock and not self.backend.kept_by_broker,
             keep_s=None if self.stock else seconds_kept(self.conf),
+            serializer=self.conf.task_serializer,
+            compression=self.conf.task_compression,
         )

@@ -11,20 +11,19 @@ __all__ = ["DIFFERENT", "WITHOUT_EFFECT"]
 
 #: Settings whose effect isn't quite Celery's → how it differs.
 DIFFERENT: Final[dict[str, str]] = {
-    "accept_content": "JSON only",
+    "accept_content": "JSON is always accepted, too",
     "broker_connection_timeout": (
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
-    "result_accept_content": "JSON only",
+    "result_accept_content": "JSON is always accepted, too",
     "result_expires": "the broker's `--result-expires`, for all results",
-    "result_serializer": "JSON only",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
     "task_default_exchange": "only a name by which task_queues, a route or a call can find a queue",
     "task_default_routing_key": "only a name by which task_queues, a route or a call can find a queue",
     "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
     "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
-    "task_serializer": "JSON only; anything else is refused by an error",
+    "task_serializer": "refused by an error where the broker is a stock router, unless it is JSON",
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
 
@@ -73,8 +72,8 @@ _REASONS: Final[dict[str, str]] = {
         task_allow_error_cb_on_chord_header
         """,
     "not there yet": """
-        result_compression result_failure_expires task_acks_on_failure task_acks_on_failure_or_timeout
-        task_acks_on_timeout task_compression task_retry_on_worker_lost
+        result_failure_expires task_acks_on_failure task_acks_on_failure_or_timeout
+        task_acks_on_timeout task_retry_on_worker_lost
         task_store_eager_result worker_deduplicate_successful_tasks
         """,
     "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",

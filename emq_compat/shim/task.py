@@ -19,7 +19,7 @@ from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame, RequestStack, frame_var
 from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
-from emq_compat.shim.execution import execute, retry_message
+from emq_compat.shim.execution import execute
 from emq_compat.shim.handlers import Handlers
 from emq_compat.shim.options import ADDRESS, priority_of, read_options
 from emq_compat.shim.paths import TaskPath, path_of
@@ -27,6 +27,7 @@ from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import EagerResult
 from emq_compat.shim.retention import seconds_kept
+from emq_compat.shim.retrying import retry_message
 
 if TYPE_CHECKING:
     from emq_compat.message import Delivery, Job, Outcome
@@ -177,7 +178,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         request = None if frame is None else frame.request
         if plan.by_call or not options.keys().isdisjoint(ADDRESS):
             options = app.amqp.send_options(self.name, options, args, kwargs, self)
-        if options or task_id or link or link_error or shadow:
+        if options or task_id or link or link_error or shadow or plan.packs:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
             read = read_options(plan, app.conf, given, request)
             message = build_with(plan, args or (), kwargs or {}, read)
@@ -220,6 +221,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             check=argument_check(self.run) if self.typing and app.strict_typing else None,
             epilogue=not stock and not (self.backend or app.backend).kept_by_broker,
             keep_s=None if stock else seconds_kept(app.conf),
+            serializer=self.serializer,
+            compression=self.compression,
         )
         if path.settled:
             self.__dict__["_plan"] = plan
@@ -236,7 +239,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         """Run in place of publishing (task_always_eager), with arguments as a message would carry them."""
         if self.typing and (check := argument_check(self.run)) is not None:
             check(*(args or ()), **(kwargs or {}))
-        args, kwargs = as_carried(self.name, args or (), kwargs or {})
+        serializer = options.get("serializer") or self.serializer
+        args, kwargs = as_carried(self.name, args or (), kwargs or {}, serializer)
         return self.apply(args, kwargs, task_id=task_id, **options)
 
     def apply(
@@ -428,7 +432,9 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
 
     def __emq_run__(self, job: Job, delivery: Delivery, report: Report) -> Outcome:
         """Run for a job manager that found this task by its path (emq_compat.run.Runnable)."""
-        return execute(self, request_of(self.name, job, delivery, self.app.hostname), delivery, report)
+        app = self.app
+        request = request_of(self.name, job, delivery, app.hostname, accept=app.conf.accept_content)
+        return execute(self, request, delivery, report)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return unpickle_task, (self.name, self.__module__)

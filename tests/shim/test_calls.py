@@ -178,7 +178,7 @@ def test_settings_are_the_defaults_of_the_defaults(app: Celery, client: Recorder
         ({"expires": object()}, TypeError, "seconds or a datetime"),
         ({"time_limit": 0}, ValueError, "time_limit"),
         ({"time_limit": 1, "soft_time_limit": 2}, ValueError, "longer"),
-        ({"serializer": "pickle"}, ImproperlyConfigured, "JSON"),
+        ({"compression": "squeeze"}, ImproperlyConfigured, "squeeze"),
         ({"link": object()}, TypeError, "an option of proj.add"),
         ({"task_id": 5}, TypeError, "task_id"),
         ({"task_id": "x" * 1025}, ValueError, "task_id must be at most 1024 printable bytes"),

@@ -44,4 +44,5 @@ def value_of(stored: StoredResult, app: Celery) -> Any:
     """Return the value; the exception where there is one; what update_state set in other states."""
     if stored.state in states.EXCEPTION_STATES:
         return exception_of(stored, app)
-    return revive(stored.reply.get("value"))
+    conf = app.conf
+    return revive(stored.reply.get("value"), conf.result_accept_content or conf.accept_content)

@@ -1,0 +1,116 @@
+"""The message that a retry publishes: the running task's own, changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from emq_compat.message import Publish
+from emq_compat.shim.build import unix_time
+from emq_compat.shim.codec import dumps
+from emq_compat.shim.current import Frame
+from emq_compat.shim.exceptions import EncodeError
+from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
+from emq_compat.shim.packing import is_plain, pack, serializer_of
+
+__all__ = ["retry_message"]
+
+
+def retry_message(
+    frame: Frame,
+    *,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    eta: datetime | float | str | None,
+    countdown: float | None,
+    options: Mapping[str, Any],
+) -> Publish:
+    """Return the message that tries the running task again: the same task id, queue, headers and expiry.
+
+    ``options`` may change queue, priority, expires, headers and the time limits.
+
+    Raises:
+        EncodeError: a changed argument can't be carried.
+        TypeError, ValueError, ImproperlyConfigured: there is no such option, or its value can't be.
+    """
+    check_names(options)
+    delivery = frame.delivery
+    assert delivery is not None
+    now = time.time()
+    headers = delivery.headers
+    changed: dict[str, Any] = {
+        "attempt": 0,
+        "redelivered": False,
+        # The chord that it awaited is complete, and one that grew by it has grown.
+        "awaits": "",
+        "chord": headers.chord.rstrip("+"),
+        "retries": (frame.request.retries or 0) + 1,
+        "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
+    }
+    if options.get("priority") is not None:
+        changed["priority"] = priority_of(options["priority"])
+    if options.get("expires") is not None:
+        changed["expires"] = unix_time(options["expires"], now)
+    if options.get("time_limit") is not None:
+        changed["limit_s"] = limit_of("time_limit", options["time_limit"])
+    if options.get("soft_time_limit") is not None:
+        changed["soft_limit_s"] = limit_of("soft_time_limit", options["soft_time_limit"])
+    if options.get("ignore_result") is not None:
+        changed["no_result"] = bool(options["ignore_result"])
+    queue = options.get("routing_key") if options.get("queue") is None else options["queue"]
+    return Publish(
+        queue=delivery.queue if queue is None else queue_name(queue),
+        headers=replace(headers, **changed),
+        payload=_changed_payload(frame, delivery.payload, args, kwargs, options),
+    )
+
+
+#: Options of ``retry`` that change the Job's Celery part → its member.
+_MEMBERS = {
+    "headers": "headers",
+    "link": "callbacks",
+    "link_error": "errbacks",
+    "reply_to": "reply_to",
+    "shadow": "shadow",
+}
+
+
+def _changed_payload(
+    frame: Frame,
+    payload: bytes,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> bytes:
+    """Return the payload with other arguments and options; as it is, byte for byte, where there are none."""
+    members = {member: options[name] for name, member in _MEMBERS.items() if options.get(name)}
+    repacked = options.get("serializer") is not None or options.get("compression") is not None
+    if args is None and kwargs is None and not members and not repacked:
+        return payload
+    document = json.loads(payload)
+    job = document[1]
+    celery = job.setdefault("celery", {})
+    for name in ("callbacks", "errbacks"):
+        if name in members and not isinstance(members[name], (list, tuple)):
+            members[name] = [members[name]]
+    celery.update(members)
+    packed = celery.pop("packed", None)
+    serializer, compression = options.get("serializer"), options.get("compression")
+    if packed is not None:
+        serializer = serializer or serializer_of(packed)
+        compression = packed.get("compression") if compression is None else compression
+    if args is not None or kwargs is not None or packed is not None or repacked:
+        request = frame.request
+        job["args"] = list((request.args or ()) if args is None else args)
+        job["kwargs"] = dict((request.kwargs or {}) if kwargs is None else kwargs)
+    try:
+        if not is_plain(serializer, compression):
+            celery["packed"] = pack([job["args"], job["kwargs"]], serializer, compression)
+            job["args"], job["kwargs"] = [], {}
+        return dumps(document).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise EncodeError(f"{frame.task.name}: retry's arguments can't be carried: {exc}") from exc

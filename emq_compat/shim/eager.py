@@ -11,6 +11,7 @@ from emq_compat.shim import states
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.execution import call
+from emq_compat.shim.flow import failed_here, succeeded_here
 from emq_compat.shim.request import Context
 from emq_compat.shim.result import EagerResult
 
@@ -71,8 +72,10 @@ def run_here(
         except Exception as exc:
             if throw:
                 raise
+            failed_here(task.app, context, exc, _text(exc))
             return EagerResult(task_id, exc, states.FAILURE, _text(exc), task.name)
         else:
+            succeeded_here(task.app, context, value)
             return EagerResult(task_id, value, states.SUCCESS, name=task.name)
 
 

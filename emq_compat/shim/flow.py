@@ -39,7 +39,16 @@ if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.task import Task
 
-__all__ = ["collected_into", "conclude", "failed", "is_new_style", "place_in_chord", "succeeded"]
+__all__ = [
+    "collected_into",
+    "conclude",
+    "failed",
+    "failed_here",
+    "is_new_style",
+    "place_in_chord",
+    "succeeded",
+    "succeeded_here",
+]
 
 logger = logging.getLogger("emq_compat.task")
 
@@ -140,6 +149,26 @@ def _call(app: Celery, errback: Any, request: Context, exc: BaseException, trace
         sig.apply_async((request.id,), parent_id=request.id, root_id=request.root_id or request.id)
     except Exception:
         logger.exception("errback %r can't be published", sig.task)
+
+
+def succeeded_here(app: Celery, request: Context, value: Any) -> None:
+    """Run the callbacks of a run in place (task.apply), in place."""
+    for callback in request.callbacks or ():
+        maybe_signature(callback, app=app).apply((value,))
+
+
+def failed_here(app: Celery, request: Context, exc: BaseException, traceback: str) -> None:
+    """Call the errbacks of a run in place, those of the old style as runs in place."""
+    for errback in request.errbacks or ():
+        sig = maybe_signature(errback, app=app)
+        task = app.tasks.get(sig.task) if not sig.subtask_type else None
+        try:
+            if task is not None and is_new_style(task):
+                sig(request, exc, traceback)
+            else:
+                sig.apply((request.id,))
+        except Exception:
+            logger.exception("errback %r raised an exception", sig.task)
 
 
 def is_new_style(task: Task[..., Any]) -> bool:

@@ -15,6 +15,7 @@ from emq_compat.shim.attributes import Attributes
 from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
 from emq_compat.shim.canvas.methods import CanvasMethods
+from emq_compat.shim.canvas.regen import as_list
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame, RequestStack, frame_var
 from emq_compat.shim.eager import run_here
@@ -170,7 +171,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if self._has_shadow_name and shadow is None:
             shadow = self.shadow_name(args or (), kwargs or {}, options)
         if app.eager:
-            return self._apply_eagerly(args, kwargs, task_id, {**options, "shadow": shadow})
+            links = {"link": link, "link_error": link_error, "shadow": shadow}
+            return self._apply_eagerly(args, kwargs, task_id, {**options, **links})
         plan = self._plan
         if plan is None or plan.version != app.conf.version or self._plan_app is not app:
             plan = self._new_plan(app)
@@ -268,6 +270,12 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             "logfile": logfile,
             "loglevel": loglevel or 0,
             "ignore_result": bool(options.get("ignore_result", False)),
+            "callbacks": as_list(link) or None,
+            "errbacks": as_list(link_error) or None,
+            "group": options.get("group_id"),
+            "group_index": options.get("group_index"),
+            "stamped_headers": options.get("stamped_headers"),
+            "stamps": {name: options.get(name) for name in options.get("stamped_headers") or ()} or None,
             "delivery_info": {
                 "is_eager": True,
                 "exchange": options.get("exchange"),

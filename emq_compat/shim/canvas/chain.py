@@ -299,7 +299,8 @@ class _chain(Signature):  # noqa: N801 - Celery's name
             for errback in errbacks:
                 task.link_error(errback)
             result = task.clone(*given).apply((last.get(),) if last is not None else (), **options)
-            result.parent, last, given = last, result, ((), {})
+            _oldest(result).parent = last
+            last, given = result, ((), {})
             if getattr(result, "state", None) in (IGNORED, REJECTED):
                 break
         return last

@@ -307,7 +307,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         errback = maybe_signature(errback, app=self._app)
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for task in self._members():
-                task.link_error(errback.clone(immutable=True))
+                task.link_error(errback.clone())
         for task in self._members():
             if isinstance(task, chord):
                 task.link_error(errback)

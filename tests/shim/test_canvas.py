@@ -1,0 +1,390 @@
+"""Signatures and what is composed of them: their JSON, their operators, and what they publish."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from emq_compat.celery_shim import (
+    Celery,
+    Signature,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+)
+from emq_compat.shim.canvas import StampingVisitor, _chain
+from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
+from tests.shim.recorder import Recorder
+
+
+class Tasks:
+    """The tasks of these tests."""
+
+    def __init__(self, app: Celery) -> None:
+        @app.task(name="add")
+        def add(x: int, y: int = 0) -> int:
+            return x + y
+
+        @app.task(name="total")
+        def total(values: list[int]) -> int:
+            return sum(values)
+
+        self.add: Any = add
+        self.total: Any = total
+
+
+@pytest.fixture
+def t(app: Celery) -> Tasks:
+    """Tasks of the app."""
+    return Tasks(app)
+
+
+ADD = {
+    "task": "add",
+    "args": [1, 2],
+    "kwargs": {},
+    "options": {},
+    "subtask_type": None,
+    "immutable": False,
+}
+
+
+def celery_part(message: Any) -> Any:
+    """What a message says beside the call."""
+    return json.loads(message.payload)[1]["celery"]
+
+
+# Layout
+
+
+def test_signatures_have_celerys_layout(t: Tasks) -> None:
+    """JSON of a signature, chain, group, chord and chunks is what Celery writes and reads."""
+    add, total = t.add.s(1, 2), {**ADD, "task": "total", "args": []}
+    plain = {"args": [], "options": {}, "immutable": False}
+    chain_ = {**plain, "task": "celery.chain", "kwargs": {"tasks": [ADD, total]}, "subtask_type": "chain"}
+    group_ = {**plain, "task": "celery.group", "kwargs": {"tasks": [ADD, ADD]}, "subtask_type": "group"}
+    chord_ = {
+        **plain,
+        "task": "celery.chord",
+        "kwargs": {"kwargs": {}, "header": [ADD, ADD], "body": total},
+        "subtask_type": "chord",
+    }
+    map_ = {
+        **plain,
+        "task": "celery.starmap",
+        "kwargs": {"task": {**ADD, "args": []}, "it": [[1, 2]]},
+        "subtask_type": "xstarmap",
+        "immutable": True,
+    }
+
+    assert ADD == json.loads(json.dumps(add))
+    assert chain_ == json.loads(json.dumps(add | t.total.s()))
+    assert group_ == json.loads(json.dumps(group(add, add)))
+    assert chord_ == json.loads(json.dumps(group(add, add) | t.total.s()))
+    assert map_ == json.loads(json.dumps(t.add.starmap([(1, 2)])))
+
+
+def test_signatures_come_back_from_json_and_pickle(t: Tasks) -> None:
+    """A canvas survives JSON, pickle and copy.deepcopy, with its classes."""
+    sig = chain(t.add.s(1), group(t.add.s(2), chunks(t.add.s(), [(1, 1)], 1)), t.total.s(), t.add.s(1))
+    text = json.dumps(sig)
+
+    for back in (
+        maybe_signature(json.loads(text)),
+        pickle.loads(pickle.dumps(sig)),
+        copy.deepcopy(sig),
+        signature(sig),
+    ):
+        assert text == json.dumps(back)
+        assert isinstance(back, _chain)
+        assert isinstance(back.tasks[1], chord)
+        assert isinstance(back.tasks[1].tasks[1], chunks)
+
+
+def test_a_generator_is_run_when_it_is_needed(t: Tasks) -> None:
+    """A group and a header of a generator are lazy; they can be looked at twice."""
+    made = []
+
+    def members() -> Any:
+        for n in range(3):
+            made.append(n)
+            yield t.add.s(n)
+
+    lazy = group(members())
+    assert [] == made
+    assert 3 == len(lazy)
+    assert 3 == len(json.loads(json.dumps(lazy))["kwargs"]["tasks"])
+    assert [0, 1, 2] == made
+    assert 3 == chord((t.add.s(n) for n in range(3)), t.total.s()).__length_hint__()
+
+
+# Operators
+
+
+def test_what_the_operator_makes(t: Tasks) -> None:
+    """Celery's upgrades: a group in front of a task is a chord, chains are joined, groups of one unrolled."""
+    a, g, b = t.add.s(1), group(t.add.s(2), t.add.s(3)), t.total.s()
+
+    assert isinstance(a | b, _chain)
+    assert isinstance(g | b, chord)
+    assert isinstance((a | g | b).tasks[1], chord)
+    assert 4 == len(((a | b) | (a | b)).tasks)
+    assert isinstance(((g | b) | a).body, _chain)
+    assert [t.add.s(1), t.add.s(2)] == (a | group(t.add.s(2))).tasks
+    assert isinstance(g | b | g, _chain)
+    assert g is g | group([])
+    assert isinstance(chain(g, b), chord)
+    assert isinstance(chain([a]), _chain)
+    assert "add(1) | %total()([add(2), add(3)])" == repr(a | g | b)
+
+
+def test_clones_are_independent(t: Tasks) -> None:
+    """Options, callbacks and members of a copy are its own."""
+    first = t.add.s(1).set(queue="q")
+    first.link(t.add.s(2))
+    second = first.clone((5,), {"y": 1}, priority=3)
+    second.options["link"][0].set(queue="other")
+    second.link(t.add.s(3))
+
+    assert ((5, 1), {"y": 1}, 3) == (second.args, second.kwargs, second.options["priority"])
+    assert {"queue": "q", "link": [t.add.s(2)]} == first.options
+    whole = group(first, first)
+    whole.clone().tasks[0].set(queue="x")
+    assert "q" == whole.tasks[0].options["queue"]
+
+
+def test_immutable_signatures_take_no_arguments(t: Tasks) -> None:
+    """si() and set(immutable=True) ignore what comes before; force shows it in reprcall only."""
+    assert 3 == t.add.si(1, 2)(9, 9)
+    assert 3 == t.add.s(1, 2).set(immutable=True).apply((9,)).get()
+    assert "add(9, 1, y=2)" == t.add.s(1, y=2).reprcall(9)
+
+
+def test_links_are_listed_once(t: Tasks) -> None:
+    """link returns the callback and adds it once; on_error returns the signature; flatten_links is deep."""
+    sig, callback = t.add.s(1), t.add.s(2)
+
+    assert callback is sig.link(callback) is sig.link(callback)
+    callback.link(t.add.s(3))
+    assert sig is sig.on_error(t.total.s())
+    assert [sig, callback, t.add.s(3)] == sig.flatten_links()
+    assert [t.total.s()] == sig.options["link_error"]
+
+
+def test_own_types_are_registered(t: Tasks) -> None:
+    """register_type makes a class come back from its dict."""
+
+    @Signature.register_type()
+    class shout(Signature):  # noqa: N801
+        @classmethod
+        def from_dict(cls, d: Any, app: Any = None) -> Any:
+            return cls(d)
+
+    try:
+        made = shout("add", (1,), subtask_type="shout")
+        assert isinstance(maybe_signature(json.loads(json.dumps(made))), shout)
+    finally:
+        del Signature.TYPES["shout"]
+
+
+def test_freeze_gives_ids_before_anything_is_sent(t: Tasks, client: Recorder) -> None:
+    """The ids of freeze are those of the messages; a chain's results are linked by parent."""
+    sig = chain(t.add.s(1), t.add.s(2), t.add.s(3))
+    frozen = sig.freeze()
+    result = sig.apply_async()
+
+    assert frozen.id == result.id == sig.id
+    assert [frozen.parent.id, frozen.parent.parent.id] == [result.parent.id, result.parent.parent.id]
+    assert client.published[0].headers.task_id == result.parent.parent.id
+
+
+# Messages
+
+
+def test_a_chain_travels_in_its_first_message(t: Tasks, client: Recorder) -> None:
+    """One message, with the later steps in reverse, and the epilogue that ends them if it is lost."""
+    chain(t.add.s(1, 1), t.add.s(2), t.add.s(3)).apply_async(link_error=t.total.s())
+
+    (message,) = client.published
+    part = celery_part(message)
+    assert [[3], [2]] == [step["args"] for step in part["chain"]]
+    assert [["total"]] * 2 == [[e["task"] for e in s["options"]["link_error"]] for s in part["chain"]]
+    assert ["total"] == [errback["task"] for errback in part["errbacks"]]
+    assert message.headers.epilogue
+
+
+def test_a_chord_is_one_bulk_with_the_body_first(t: Tasks, client: Recorder) -> None:
+    """The body awaits its parts, whose places are paths where a member ends in a group."""
+    header = [t.add.s(1), group(t.add.s(2), t.add.s(3)), t.add.s(4) | group(t.add.s(5), t.add.s(6))]
+    result = chord(header, t.total.s())()
+
+    assert 1 == len(client.bulks)
+    body, *parts = client.bulks[0]
+    chord_id = body.headers.awaits.partition(":")[0]
+    assert f"{chord_id}:5" == body.headers.awaits
+    assert result.id == body.headers.task_id
+    assert [f"{chord_id}:0", f"{chord_id}:1", f"{chord_id}:2", ""] == [p.headers.chord for p in parts]
+    (last,) = celery_part(parts[3])["chain"]
+    places = [task["options"]["chord"]["index"] for task in last["kwargs"]["tasks"]]
+    assert ["3.0", "3.1"] == places
+    assert {chord_id} == {celery_part(p).get("group", chord_id) for p in parts}
+    assert celery_part(parts[3])["chain"][0]["options"]["task_id"] != chord_id
+
+
+def test_a_body_of_several_tasks_is_launched(t: Tasks, client: Recorder) -> None:
+    """A group behind a group waits as one message of a builtin task that holds its signature."""
+    result = chord([t.add.s(1)], group(t.total.s(), t.total.s()))()
+
+    body = client.bulks[0][0]
+    assert "emq_compat.launch" == body.headers.task
+    assert (True, True) == (body.headers.epilogue, body.headers.no_result)
+    (held,) = json.loads(body.payload)[1]["args"]
+    assert [r.id for r in result] == [task["options"]["task_id"] for task in held["kwargs"]["tasks"]]
+
+
+def test_an_empty_header_runs_the_body(t: Tasks, client: Recorder) -> None:
+    """A chord of nothing is its body with an empty list."""
+    chord([], t.total.s())()
+
+    (message,) = client.published
+    assert ("", [[]]) == (message.headers.awaits, json.loads(message.payload)[1]["args"])
+
+
+def test_a_group_takes_no_callbacks_as_a_whole(t: Tasks) -> None:
+    """link on apply_async of a group is a TypeError; link is the first member's, link_error each member's."""
+    both = group(t.add.s(1), t.add.s(2))
+
+    with pytest.raises(TypeError, match="use a chord"):
+        both.apply_async(link=t.add.s())
+    both.link(t.add.s(3))
+    assert 2 == len(both.link_error(t.total.s()))
+    assert [True, None] == [bool(task.options.get("link")) or None for task in both.tasks]
+    assert both.tasks[0].options["link"][0].immutable
+
+
+def test_skew_delays_members_one_after_the_other(t: Tasks) -> None:
+    """skew sets countdowns that grow up to the stop."""
+    members = group(t.add.s(n) for n in range(4)).skew(1, 3)
+
+    assert [1, 2, 3, 3] == [task.options["countdown"] for task in members.tasks]
+
+
+def test_errbacks_of_a_chord(t: Tasks, app: Celery) -> None:
+    """link_error is the body's, and the header's with task_allow_error_cb_on_chord_header."""
+    sig = chord([t.add.s(1)], t.total.s())
+    sig.link_error(t.add.s())
+    assert (1, 0) == (len(sig.body.options["link_error"]), len(sig.tasks[0].options))
+
+    app.conf.task_allow_error_cb_on_chord_header = True
+    sig.link_error(t.add.s(9))
+    assert [t.add.s(9)] == sig.tasks[0].options["link_error"]
+
+
+# Stamps
+
+
+class Visitor(StampingVisitor):
+    """Notes what it visits."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        self.seen.append(f"task {sig.task}")
+        return {"visited": sig.task, "stamped_headers": ["visited"]}
+
+    def on_chain_start(self, chain: Any, **headers: Any) -> dict[str, Any]:
+        self.seen.append("chain")
+        return {"in": "chain"}
+
+    def on_chord_body(self, sig: Any, **header: Any) -> dict[str, Any]:
+        self.seen.append("body")
+        return {}
+
+    def on_errback(self, errback: Any, **header: Any) -> dict[str, Any]:
+        self.seen.append("errback")
+        return {"errback": True}
+
+
+def test_a_visitor_stamps_every_part(t: Tasks, client: Recorder) -> None:
+    """Chains, headers, bodies and errbacks are visited; their stamps are in the messages."""
+    sig = chain(t.add.s(1), group(t.add.s(2), t.add.s(3)), t.total.s())
+    sig.tasks[0].link_error(t.total.s())
+    visitor = Visitor()
+    sig.stamp(visitor)
+    sig.apply_async()
+
+    assert ["chain", "errback", "task total", "task add", "task add", "task add", "body", "task total"] == (
+        visitor.seen
+    )
+    part = celery_part(client.published[0])
+    assert {"in": "chain", "visited": "add"} == part["stamps"]
+    assert ["in", "visited"] == part["stamped_headers"]
+    assert part["errbacks"][0]["options"]["errback"] is True
+
+
+def test_stamps_are_replaced_or_appended(t: Tasks) -> None:
+    """A second stamp of the same name: the first stays; with append_stamps both are kept."""
+    assert [1, 2] == t.add.s().stamp(a=2).stamp(a=1, append_stamps=True).options["a"]
+    assert {"a": 1, "stamped_headers": ["a"]} == t.add.s().stamp(a=2).stamp(a=1).options
+
+
+# In place
+
+
+def test_canvases_in_place(t: Tasks, app: Celery) -> None:
+    """apply() of each canvas, and with task_always_eager apply_async, too."""
+    sig = chain(t.add.s(1), group(t.add.s(2), t.add.s(3)), t.total.s(), t.add.s(1))
+
+    assert 8 == sig.apply().get()
+    assert 7 == sig.apply().parent.get()
+    app.conf.task_always_eager = True
+    assert 8 == sig.apply_async().get()
+    assert [3, 7] == group(t.add.s(1, 2), t.add.s(3, 4)).apply_async().get()
+    assert [[3], [7]] == t.add.chunks([(1, 2), (3, 4)], 1).apply_async().get()
+    assert [3, 7] == t.add.starmap([(1, 2), (3, 4)]).apply_async().get()
+    assert 0 == chord([], t.total.s())().get()
+
+
+def test_callbacks_and_errbacks_in_place(t: Tasks, app: Celery) -> None:
+    """Both forms of errback and callbacks are called for apply()."""
+    told: list[Any] = []
+
+    @app.task
+    def fail() -> None:
+        raise ValueError("x")
+
+    @app.task
+    def noted(value: Any) -> None:
+        told.append(value)
+
+    @app.task
+    def new(request: Any, exc: Any, traceback: str) -> None:
+        told.append((request.id, str(exc), "ValueError" in traceback))
+
+    assert 3 == t.add.apply((1, 2), link=noted.s()).get()
+    failed = fail.apply(link_error=[noted.s(), new.s()])
+    assert [3, failed.id, (failed.id, "x", True)] == told
+
+
+def test_replace_needs_something_to_run(t: Tasks, app: Celery) -> None:
+    """An empty chain, or a signature that is part of a chord, can't replace a task."""
+
+    @app.task(bind=True)
+    def outer(self: Any, sig: Any) -> Any:
+        return self.replace(sig)
+
+    assert 3 == outer.apply((t.add.s(1, 2),)).get()
+    for wrong in (_chain(), t.add.s().set(chord={"id": "x", "index": "0"})):
+        with pytest.raises(ImproperlyConfigured):
+            outer.apply((wrong,)).get()
+    with pytest.raises(ValueError, match="not member of any chord"):
+        outer.add_to_chord(t.add.s())
+    assert issubclass(Ignore, Exception)

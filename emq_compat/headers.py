@@ -10,10 +10,13 @@ from urllib.parse import quote, unquote
 
 from emq_compat.errors import MessageError
 
-__all__ = ["MAX_ID_BYTES", "Headers", "ReplyHeaders", "slots_of_base"]
+__all__ = ["GROWN", "MAX_ID_BYTES", "Headers", "ReplyHeaders", "slots_of_base"]
 
 #: Bytes in a msgid, task id, verb, topic or cron text.
 MAX_ID_BYTES = 1024
+
+#: From here on a step of a part's place in its chord says that it was added by the part in front.
+GROWN = 900_000_000
 
 C = TypeVar("C", bound=type)
 
@@ -89,7 +92,9 @@ class Headers(_HeaderFields):
         retries: how many times the task asked for a retry before this message.
         chord: ``ID:INDEX`` when the outcome is a part of the chord ID; INDEX is its place among the parts:
             whole numbers joined by dots, compared one by one (a part may be a group of its own: ``2.0``,
-            ``2.1``). A ``+`` behind it adds one to the number that the chord awaits. See ``part_of``.
+            ``2.1``; its values are a list in the list). A ``+`` behind it adds one to the number that the
+            chord awaits; the last step of such a place is GROWN or more, and its value stands behind that of
+            the part in front, not in a list of its own. See ``part_of``.
         awaits: ``ID:SIZE``: the message is held until SIZE parts of the chord ID have succeeded; their
             values, a list in the order of INDEX, then become its first argument. If one fails it isn't run:
             it ends as a ChordError. See ``barrier``.

@@ -13,15 +13,18 @@ different parts there are.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import groupby
 from typing import NamedTuple
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import ChordRow, Moment, home_key, marked, queue_of
 from emq_compat.errors import MessageError
+from emq_compat.headers import GROWN
 from emq_compat.message import Headers
 
-__all__ = ["FORGET_S", "Body", "Chord", "Chords", "Completed", "Failed", "Part", "with_values"]
+__all__ = ["FORGET_S", "Body", "Chord", "Chords", "Completed", "Failed", "Part", "arranged", "with_values"]
 
 #: A chord without a body (it failed, or its body never came) is forgotten after so many seconds of silence.
 FORGET_S = 86_400.0
@@ -206,10 +209,9 @@ class Chords:
         chord.arrived = len(parts)
         if not chord.full:
             return None
-        parts.sort(key=lambda part: [int(step) for step in part[0].split(".")])
         body = self._let_go(chord)
         self._forget(chord)
-        return Completed(body, [value for _, value in parts])
+        return Completed(body, arranged(parts))
 
     def _forget(self, chord: Chord) -> None:
         del self.by_id[chord.id]
@@ -239,6 +241,36 @@ class Chords:
         until = now.wall - FORGET_S
         for chord in [c for c in self.by_id.values() if c.body is None and c.at <= until]:
             self._forget(chord)
+
+
+def arranged(parts: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """Return the values of parts, each a place and JSON, in their order; those below one place as a list."""
+    return _nested(sorted((_steps(place), value) for place, value in parts), 0)
+
+
+def _steps(place: str) -> list[tuple[int, ...]]:
+    """Return a place's steps; what a part has added to the chord stands beside that part, not below it."""
+    steps: list[tuple[int, ...]] = []
+    for number in map(int, place.split(".")):
+        if number >= GROWN and steps:
+            steps[-1] += (number,)
+        else:
+            steps.append((number,))
+    return steps
+
+
+def _nested(parts: list[tuple[list[tuple[int, ...]], bytes]], depth: int) -> list[bytes]:
+    values = []
+    for _, same in groupby(parts, key=lambda part: part[0][depth]):
+        below = []
+        for part in same:
+            if len(part[0]) == depth + 1:
+                values.append(part[1])
+            else:
+                below.append(part)
+        if below:
+            values.append(b"[%s]" % b",".join(_nested(below, depth + 1)))
+    return values
 
 
 def _text(place: tuple[int, ...]) -> str:

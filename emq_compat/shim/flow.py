@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.headers import GROWN
 from emq_compat.message import (
     FAILURE,
     REVOKED,
@@ -262,7 +263,7 @@ def place_in_chord(request: Context) -> dict[str, Any]:
     own = request.chord
     count = request.__dict__["_added_to_chord"] = request.get("_added_to_chord", 0) + 1
     # A retry adds its own.
-    place = 1000 * (request.retries or 0) + count
+    place = GROWN + 1000 * (request.retries or 0) + count
     return {**own, "index": f"{own['index'].rstrip('+')}.{place}+"}
 
 

@@ -34,6 +34,7 @@ from emq_compat.shim.packing import MARKER, is_plain, pack
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of, request_without_arguments
+from emq_compat.shim.result import ResultBase
 from emq_compat.shim.signals import (
     task_internal_error,
     worker_process_init,
@@ -238,7 +239,10 @@ class ShimProgram:
     def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
         """Return the Reply of a task that returned; raises EncodeError where the value can't be carried."""
         try:
-            body = f'{{"value":{self._dumps(outcome.value)},"state":"SUCCESS"'
+            value = outcome.value
+            if isinstance(value, ResultBase):  # its name can be carried, in Celery's form
+                value = value.as_tuple()
+            body = f'{{"value":{self._dumps(value)},"state":"SUCCESS"'
             if outcome.extra:
                 body += "," + dumps(outcome.extra)[1:-1]
             body += "}"

@@ -68,7 +68,7 @@ VALUES: dict[str, tuple[Make, Any]] = {
     ),
     "a header of chains that end in groups": (
         lambda t: chord([t.add.s(1) | group(t.add.s(1), t.add.s(2)), t.add.s(7)], t.same.s()),
-        [2, 3, 7],
+        [[2, 3], 7],
     ),
     "case 16": (
         lambda t: (

@@ -18,6 +18,7 @@ from emq_compat.shim.canvas.signature import (
     chaining,
     in_full,
     is_a,
+    is_empty,
     make,
     maybe_signature,
     unrolled,
@@ -185,7 +186,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
             (), {}, self.tasks, root_id, parent_id, None, self.app, _id, group_id, chord,
             clone=False, group_index=group_index,
         )  # fmt: skip
-        return results[0]
+        return results[0] if results else None
 
     def stamp(
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
@@ -225,18 +226,16 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         """
         app = app or self.app
         flat = list(self._flat(tasks, args, kwargs, clone, from_dict, app))
+        flat = [step for step in flat if not is_empty(step)] or flat[:1]
         steps: list[Any] = []
         results: list[Any] = []
         # Of each step the result whose parent is the step before it.
         heads: list[Any] = []
         for given in reversed(flat):
             step = given
-            if is_a("group", step):
-                if steps:
-                    results.pop(), heads.pop()
-                    step = make("chord", step, body=steps.pop(), root_id=root_id, app=app)
-                elif not step.tasks and len(flat) > 1:
-                    continue
+            if is_a("group", step) and steps:
+                results.pop(), heads.pop()
+                step = make("chord", step, body=steps.pop(), root_id=root_id, app=app)
             if steps:
                 result = step.freeze(root_id=root_id)
                 heads[-1].parent = result
@@ -288,7 +287,8 @@ class _chain(Signature):  # noqa: N801 - Celery's name
     ) -> Any:
         """Run its steps here, one after the other; returns the last one's result."""
         last = None
-        given: tuple[Any, Any] = (args or (), kwargs or {})
+        args = (*(args or ()), *self.args) if not self.immutable else self.args
+        given: tuple[Any, Any] = (args, kwargs or {})
         steps = self.unchain_tasks()
         for callback in as_list(options.pop("link", None)):
             steps[-1].link(callback)

@@ -182,13 +182,13 @@ class chord(Signature):  # noqa: N801 - Celery's name
         **options: Any,
     ) -> Any:
         """Publish it; returns the body's result, whose parent is the header's. ``task_id`` is the body's."""
-        args = (*(args or ()), *self.args) if args and not self.immutable else self.args
         given = dict(kwargs or {})
         body = given.pop("body", None) or self.body
-        given = {**self.kwargs.get("kwargs", {}), **given}
         app = self._get_app(body)
         if app.eager:
             return self.apply(args, given, body=body, task_id=task_id, **options)
+        given = {**self.kwargs.get("kwargs", {}), **given}
+        args = self._merge(args)[0]
         merged = {**self.options, **options}
         awaits = merged.pop("awaits", None)
         header_id = merged.pop("task_id", None)
@@ -275,7 +275,8 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """Run the header and then the body here; returns the body's result."""
         body = self.body if body is None else maybe_signature(body, app=self._app)
         header = self.tasks.clone() if isinstance(self.tasks, group) else group(self.tasks, app=self._app)
-        header_result = header.apply(args, kwargs)
+        given = {**self.kwargs.get("kwargs", {}), **(kwargs or {})}
+        header_result = header.apply(self._merge(args)[0], given)
         result = body.apply((header_result.get(propagate=propagate),), **_eager(self.options, options))
         _oldest(result).parent = header_result
         return result

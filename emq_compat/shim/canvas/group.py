@@ -9,7 +9,7 @@ from emq_compat.message import new_id
 from emq_compat.shim import current
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.regen import Regen, regen
-from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, make, maybe_signature
+from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, is_empty, make, maybe_signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 from emq_compat.shim.result import GroupResult
 
@@ -102,7 +102,7 @@ class group(Signature):  # noqa: N801 - Celery's name
             if is_a("group", task):
                 for inner in task.members():
                     yield inner.clone(task.args) if task.args else inner
-            else:
+            elif not is_empty(task):
                 yield task.clone()
 
     def apply_async(
@@ -127,9 +127,9 @@ class group(Signature):  # noqa: N801 - Celery's name
         if link_error is not None:
             raise TypeError("Cannot add link to group: do that on individual tasks")
         app = self.app
-        args = (*(args or ()), *self.args)
         if app.eager:
             return self.apply(args, kwargs, **options)
+        args = (*(args or ()), *self.args)
         awaits = options.pop("awaits", None)
         if awaits is not None:
             result = self.freeze(chord=options.get("chord"))
@@ -167,6 +167,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         """Run its members here; returns a GroupResult."""
         if not self.tasks:
             return self.freeze()
+        args = (*(args or ()), *self.args)
         options, group_id = self._with_group_id(options)
         results = []
         for index, task in enumerate(self.members()):

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.task import Task
 
-__all__ = ["Signature", "copy_of", "in_full", "is_a", "make", "maybe_signature", "signature", "unrolled"]
+__all__ = [
+    "Signature",
+    "chaining",
+    "copy_of",
+    "in_full",
+    "is_a",
+    "is_empty",
+    "make",
+    "maybe_signature",
+    "signature",
+    "unrolled",
+]
 
 S = TypeVar("S", bound="type[Signature]")
 
@@ -420,6 +431,13 @@ def in_full(sig: Any) -> Any:
     whole = sig.group()
     whole.options.update(sig.options)
     return whole
+
+
+def is_empty(sig: Any) -> bool:
+    """Return whether a signature is a group or chain of nothing, or of nothing but such."""
+    if is_a("group", sig) or is_a("chain", sig):
+        return all(is_empty(maybe_signature(task)) for task in sig.tasks)
+    return False
 
 
 def copy_of(value: Any) -> Any:

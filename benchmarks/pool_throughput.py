@@ -25,7 +25,7 @@ from emq_compat.pool.base import Assignment, Finished, Lost, Pool, PoolEvent, Po
 from emq_compat.pool.factory import make_pool
 
 REPLY = Reply(state="SUCCESS", body=b'{"value": 5}')
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "solo", "asyncio")
 
 
 def work(delivery: Delivery, report: Report) -> Reply:
@@ -102,7 +102,7 @@ def bench(name: str, options: argparse.Namespace) -> None:
         driver = Loop(pool)
         driver.until_idle()
         for reserve in (True, False):
-            if reserve and name == "solo":
+            if reserve and name in ("solo", "asyncio"):
                 continue  # it holds nothing back from other workers
             rounds = [driver.run(assignments, reserve=reserve) for _ in range(options.r)]
             rates = sorted(options.n / seconds for seconds, _ in rounds)

@@ -17,6 +17,9 @@ from emq_compat.errors import ConfigurationError
 
 __all__ = ["BrokerConfig", "WorkerConfig", "default_data_dir"]
 
+#: Jobs at once in the asyncio pool, where no number is given.
+ASYNCIO_SLOTS = 100
+
 
 def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return this user's data folder: $XDG_DATA_HOME/emq-compat, or ~/.local/share/emq-compat."""
@@ -126,7 +129,8 @@ class WorkerConfig:
         queues: (weight, name) of each queue listened on (Celery's -Q, eventmq's QUEUES); empty: the program's
             default queue.
         exclude_queues: names that are left out (Celery's -X).
-        concurrency: jobs at once (worker_concurrency, CONCURRENT_JOBS); 0: the number of this process's CPUs.
+        concurrency: jobs at once (worker_concurrency, CONCURRENT_JOBS); 0: the number of this
+            process's CPUs, or ASYNCIO_SLOTS.
         pool: ``prefork``, ``threads``, ``solo`` or ``asyncio`` (worker_pool).
         time_limit_s, soft_time_limit_s: for jobs that have no limit of their own; None: none
             (task_time_limit, task_soft_time_limit; GLOBAL_TIMEOUT).
@@ -205,9 +209,11 @@ class WorkerConfig:
 
     @property
     def slots(self) -> int:
-        """``concurrency``, or the number of CPUs that this process may use."""
+        """``concurrency``, or the number of CPUs that this process may use; for asyncio 100."""
         if self.concurrency:
             return self.concurrency
+        if self.pool == "asyncio":
+            return ASYNCIO_SLOTS
         try:
             return len(os.sched_getaffinity(0))
         except AttributeError:  # not on macOS

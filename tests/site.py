@@ -24,7 +24,7 @@ from emq_compat.client import Client
 from tests.processes import Proc, Procs, wait_until
 
 #: The pools that every case is to hold in.
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "solo", "asyncio")
 
 NAME = "siteproj"
 

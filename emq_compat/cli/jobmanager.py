@@ -42,7 +42,7 @@ _FORMAT = "[%(asctime)s: %(levelname)s/jobmanager] %(message)s"
 @click.option(
     "-c", "--concurrency", type=click.IntRange(min=1), help="Jobs at once. [default: CONCURRENT_JOBS]"
 )
-@click.option("-P", "--pool", default="prefork", show_default=True, help="prefork, threads or solo.")
+@click.option("-P", "--pool", default="prefork", show_default=True, help="prefork, threads, solo, asyncio.")
 @click.option("-n", "--name", metavar="NAME", help="Its name; %h, %n, %d: this host. [default: a new id]")
 @click.option("--config", type=click.Path(dir_okay=False), help="eventmq's settings. [/etc/eventmq.conf]")
 @click.option("-f", "--logfile", metavar="FILE", help="Log here. [default: stderr]")

@@ -61,8 +61,13 @@ class _Site:
     "-Q", "--queues", metavar="NAMES", help="Listen on these, joined by commas. [default: the app's]"
 )
 @click.option("-X", "--exclude-queues", metavar="NAMES", help="Leave these of the app's queues out.")
-@click.option("-c", "--concurrency", type=click.IntRange(min=0), help="Tasks at once. [default: the CPUs]")
-@click.option("-P", "--pool", metavar="POOL", help="prefork, threads or solo. [default: prefork]")
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(min=0),
+    help="Tasks at once. [default: the CPUs; asyncio: 100]",
+)
+@click.option("-P", "--pool", metavar="POOL", help="prefork, threads, solo, asyncio. [default: prefork]")
 @click.option(
     "-l", "--loglevel", callback=log_level, default="warning", show_default=True, help="debug … critical."
 )

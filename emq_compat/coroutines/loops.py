@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import copy_context
 from types import FrameType
@@ -24,7 +25,7 @@ __all__ = ["Body", "OwnLoop", "a_loop_runs_here", "end_all", "run_in_new_loop"]
 
 logger = logging.getLogger(__name__)
 
-#: How long tasks that are cancelled because their loop closes may take to end.
+#: How long what is cancelled for good may take to end, before that is told.
 _ENDS_S = 2.0
 
 
@@ -48,26 +49,29 @@ def _cancelling(raised: type[BaseException]) -> type[_Cancelling]:
 class Body:
     """An awaitable that is run to its end in some loop, and can be interrupted (base.Run).
 
-    ``label`` is for people. ``on_end`` is called in the loop when it has ended, whatever happened.
+    ``label`` is for people.
     """
 
-    def __init__(self, awaitable: Awaitable[Any], *, label: str = "") -> None:
+    def __init__(
+        self, awaitable: Awaitable[Any], loop: asyncio.AbstractEventLoop, *, label: str = ""
+    ) -> None:
         self.coroutine: Coroutine[Any, Any, Any] = (
             awaitable if asyncio.iscoroutine(awaitable) else _awaiting(awaitable)
         )
-        self.label = label
+        self.label = label or str(getattr(self.coroutine, "__qualname__", self.coroutine))
         self.task: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = loop
         self._wanted: BaseException | type[BaseException] | None = None
         self._stopped: BaseException | type[BaseException] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
         self._ended = False
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def start(self) -> asyncio.Task[None]:
         """Begin, in the loop's thread, in a copy of the context of the caller."""
-        self._loop = loop
-        self.task = loop.create_task(self._main(), name=self.label or None)
+        self.task = self._loop.create_task(self._main(), name=self.label)
+        if self._stopped is not None or self._wanted is not None:
+            self.task.cancel()
         return self.task
 
     def result(self) -> Any:
@@ -88,13 +92,11 @@ class Body:
 
     def interrupt(self, raised: type[BaseException]) -> None:
         """See base.Run."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
-                self._loop.call_soon_threadsafe(self.interrupt_now, raised)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+            self._loop.call_soon_threadsafe(self.interrupt_now, raised)
 
     def interrupt_here(self, raised: type[BaseException], frame: FrameType) -> bool:
         """See base.Run."""
-        assert self._loop is not None
         if asyncio.current_task(self._loop) is self.task and frame.f_code not in _AROUND_THE_BODY:
             return False
         self.interrupt(raised)
@@ -102,14 +104,31 @@ class Body:
 
     def interrupt_now(self, raised: BaseException | type[BaseException]) -> None:
         """Interrupt it, in the loop's thread."""
-        if self.task is None or self.task.done():
+        if self.task is not None and self.task.done():
             return
         kind = raised if isinstance(raised, type) else type(raised)
         if issubclass(kind, Exception):
             self._wanted = raised
         else:
             self._stopped = raised
-        self.task.cancel()
+            self._loop.call_later(_ENDS_S, self._tell_if_it_goes_on)
+        if self.task is not None:
+            self.task.cancel()
+
+    def stack(self) -> str:
+        """Return where it awaits, outermost call first, as of now; any thread may ask."""
+        stack: list[tuple[FrameType, int]] = []
+        awaiting: Any = self.coroutine
+        while awaiting is not None:
+            frame = getattr(awaiting, "cr_frame", None) or getattr(awaiting, "gi_frame", None)
+            if frame is not None:
+                stack.append((frame, frame.f_lineno))
+            awaiting = getattr(awaiting, "cr_await", None) or getattr(awaiting, "gi_yieldfrom", None)
+        return "".join(traceback.StackSummary.extract(stack).format())
+
+    def _tell_if_it_goes_on(self) -> None:
+        if not self._ended:
+            logger.error("%s goes on though it was cancelled; what it comes to is dropped", self.label)
 
     async def _main(self) -> None:
         # Nothing leaves: an asyncio task lets a SystemExit out of its loop.
@@ -193,8 +212,8 @@ class OwnLoop:
         if self._pid != os.getpid():
             # This is a copy of the loop of the process that this one was forked from.
             self._pid, self._loop = os.getpid(), asyncio.new_event_loop()
-        body, loop, ident = Body(awaitable), self._loop, threading.get_ident()
-        task = body.start(loop)
+        body, loop, ident = Body(awaitable, self._loop), self._loop, threading.get_ident()
+        task = body.start()
         around, running[ident] = running.get(ident), body
         interrupted = False
         try:
@@ -218,27 +237,30 @@ class OwnLoop:
         if self._pid != os.getpid():
             return
         try:
-            self._loop.run_until_complete(end_all())
+            self._loop.run_until_complete(end_all(_ENDS_S))
         except BaseException:
             logger.exception("the end of what coroutines have left running failed")
         self._loop.close()
 
 
-async def end_all() -> None:
-    """Cancel every other task of this loop, see them end, end async generators; logs who goes on."""
+async def end_all(limit_s: float) -> None:
+    """Cancel every other task of this loop, see them end, end async generators; logs who goes on.
+
+    Each of the two may take ``limit_s`` seconds.
+    """
     loop = asyncio.get_running_loop()
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
     if tasks:
-        done, going_on = await asyncio.wait(tasks, timeout=_ENDS_S)
+        done, going_on = await asyncio.wait(tasks, timeout=limit_s)
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None:
                 logger.error("%s failed when it was cancelled", task.get_name(), exc_info=error)
         for task in going_on:
             logger.error("%s goes on though it was cancelled, and is cut off: %r", task.get_name(), task)
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(loop.shutdown_asyncgens(), _ENDS_S)
+        await asyncio.wait_for(loop.shutdown_asyncgens(), limit_s)
 
 
 def a_loop_runs_here() -> bool:

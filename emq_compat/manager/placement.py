@@ -131,7 +131,7 @@ class Placement:
         if self.closed or self._held_back:
             return 0, 0
         idle = self._pool.idle()
-        reserve = self.credit.per_child(now) if self._reserve else 0
+        reserve = min(self.credit.per_child(now), self._pool.reserve_per_slot) if self._reserve else 0
         if reserve:
             reserve = (self._pool.concurrency - self._alone) * reserve - max(0, self._waiting(idle))
         return idle, max(0, reserve)

@@ -1,1 +1,1 @@
-"""Pools: prefork (a zygote and its children), threads and solo, behind the contract of base.py."""
+"""Pools: prefork (a zygote and its children), threads, solo and asyncio, behind the contract of base.py."""

@@ -173,6 +173,11 @@ class Pool(ABC):
     def concurrency(self) -> int:
         """How many assignments run at once now."""
 
+    @property
+    def reserve_per_slot(self) -> int:
+        """How many assignments may wait in a slot behind the one it runs."""
+        return 0
+
     @abstractmethod
     def idle(self) -> int:
         """How many slots have nothing to do and could begin an assignment at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emq_compat.errors import ConfigurationError
+from emq_compat.pool.aio import AsyncioPool
 from emq_compat.pool.base import Pool, PoolOptions, Work
 from emq_compat.pool.prefork import PreforkPool
 from emq_compat.pool.solo import SoloPool
@@ -10,11 +11,12 @@ from emq_compat.pool.threads import ThreadsPool
 
 __all__ = ["POOL_NAMES", "checked_name", "make_pool"]
 
-_POOLS: dict[str, type[PreforkPool] | type[ThreadsPool] | type[SoloPool]] = {
+_POOLS: dict[str, type[PreforkPool] | type[ThreadsPool] | type[SoloPool] | type[AsyncioPool]] = {
     "prefork": PreforkPool,
     "processes": PreforkPool,  # Celery's alias
     "threads": ThreadsPool,
     "solo": SoloPool,
+    "asyncio": AsyncioPool,
 }
 _GREEN = ("gevent", "eventlet")
 
@@ -34,7 +36,8 @@ def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
 def checked_name(name: str) -> str:
     """Return the pool's own name, where ``name`` may be an alias of it; raises as make_pool does."""
     if name in _GREEN:
-        raise ConfigurationError(f"there is no {name} pool: use -P threads for tasks that wait on I/O")
+        instead = "use -P asyncio for async def tasks, -P threads for others that wait"
+        raise ConfigurationError(f"there is no {name} pool: {instead}")
     if name not in _POOLS:
         raise ConfigurationError(f"the pool {name!r} is unknown; known: {', '.join(POOL_NAMES)}")
     return _POOLS[name].name

@@ -97,6 +97,11 @@ class InProcessPool(Pool):
         """How many assignments run at once now."""
         return self._target
 
+    @property
+    def reserve_per_slot(self) -> int:
+        """How many may wait behind the running one."""
+        return self._reserve
+
     def idle(self) -> int:
         """How many further assignments could begin at once."""
         return max(0, len(self._idle) - len(self._homeless))

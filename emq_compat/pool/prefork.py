@@ -95,6 +95,11 @@ class PreforkPool(Pool):
         """How many assignments run at once now."""
         return self._target
 
+    @property
+    def reserve_per_slot(self) -> int:
+        """How many a child may hold beside the one it runs."""
+        return self._options.reserve_per_child
+
     def idle(self) -> int:
         """How many further assignments could begin at once."""
         return max(0, min(len(self._idle), self._target - self._busy) - len(self._homeless))

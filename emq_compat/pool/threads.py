@@ -19,7 +19,7 @@ from emq_compat.pool.base import Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
 from emq_compat.pool.slot import Given, Post, Slot, Stopped
 
-__all__ = ["ThreadsPool"]
+__all__ = ["ThreadSlot", "ThreadsPool"]
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
@@ -27,17 +27,26 @@ _set_async_exc.restype = ctypes.c_int
 _NOTHING = ctypes.py_object()  # a null pointer; None would be raised, as the object that it is
 
 
-class _ThreadSlot(Slot):
+class ThreadSlot(Slot):
     """A thread. Exceptions are raised in it between two bytecodes, not while it sits in a blocking call."""
 
     def __init__(self, name: str, work: Work, post: Post) -> None:
         super().__init__(name)
         self._lock = threading.Lock()
         self._current: Given | None = None
-        self.thread = threading.Thread(target=self.serve, args=(work, post), name=name, daemon=True)
-        self.thread.start()
-        assert self.thread.ident is not None
-        self.ident = self.thread.ident
+        self._thread = threading.Thread(target=self.serve, args=(work, post), name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, unless it has been."""
+        if not self.ident:
+            self._thread.start()
+            assert self._thread.ident is not None
+            self.ident = self._thread.ident
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread's end."""
+        if self.ident:
+            self._thread.join(timeout_s)
 
     def interrupt(self, given: Given, raised: type[BaseException]) -> bool:
         """Raise ``raised`` in the thread if it runs ``given`` now."""
@@ -85,8 +94,10 @@ class ThreadsPool(InProcessPool):
         """Run the loop here."""
         return loop()
 
-    def _make_slot(self) -> _ThreadSlot:
-        return _ThreadSlot(f"emq-worker-{next(self._numbers)}", self._work, self._post)
+    def _make_slot(self) -> ThreadSlot:
+        slot = ThreadSlot(f"emq-worker-{next(self._numbers)}", self._work, self._post)
+        slot.start()
+        return slot
 
     def _give_up(self, slot: Slot) -> None:
         slot.abandoned = True
@@ -111,5 +122,5 @@ class ThreadsPool(InProcessPool):
 
     def _join(self, deadline: float) -> None:
         for slot in self._slots:
-            assert isinstance(slot, _ThreadSlot)
-            slot.thread.join(max(0.0, deadline - time.monotonic()))
+            assert isinstance(slot, ThreadSlot)
+            slot.join(max(0.0, deadline - time.monotonic()))

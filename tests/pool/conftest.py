@@ -13,7 +13,7 @@ from emq_compat.pool.prefork import PreforkPool
 from tests.pool.drive import Driver, pool_processes
 from tests.pool.work import SoftLimit, work
 
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "solo", "asyncio")
 Prefork = Callable[..., Driver]
 Run = Callable[..., None]
 
@@ -74,6 +74,6 @@ def run(request: pytest.FixtureRequest) -> Run:
 @pytest.fixture
 def several(run: Run) -> Run:
     """``run`` for pools that run more than one at once or hold some in reserve."""
-    if run.pool == "solo":  # type: ignore[attr-defined]
-        pytest.skip("solo has one slot and no reserve")
+    if run.pool in ("solo", "asyncio"):  # type: ignore[attr-defined]
+        pytest.skip("no slot of this pool holds a reserve")
     return run

@@ -412,7 +412,7 @@ def test_what_is_told_at_once_is_due_at_once(run: Run) -> None:
 @pytest.mark.unit
 def test_a_pool_that_is_not_there_is_refused() -> None:
     """The message names the pools that would do."""
-    with pytest.raises(ConfigurationError, match="use -P threads"):
+    with pytest.raises(ConfigurationError, match=r"use -P asyncio .* -P threads"):
         make_pool("gevent", PoolOptions(), work)
     with pytest.raises(ConfigurationError, match="known: prefork"):
         make_pool("fibres", PoolOptions(), work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from emq_compat.coroutines.settle import settle
 from emq_compat.message import Delivery, Headers, Publish, Reply
 from emq_compat.pool.base import Report
 from tests.pool.drive import success
@@ -71,6 +73,39 @@ def _until_told(rest: bytes, delivery: Delivery, report: Report) -> Reply:
         while not Path(folder, "go").exists():
             time.sleep(0.005)
     return success(b"gone")
+
+
+async def _awaits(seconds: float, report: Report, *, stubborn: bool = False) -> Reply:
+    report("STARTED", b"{}")
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except SoftLimit:
+            return success(b"soft limit")
+        except asyncio.CancelledError:
+            report("CANCELLED", b"{}")
+            if not stubborn:
+                raise
+    return success(b"awaited")
+
+
+def _async(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    return settle(_awaits(float(rest), report))
+
+
+def _async_stubborn(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    return settle(_awaits(float(rest), report, stubborn=True))
+
+
+def _async_block(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    async def block() -> Reply:
+        report("STARTED", b"{}")
+        await asyncio.sleep(0)
+        time.sleep(float(rest))  # noqa: ASYNC251 - it is to block
+        return success(b"blocked")
+
+    return settle(block())
 
 
 def _stubborn(rest: bytes, delivery: Delivery, report: Report) -> Reply:

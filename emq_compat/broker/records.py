@@ -63,9 +63,9 @@ def priority_of(key: int) -> int:
 def marked(headers: Headers) -> str | None:
     """Return the task id under which the journal must find a message that waits; None: it needn't.
 
-    What is part of a chord, or has an epilogue, has consequences at once when it is revoked or purged.
+    What is part of a chord, awaits one (or did), or has an epilogue ends at once when revoked or purged.
     """
-    return headers.task_id if headers.chord or headers.epilogue else None
+    return headers.task_id if headers.chord or headers.epilogue or headers.awaits else None
 
 
 class Moment(NamedTuple):

@@ -225,6 +225,21 @@ def test_purging_a_queue_ends_parts_and_bodies() -> None:
     assert (0, 0, 0) == rows(b)
 
 
+@pytest.mark.parametrize("how", ["revoked", "purged"])
+def test_a_released_body_that_is_withdrawn_has_a_final_state(how: str) -> None:
+    """It ends at once, though nothing follows from it."""
+    b = Bench()
+    held = taken(b, body("c", 1), part("c", 0))
+    b.reply(held["c-0"])
+    if how == "purged":
+        assert 1 == b.engine.withdrawals.purge(b.engine.queues.by_name["q"], b.now)
+    else:
+        b.engine.withdrawals.revoke("body-c", b.now, terminate=False, signal="")
+    b.turn()
+    assert ("REVOKED", how) == result(b, "body-c")
+    assert (0, 0, 0) == rows(b)
+
+
 def test_a_settled_publish_is_an_outcome() -> None:
     """It is stored, counts for its chord, is pushed to who waits, and runs nowhere."""
     b = Bench()

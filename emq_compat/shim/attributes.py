@@ -84,6 +84,8 @@ class Attributes:
     retry_backoff: bool | float = False
     retry_backoff_max: int = 600
     retry_jitter: bool = True
+    #: Whether its arguments and its result are pydantic models (models.py).
+    pydantic: bool = False
     #: Exceptions that are expected: logged without a traceback.
     throws: Sequence[type[BaseException]] = ()
     #: Characters of a result's repr in logs and events.

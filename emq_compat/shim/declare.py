@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from emq_compat.shim import current
 from emq_compat.shim.attributes import FROM_CONFIG
 from emq_compat.shim.exceptions import CeleryWarning, DuplicateTaskNameWarning
+from emq_compat.shim.models import with_models
 from emq_compat.shim.options import interval_of, limit_of, priority_of, queue_name
 from emq_compat.shim.paths import declaring_module
 from emq_compat.shim.task import Task
@@ -46,8 +47,18 @@ def task_of(
         _warn_of_other(known, fun, name)
         return known
     change = options.pop("filter", None)
+    body = fun
     base = options.pop("base", None) or (app.base_task_cls if shared else app.Task)
-    run = fun if options.pop("bind", False) else staticmethod(fun)
+    if options.get("pydantic"):
+        body = with_models(
+            app,
+            fun,
+            name,
+            strict=bool(options.pop("pydantic_strict", False)),
+            context=options.pop("pydantic_context", None),
+            dump_kwargs=options.pop("pydantic_dump_kwargs", None),
+        )
+    run = body if options.pop("bind", False) else staticmethod(body)
     attributes = {
         key: value
         for key, value in options.items()

@@ -22,6 +22,7 @@ from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
 from emq_compat.shim.execution import execute
 from emq_compat.shim.handlers import Handlers
+from emq_compat.shim.models import dumped
 from emq_compat.shim.options import ADDRESS, priority_of, read_options
 from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.request import Context, request_of
@@ -170,6 +171,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         app = self._app if self._app is not None else current.get_app()
         if self._has_shadow_name and shadow is None:
             shadow = self.shadow_name(args or (), kwargs or {}, options)
+        if self.pydantic:
+            args, kwargs = dumped(args or ()), dumped(dict(kwargs or {}))
         if app.eager:
             links = {"link": link, "link_error": link_error, "shadow": shadow}
             return self._apply_eagerly(args, kwargs, task_id, {**options, **links})

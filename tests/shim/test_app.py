@@ -96,7 +96,7 @@ def test_who_adapts_it_is_asked_for_packages_and_before_imports(module: Callable
 
 
 def test_parts_may_be_other_classes(module: Callable[[str, str], None]) -> None:
-    """amqp, loader, tasks, task_cls and log take a class or its dotted path; so do a subclass's attributes."""
+    """amqp, loader, tasks and task_cls take a class or its dotted path, as do attributes of a subclass."""
 
     class Loader(BaseLoader):
         def on_worker_init(self) -> None:

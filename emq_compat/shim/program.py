@@ -143,7 +143,7 @@ class ShimProgram:
         """Make the app current and import its task modules.
 
         Raises:
-            Exception: what importing one of them, or a receiver of raises.
+            Exception: what importing one of them, or a receiver of import_modules, raises.
         """
         self.app.set_current()
         self.app.set_default()

@@ -226,7 +226,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         """
         app = app or self.app
         flat = list(self._flat(tasks, args, kwargs, clone, from_dict, app))
-        flat = [step for step in flat if not is_empty(step)] or flat[:1]
+        flat = [step for step in flat if not is_empty(step)] or [g for g in flat[:1] if is_a("group", g)]
         steps: list[Any] = []
         results: list[Any] = []
         # Of each step the result whose parent is the step before it.
@@ -270,7 +270,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         for given in tasks:
             task = given if isinstance(given, Signature) else from_dict(given, app=app)
             task = unrolled(in_full(task))
-            if is_a("group", task) and not task.tasks:
+            if is_empty(task):
                 yield task
                 continue
             if clone:

@@ -296,9 +296,11 @@ class ResultSet(ResultBase):
     def _value(member: AsyncResult[Any], propagate: bool) -> Any:
         return member.get(propagate=propagate, follow_parents=False, disable_sync_subtasks=False)
 
-    @staticmethod
-    def _throw_if_failed(member: AsyncResult[Any]) -> None:
+    def _throw_if_failed(self, member: AsyncResult[Any]) -> None:
         if not member.ignored and member.state in states.PROPAGATE_STATES:
+            if self.parent is not None:
+                # What failed in front of the group says more than that the group could not begin.
+                AsyncResult[Any](member.id, app=member.app, parent=self.parent)._throw_of_parents(ask=True)
             member.maybe_throw()
 
     def _values(self, propagate: bool) -> list[Any]:

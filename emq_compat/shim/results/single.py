@@ -122,6 +122,9 @@ class AsyncResult(ResultBase, Generic[R]):
         stored = self._final
         if stored is None:
             stored = self._waited(timeout, interval, on_interval, self._ancestors() if follow else {})
+            if follow and stored.state in PROPAGATE_STATES:
+                # What failed in front of it may have been told at the same moment.
+                self._throw_of_parents(ask=True)
             if on_message is not None:
                 on_message(self.backend.record_of(self.id, stored))
         return self._given(stored, propagate, callback, PROPAGATE_STATES)  # type: ignore[no-any-return]
@@ -187,7 +190,12 @@ class AsyncResult(ResultBase, Generic[R]):
         """Return the results before it in its chain that aren't final yet, by id."""
         return {member.id: member for member in self._before_it() if not member._known()}
 
-    def _throw_of_parents(self) -> None:
+    def _throw_of_parents(self, *, ask: bool = False) -> None:
+        """Raise the error of an earlier step; ``ask``: the store, for those that aren't known to be final."""
+        if ask and (unknown := self._ancestors()):
+            for task_id, stored in self.backend.stored(list(unknown)).items():
+                if stored is not None and stored.state in states.READY_STATES:
+                    unknown[task_id]._settle(stored)
         for member in self._before_it():
             if member._known() and not member.ignored:
                 member.maybe_throw()

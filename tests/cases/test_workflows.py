@@ -351,3 +351,43 @@ def test_a_header_of_500(flows: Site) -> None:
     t = flows.tasks
 
     assert list(range(500)) == chord((t.same.s(i) for i in range(500)), t.same.s())().get(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose worker has children that can be lost."""
+    with open_workflow_site(tmp_path_factory.mktemp("forks"), "prefork") as site:
+        yield site
+
+
+@pytest.mark.parametrize(("how", "error"), [("lost", "WorkerLostError"), ("too_long", "TimeLimitExceeded")])
+def test_a_step_without_a_last_word_ends_its_chain(forks: Site, how: str, error: str) -> None:
+    """A child that was killed, or overran: both forms of errback are called, later steps end unrun."""
+    t = forks.tasks
+    steps = chain(t.add.s(1), getattr(t, how).s(), t.marked.s("never"), t.marked.s("never"))
+    steps.link_error(t.new_errback.s())
+    steps.link_error(t.old_errback.s())
+    result = steps.apply_async()
+
+    wait_until(result.ready, 20)
+    failed = result.parent.parent
+    assert ["FAILURE"] * 3 == [r.state for r in (result, result.parent, failed)]
+    assert error == type(failed.result).__name__ == type(result.result).__name__
+    forks.wait_runs(f"old {failed.id}")
+    forks.wait_runs(f"new {failed.id} {error}")
+    assert 0 == forks.count("ran never")
+
+
+def test_a_lost_part_fails_the_chord(forks: Site) -> None:
+    """A chord, and a chord around it, end with the part whose child was killed; errbacks once."""
+    t = forks.tasks
+    lost = t.lost.s()
+    culprit = lost.freeze().id
+    inner = chord([t.add.s(1), lost], t.marked.s("never") | t.marked.s("never"))
+    body = t.marked.s("never").on_error(t.old_errback.s())
+    result = chord([t.add.s(1) | inner, t.add.s(2)], body).apply_async()
+
+    with pytest.raises(ChordError, match=culprit):
+        result.get(timeout=20, follow_parents=False)
+    forks.wait_runs(f"old {result.id}")
+    assert 0 == forks.count("ran never")

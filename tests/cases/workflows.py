@@ -44,6 +44,17 @@ def boom(*args):
 
 
 @app.task
+def lost(*args):
+    """Ends the process that runs it."""
+    os.kill(os.getpid(), 9)
+
+
+@app.task(time_limit=1)
+def too_long(*args):
+    time.sleep(30)
+
+
+@app.task
 def boom_later(pause_s):
     time.sleep(pause_s)
     raise ValueError("boom")

@@ -84,6 +84,7 @@ class TaskPolicy:
     limit_s: float | None = None
     soft_limit_s: float | None = None
     interval_s: float | None = None
+    acks_on_timeout: bool = True
 
 
 class Onlooker:

@@ -44,6 +44,8 @@ def reply_to_lost(
             return Outcome(state=RETURNED).encode()
         return _failed("WorkerLostError", f"the worker was shut down while it ran {named}")
     if lost.reason == "time-limit":
+        if policy.acks_late and not policy.acks_on_timeout:
+            return Outcome(state=REQUEUED).encode()
         if expired_by_eventmq:
             failure = Failure(
                 type="TimeoutError", module="builtins", args=("TimeoutError",), message="TimeoutError"

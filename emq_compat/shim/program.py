@@ -11,7 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 from emq_compat.errors import EmqError, NotAllowed
-from emq_compat.message import FAILURE, REVOKED, STARTED, SUCCESS, Delivery, Job, Outcome, Reply
+from emq_compat.message import (
+    FAILURE,
+    REJECTED,
+    REVOKED,
+    STARTED,
+    SUCCESS,
+    Delivery,
+    Headers,
+    Job,
+    Outcome,
+    Publish,
+    Reply,
+)
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
 from emq_compat.shim import flow, keeping
@@ -111,6 +123,7 @@ class ShimProgram:
                     limit_s=task.time_limit,
                     soft_limit_s=task.soft_time_limit,
                     interval_s=interval_of(task.rate_limit) if limited else None,
+                    acks_on_timeout=bool(task.acks_on_timeout),
                 )
                 for name, task in self.app.tasks.items()
             }
@@ -224,6 +237,8 @@ class ShimProgram:
             raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
         if request.ignore_result and not (outcome.state == FAILURE and task.store_errors_even_if_ignored):
             outcome = replace(outcome, no_result=True)
+        if outcome.state == FAILURE and task.acks_late and not task.acks_on_failure:
+            outcome = _unacknowledged(outcome, delivery)
         if outcome.state != SUCCESS:
             return reply_of(outcome)
         try:
@@ -296,6 +311,22 @@ class ShimProgram:
         if found is None:
             raise NotAllowed(f"{job.path}.{job.callable} is no registered task")
         return found
+
+
+def _unacknowledged(outcome: Outcome, delivery: Delivery) -> Outcome:
+    """Return a failure whose message becomes a dead letter (acks_on_failure=False); its result is kept."""
+    headers = delivery.headers
+    reply = reply_of(outcome)
+    settled = Headers(
+        task_id=headers.task_id,
+        task=headers.task,
+        settled=outcome.state,
+        chord=headers.chord.rstrip("+"),
+        no_result=headers.no_result or outcome.no_result,
+        keep_s=headers.keep_s,
+    )
+    end = Publish(queue=delivery.queue, headers=settled, payload=reply.body)
+    return replace(outcome, state=REJECTED, follow_ups=(end, *outcome.follow_ups))
 
 
 def rebuild(found_as: str, hostname: str, changes: str = "{}") -> ShimProgram:

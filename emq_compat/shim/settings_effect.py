@@ -72,9 +72,8 @@ _REASONS: Final[dict[str, str]] = {
         task_allow_error_cb_on_chord_header
         """,
     "not there yet": """
-        result_failure_expires task_acks_on_failure task_acks_on_failure_or_timeout
-        task_acks_on_timeout task_retry_on_worker_lost
-        task_store_eager_result worker_deduplicate_successful_tasks
+        result_failure_expires task_retry_on_worker_lost task_store_eager_result
+        worker_deduplicate_successful_tasks
         """,
     "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",
     "messages and results have one form here": """

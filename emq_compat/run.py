@@ -116,6 +116,15 @@ class Onlooker:
         ``signum`` is the signal by which it was terminated.
         """
 
+    def asked(self, manager: Any, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Called for a question of remote control that the job manager doesn't know; returns the answer.
+
+        Raises:
+            LookupError: this doesn't know it either.
+            Exception: the error that is answered.
+        """
+        raise LookupError(f"the verb {verb!r} is unknown")
+
     def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
         """Called when the end begins (``Warm``), and when it is hurried (``Cold``).
 

@@ -112,6 +112,9 @@ class Asks:
             for task_id in _ids(arguments)
         }
 
+    def _revoked(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[str]:
+        return sorted(self._engine.withdrawals.revoked)
+
     # Queues and workers
 
     def _purge(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
@@ -338,6 +341,7 @@ _VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
     "results": Asks._results,
     "forget": Asks._forget,
     "revoke": Asks._revoke,
+    "revoked": Asks._revoked,
     "purge": Asks._purge,
     "queues": Asks._queues,
     "workers": Asks._workers,

@@ -42,9 +42,11 @@ def answer(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> byte
     """Do what was asked and return the answer's JSON document; never raises an Exception."""
     asked = _VERBS.get(verb)
     try:
-        if asked is None:
-            raise LookupError(f"the verb {verb!r} is unknown; known: {', '.join(sorted(_VERBS))}")
-        document: dict[str, Any] = {"ok": asked(manager, arguments)}
+        if asked is not None:
+            ok = asked(manager, arguments)
+        else:
+            ok = manager.program.onlooker.asked(manager, verb, arguments)
+        document: dict[str, Any] = {"ok": ok}
         return json.dumps(document, default=repr).encode()
     except Exception as exc:  # noqa: BLE001 - a question must not stop the worker; the answer tells the error
         return json.dumps({"error": {"type": type(exc).__name__, "message": str(exc)}}).encode()
@@ -60,6 +62,10 @@ def _active(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
 
 def _reserved(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     return [_described(manager, job) for job in manager.jobs_in_flight.values() if not job.began_at]
+
+
+def _scheduled(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return []  # what has an ETA waits in the broker
 
 
 def _registered(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
@@ -142,6 +148,7 @@ _VERBS: dict[str, Callable[[Controlled, Mapping[str, Any]], Any]] = {
     "ping": _ping,
     "active": _active,
     "reserved": _reserved,
+    "scheduled": _scheduled,
     "registered": _registered,
     "stats": _stats,
     "active_queues": _active_queues,
@@ -190,6 +197,7 @@ def _described(manager: Controlled, job: JobInFlight) -> dict[str, Any]:
     return {
         "id": job.task_id,
         "name": headers.task or job.delivery.msgid,
+        "type": headers.task or job.delivery.msgid,
         "args": list(args),
         "kwargs": dict(kwargs),
         "hostname": manager.name,
@@ -197,6 +205,7 @@ def _described(manager: Controlled, job: JobInFlight) -> dict[str, Any]:
         "worker_pid": job.pid or None,
         "acknowledged": not job.policy.acks_late,
         "delivery_info": {
+            "exchange": "",
             "routing_key": job.delivery.queue,
             "priority": headers.priority,
             "redelivered": headers.redelivered,

@@ -35,12 +35,13 @@ from emq_compat.shim.settings_table import SETTINGS
 from emq_compat.shim.symbols import symbol_by_name
 
 if TYPE_CHECKING:
+    from emq_compat.shim.control import Control
     from emq_compat.shim.log import Logging
 
 __all__ = ["Celery"]
 
 #: Arguments of Celery's Celery that choose parts for which there is one way here.
-_PARTS = frozenset({"broker_connection_retry", "control", "events"})
+_PARTS = frozenset({"broker_connection_retry", "events"})
 
 
 class Celery(Declarer):
@@ -55,12 +56,13 @@ class Celery(Declarer):
         task_cls: the base class of its tasks, or its dotted path.
         set_as_current: make it ``current_app``.
         tasks: a registry to use, or tasks by name, or a registry's class.
-        amqp, loader, log: classes to use instead of AMQP, AppLoader and Logging, or their dotted paths.
+        amqp, loader, log, control: classes to use instead of AMQP, AppLoader, Logging and Control, or their
+            dotted paths.
         fixups: functions, or dotted paths to them, that adapt the app to a framework: called with it.
         autofinalize: false: using its tasks before ``finalize()`` is a RuntimeError.
         strict_typing: whether calls' arguments are checked, where a task doesn't say so.
-        kwargs: settings; of Celery's further arguments there are ``control`` and ``events``, without effect.
-            A name that is none of these is warned about.
+        kwargs: settings; of Celery's further arguments there is ``events``, without effect. A name
+            that is none of these is warned about.
 
     Attributes:
         on_after_fork: sent in each process that is forked from one with this app.
@@ -75,6 +77,7 @@ class Celery(Declarer):
     Pickler = AppPickler
     builtin_fixups: Collection[Any] = frozenset({"emq_compat.shim.django:fixup"})
     log_cls: Any = "emq_compat.shim.log:Logging"
+    control_cls: Any = "emq_compat.shim.control:Control"
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Celery(Declarer):
         amqp: Any = None,
         loader: Any = None,
         log: Any = None,
+        control: Any = None,
         fixups: Collection[Any] | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
@@ -102,6 +106,7 @@ class Celery(Declarer):
         self._backend: Backend | None = None
         self._backend_is_given = False
         self._log: Logging | None = None
+        self._control: Any = None
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         given |= {name: value for name, value in kwargs.items() if name not in _PARTS}
         super().__init__(
@@ -113,7 +118,8 @@ class Celery(Declarer):
             autofinalize=autofinalize,
         )
         self.main = main
-        for name, part in (("amqp", amqp), ("loader", loader), ("log", log), ("task", task_cls)):
+        parts = (("amqp", amqp), ("loader", loader), ("log", log), ("control", control), ("task", task_cls))
+        for name, part in parts:
             if part is not None and part != "app":
                 setattr(self, f"{name}_cls", part)
         self._own_task_cls = task_cls is not None or "task_cls" in _overridden(type(self))
@@ -231,6 +237,14 @@ class Celery(Declarer):
         if self._log is None:
             self._log = symbol_by_name(self.log_cls)(self)
         return self._log
+
+    @property
+    def control(self) -> Control:
+        """Remote control of the workers."""
+        if self._control is None:
+            self._control = symbol_by_name(self.control_cls)(self)
+        made: Control = self._control
+        return made
 
     @property
     def oid(self) -> str:
@@ -352,7 +366,5 @@ os.register_at_fork(after_in_child=_tell_of_fork)
 
 
 current.set_fallback(
-    lambda: Celery(
-        "default", set_as_current=False, config_source="celeryconfig", config_source_silent=True
-    )
+    lambda: Celery("default", set_as_current=False, config_source="celeryconfig", config_source_silent=True)
 )

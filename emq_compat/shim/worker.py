@@ -175,6 +175,14 @@ class Announcer(Onlooker):
         """Send heartbeat_sent."""
         signals.heartbeat_sent.send(sender=self.controller.consumer)
 
+    def asked(self, manager: Any, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Run a command of remote control that is Celery's, or the project's own (``shim/panel.py``)."""
+        from emq_compat.shim import panel  # noqa: PLC0415 - start-up doesn't need it
+
+        controller = self.controller
+        state = panel.State(self._app, controller.hostname, controller.consumer, manager)
+        return panel.run(state, verb, arguments)
+
     def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
         """Send worker_shutting_down."""
         signals.worker_shutting_down.send(

@@ -277,7 +277,8 @@ class EmqUpstream(Upstream):
                 held[key] = True
 
     def answer(self, asked: str, body: bytes) -> None:
-        if self._state is _State.LIVE and self.ours:
+        # Not LIVE: what was asked changed what this worker tells of itself (its queues), which it does again.
+        if self._state in (_State.LIVE, _State.CONNECTING, _State.INFORMED) and self.ours:
             self._send(commands.Answer(msgid=self._number(), body=body, asked=asked))
 
     def unacknowledged(self) -> int:

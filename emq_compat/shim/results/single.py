@@ -475,7 +475,7 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout: float | None = None,
     ) -> Any:
         """Revoke the tasks with these stamps (app.control.revoke_by_stamped_headers)."""
-        control: Any = self.app.control  # type: ignore[attr-defined]
+        control: Any = self.app.control
         return control.revoke_by_stamped_headers(
             headers, terminate=terminate, signal=signal, reply=wait, timeout=timeout
         )

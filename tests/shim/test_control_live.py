@@ -1,0 +1,141 @@
+"""Remote control of a worker that runs: what ``app.control`` and its ``inspect`` tell and do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.processes import Procs, unused_port, wait_until
+from tests.site import Site, open_site
+
+pytestmark = pytest.mark.integration
+
+MORE = '''
+from emq_compat.shim.panel import control_command, inspect_command
+
+@control_command(args=[("n", int)])
+def add_up(state, n=1):
+    """Add one."""
+    return {"ok": n + 1, "node": state.hostname, "app": state.app.main}
+
+
+@inspect_command()
+def breaks(state):
+    raise RuntimeError("no")
+'''
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A broker and one worker of two threads, named ctl@here, for the module."""
+    folder = tmp_path_factory.mktemp("control")
+    logs = folder / "procs"
+    logs.mkdir()
+    procs = Procs(logs)
+    try:
+        with open_site(folder, procs, unused_port) as site:
+            site.write_project(MORE)
+            site.start_broker()
+            site.start_worker("-c", "2", "-P", "threads", "-n", "ctl@here")
+            yield site
+    finally:
+        procs.close()
+
+
+def test_ping(running: Site) -> None:
+    """Each node answers pong; nobody of another name does."""
+    control = running.tasks.app.control
+    assert [{"ctl@here": {"ok": "pong"}}] == control.ping(timeout=5)
+    assert {"ctl@here": {"ok": "pong"}} == control.inspect(timeout=5).ping()
+    assert [] == control.ping(destination=["other@here"], timeout=5)
+    assert control.inspect(destination=["other@here"]).ping() is None
+    assert {"ok": "pong"} == control.inspect(destination="ctl@here", timeout=5).ping()
+    assert [{"ctl@here": {"ok": "pong"}}] == control.broadcast(
+        "ping", reply=True, timeout=5, pattern="ctl@*", matcher="glob"
+    )
+    seen: list[Any] = []
+    control.ping(timeout=5, callback=seen.append)
+    assert [{"ctl@here": {"ok": "pong"}}] == seen
+
+
+def test_what_runs_is_shown(running: Site) -> None:
+    """active and query_task show a running task with Celery's keys; revoke(terminate=True) ends it."""
+    control = running.tasks.app.control
+    inspect = control.inspect(timeout=5)
+    result = running.tasks.sleep.delay(60, mark="shown")
+    wait_until(lambda: running.count("start shown"))
+    (shown,) = inspect.active()["ctl@here"]
+    assert {
+        "id": result.id, "name": "siteproj.sleep", "type": "siteproj.sleep", "args": [60],
+        "kwargs": {"mark": "shown"}, "hostname": "ctl@here", "acknowledged": True,
+        "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False},
+    } == {name: shown[name] for name in shown if name not in ("time_start", "worker_pid")}  # fmt: skip
+    assert shown["time_start"] > 1e9
+    assert shown["worker_pid"] > 1
+    assert {"ctl@here": {result.id: ["active", shown]}} == inspect.query_task(result.id)
+    assert {"ctl@here": {}} == inspect.query_task(["d08b257e-a7f1-4b92-9fea-be911441cb2a"])
+    assert {"ctl@here": []} == inspect.scheduled()
+    control.revoke(result.id, terminate=True)
+    wait_until(lambda: not inspect.active()["ctl@here"])
+    assert result.id in inspect.revoked()["ctl@here"]
+
+
+def test_what_a_worker_has(running: Site) -> None:
+    """registered, active_queues, stats, conf and report have Celery's shapes."""
+    inspect = running.tasks.app.control.inspect(timeout=5)
+    assert "siteproj.ping" in inspect.registered()["ctl@here"]
+    assert "siteproj.ping [name=siteproj.ping]" in inspect.registered("name")["ctl@here"]
+    (queue,) = inspect.active_queues()["ctl@here"]
+    assert ("celery", "celery", "direct", True) == (
+        queue["name"], queue["routing_key"], queue["exchange"]["type"], queue["durable"],
+    )  # fmt: skip
+    stats = inspect.stats()["ctl@here"]
+    assert 2 == stats["pool"]["max-concurrency"]
+    assert running.url == inspect.conf()["ctl@here"]["broker_url"]
+    assert "emq-compat" in inspect.report()["ctl@here"]["ok"]
+    assert inspect.clock()["ctl@here"]["clock"] > 0
+
+
+def test_queues_change_while_it_runs(running: Site) -> None:
+    """add_consumer has a worker take tasks of one more queue, cancel_consumer ends that."""
+    control = running.tasks.app.control
+    result = running.tasks.ping.apply_async(("added",), queue="further")
+    assert [{"ctl@here": {"ok": "add consumer further"}}] == control.add_consumer(
+        "further", reply=True, timeout=5
+    )
+    assert "added" == result.get(timeout=20)
+    control.cancel_consumer("further", reply=True, timeout=5)
+    assert ["celery"] == [queue["name"] for queue in control.inspect(timeout=5).active_queues()["ctl@here"]]
+
+
+def test_commands_of_the_projects_own(running: Site) -> None:
+    """A registered command runs in the worker; its error, and an unknown name, are answered as errors."""
+    broadcast = running.tasks.app.control.broadcast
+    assert [{"ctl@here": {"ok": 5, "node": "ctl@here", "app": "siteproj"}}] == broadcast(
+        "add_up", arguments={"n": 4}, reply=True, timeout=5
+    )
+    assert [{"ctl@here": {"error": "RuntimeError('no')"}}] == broadcast("breaks", reply=True, timeout=5)
+    (unknown,) = broadcast("no_such", reply=True, timeout=5)
+    assert "no_such" in unknown["ctl@here"]["error"]
+    assert broadcast("add_up") is None
+
+
+def test_purge_counts_what_waited(running: Site) -> None:
+    """purge drops what waits in the app's queues, and no other queue's."""
+    app = running.tasks.app
+    running.tasks.ping.apply_async(("eta",), countdown=3600)
+    kept = running.tasks.ping.apply_async(("kept",), queue="unserved")
+    assert 1 == app.control.purge()
+    assert 0 == app.control.discard_all()
+    app.control.add_consumer("unserved", reply=True, timeout=5)
+    assert "kept" == kept.get(timeout=20)
+
+
+def test_what_is_lacking_says_so(running: Site) -> None:
+    """A command that isn't here raises NotImplementedError and is marked as unsupported."""
+    control = running.tasks.app.control
+    with pytest.raises(NotImplementedError, match="lacks election"):
+        control.election("id", "topic")
+    assert control.election.__unsupported__ is True

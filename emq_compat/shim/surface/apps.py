@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from emq_compat import __version__ as our_version
 from emq_compat.shim import current
 from emq_compat.shim.app import Celery
+from emq_compat.shim.bug_report import bug_report
+from emq_compat.shim.pickling import AppPickler
 from emq_compat.shim.surface.local import Proxy
-from emq_compat.shim.surface.release import __version__
 
 __all__ = [
     "AppPickler",
@@ -86,24 +84,7 @@ def send_task(name: str, *args: Any, **kwargs: Any) -> Any:
 
 def bugreport(app: Celery | None = None) -> str:
     """Return versions and what was set, secrets masked, as text."""
-    chosen = app_or_default(app)
-    lines = [
-        f"software -> emq-compat:{our_version} (Celery's API {__version__}) py:{platform.python_version()}",
-        f"platform -> system:{platform.system()} arch:{platform.machine()} imp:{sys.implementation.name}",
-        f"broker   -> {getattr(chosen, 'broker_url', '')}",
-    ]
-    humanize = getattr(chosen.conf, "humanize", None)
-    if humanize is not None:
-        lines += ["", str(humanize(with_defaults=False))]
-    return "\n".join(lines)
-
-
-class AppPickler:
-    """Makes an app again from what it was made with."""
-
-    def __call__(self, cls: type[Celery], *args: Any) -> Celery:
-        """Return a new app: ``args`` are its name and a dict of settings."""
-        return cls(args[0], changes=args[1], set_as_current=False)
+    return bug_report(app_or_default(app))
 
 
 def maybe_patch_concurrency(*args: Any, **kwargs: Any) -> None:

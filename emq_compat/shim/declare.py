@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current
 from emq_compat.shim.attributes import FROM_CONFIG
@@ -16,6 +16,7 @@ from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.async_task import AsyncTask, BoundDeclaration, Declaration
 
 __all__ = ["share_with", "shared_task", "task_of"]
 
@@ -113,13 +114,13 @@ def share_with(app: Celery) -> None:
 
 
 @overload
+def shared_task(fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
 def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def shared_task(
-    *, bind: Literal[True], **options: Any
-) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[True], **options: Any) -> BoundDeclaration: ...
 @overload
-def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Declaration: ...
 def shared_task(*args: Any, **options: Any) -> Any:
     """Make a task that belongs to every app, and acts for the one that is current when it is called."""
     if not args:

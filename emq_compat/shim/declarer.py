@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from emq_compat.shim import current, declare
 from emq_compat.shim.build import argument_check
@@ -19,6 +19,7 @@ from emq_compat.shim.task import Task as BaseTask
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.async_task import AsyncTask, BoundDeclaration, Declaration
 
 __all__ = ["Declarer"]
 
@@ -152,15 +153,13 @@ class Declarer(Sender):
         return type("Task", (base,), {"_app": self, "__module__": base.__module__})
 
     @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
     def task(self, fun: Callable[P, R], /) -> BaseTask[P, R]: ...
     @overload
-    def task(
-        self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], BaseTask[P, R]]: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundDeclaration: ...
     @overload
-    def task(
-        self, *, bind: Literal[False] = ..., **options: Any
-    ) -> Callable[[Callable[P, R]], BaseTask[P, R]]: ...
+    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Declaration: ...
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(name=…, bind=True, …)``.
 

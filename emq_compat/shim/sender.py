@@ -13,6 +13,7 @@ from emq_compat.message import Publish
 from emq_compat.shim import current
 from emq_compat.shim.amqp import AMQP
 from emq_compat.shim.announce import announced
+from emq_compat.shim.apublish import published
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.backend_kinds import EmqBackend, backend_of
 from emq_compat.shim.build import Plan, build_with
@@ -200,6 +201,18 @@ class Sender(Connections):
         )
         result.ignored = read.ignore_result
         return result
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Result[Any]:
+        """``send_task`` for coroutines: the loop goes on until the broker has confirmed."""
+        app = cast("Celery", self)
+        policy = self.tries(options)
+        return await published(app, lambda: self.send_task(name, args, kwargs, **options), policy)
 
     def _plan_by_name(self, name: str) -> Plan:
         """Return the plan of a task known by its name, which by Celery's rule tells its path, too."""

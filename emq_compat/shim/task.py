@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 from emq_compat.shim import current
 from emq_compat.shim.annotations import annotations_of
 from emq_compat.shim.announce import announced
+from emq_compat.shim.apublish import published
 from emq_compat.shim.attributes import Attributes
 from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
@@ -198,6 +199,17 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if frame is not None and options.get("add_to_parent", True):
             frame.task.add_trail(result)
         return result
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+        """``delay`` for coroutines: the loop goes on until the broker has confirmed."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Result[R]:
+        """``apply_async`` for coroutines; options and errors are the same."""
+        app = self._app if self._app is not None else current.get_app()
+        return await published(app, lambda: self.apply_async(args, kwargs, **options), app.tries(options))
 
     def _new_plan(self, app: Celery) -> Plan:
         stock = app.stock

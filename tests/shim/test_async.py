@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextvars import ContextVar
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from emq_compat.celery_shim import Celery, Ignore, Task, current_task
 from emq_compat.coroutines.settle import lasting_loop
+from emq_compat.errors import QueueFull
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = pytest.mark.unit
@@ -246,3 +248,73 @@ def test_eager_coroutines_run_in_a_loop_of_their_own(app: Celery) -> None:
     assert [1, 1] == add.delay(1).get()
     assert [2, 1] == add.apply((2,)).get()
     assert [[3, 1], [4, 1]] == asyncio.run(inside())
+
+
+def test_coroutines_publish_without_blocking(app: Celery, client: Recorder) -> None:
+    """adelay, aapply_async and asend_task give the call's result; a thousand at once make few bulks."""
+
+    @app.task
+    def add(x: int, y: int = 0) -> int:
+        return x + y
+
+    async def publish() -> list[str]:
+        one = await add.aapply_async((1,), {"y": 2}, countdown=3)
+        other = await app.asend_task("other", [1])
+        chained = await (add.s(1) | add.s(2)).adelay()
+        many = await asyncio.gather(*(add.adelay(n) for n in range(1000)))
+        return [one.id, other.id, chained.parent.id, *(result.id for result in many)]
+
+    ids = asyncio.run(publish())
+
+    assert ids == [message.headers.task_id for message in client.published]
+    assert 1003 == len(set(ids))
+    assert len(client.bulks) <= 10
+
+
+def test_each_coroutine_learns_why_its_own_call_is_not_published(app: Celery, client: Recorder) -> None:
+    """Where a bulk isn't confirmed as a whole, the others are, and a refusal says its own reason."""
+
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    client.refused = {1}
+    client.failures = [QueueFull("full")]
+
+    async def publish() -> list[Any]:
+        return await asyncio.gather(*(add.adelay(n) for n in range(3)), return_exceptions=True)
+
+    results = asyncio.run(publish())
+
+    failed = [result for result in results if isinstance(result, BaseException)]
+    assert ["QueueFull"] == [type(exc).__name__ for exc in failed]
+
+
+def test_in_a_pipeline_coroutines_collect(app: Celery, client: Recorder) -> None:
+    """adelay inside ``with app.pipeline()`` is published with the block."""
+
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    async def publish() -> int:
+        with app.pipeline():
+            await add.adelay(1)
+            return len(client.published)
+
+    assert 0 == asyncio.run(publish())
+    assert 1 == len(client.published)
+
+
+def test_an_eager_call_from_a_coroutine_runs_in_a_thread(app: Celery) -> None:
+    """The loop goes on while a plain task runs in place of its publish."""
+    app.conf.task_always_eager = True
+
+    @app.task
+    def where() -> int:
+        return threading.get_ident()
+
+    async def call() -> Any:
+        return (await where.adelay()).get()
+
+    assert threading.get_ident() != asyncio.run(call())

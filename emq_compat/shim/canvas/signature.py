@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.message import new_id
 from emq_compat.shim import current
+from emq_compat.shim.apublish import published
 from emq_compat.shim.canvas.launch import hold, must_be_launched
 from emq_compat.shim.canvas.regen import as_list
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
@@ -161,6 +162,17 @@ class Signature(dict[str, Any]):
     def delay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
         """Publish it with more arguments."""
         return self.apply_async(partial_args, partial_kwargs)
+
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """``delay`` for coroutines: the loop goes on until the broker has confirmed."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """``apply_async`` for coroutines, with what a whole workflow publishes at once; the same options."""
+        app = self.app
+        return await published(app, lambda: self.apply_async(args, kwargs, **options), app.tries(options))
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

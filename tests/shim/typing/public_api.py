@@ -44,6 +44,16 @@ def plain(x: float) -> float:
     return x
 
 
+@app.task
+async def awaited(x: int) -> int:
+    return x
+
+
+@shared_task(bind=True)
+async def awaited_bound(self: Task[..., Any], x: str) -> bytes:
+    return x.encode()
+
+
 class Base(Task[..., Any]):
     queue = "base"
 
@@ -69,6 +79,20 @@ assert_type(app.send_task("x", [1]), AsyncResult[Any])
 assert_type(add.delay(1).ready(), bool)
 assert_type(add.delay(1).state, str)
 assert_type(current_app.conf.task_default_queue, Any)
+
+assert_type(awaited.delay(1), AsyncResult[int])
+assert_type(awaited.delay(1).get(), int)
+assert_type(awaited_bound.delay("a").get(), bytes)
+
+
+async def inside() -> None:
+    assert_type(await awaited(1), int)
+    assert_type(await awaited.adelay(1), AsyncResult[int])
+    assert_type(await add.adelay(1, y=2), AsyncResult[int])
+    assert_type(await awaited_bound.adelay("a"), AsyncResult[bytes])
+    assert_type(await app.asend_task("x", [1]), AsyncResult[Any])
+    await awaited.adelay("a")  # type: ignore[arg-type]
+
 
 untyped: Callable[..., Any] = add
 

@@ -163,6 +163,7 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
         manager = _manager(site, config, program, companions)
         controller.pool = manager.pool
         status = manager.start()
+        app.loader.shutdown_worker()
     return status, manager.restart_wanted
 
 

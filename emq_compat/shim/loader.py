@@ -39,6 +39,12 @@ class BaseLoader:
         self.task_modules: set[str] = set()
         self._discovered: list[tuple[Packages | None, str | None]] = []
         self._signalled = False
+        cls = type(self)
+        #: Whether a subclass wants to be called around tasks.
+        self.hooks_tasks = (cls.on_task_init, cls.on_process_cleanup) != (
+            BaseLoader.on_task_init,
+            BaseLoader.on_process_cleanup,
+        )
 
     # Hooks, for subclasses.
 
@@ -56,15 +62,6 @@ class BaseLoader:
 
     def on_worker_process_init(self) -> None:
         """Called when a process starts that runs tasks."""
-
-    @property
-    def hooks_tasks(self) -> bool:
-        """Whether a subclass wants to be called around tasks."""
-        cls = type(self)
-        return (
-            cls.on_task_init is not BaseLoader.on_task_init
-            or cls.on_process_cleanup is not BaseLoader.on_process_cleanup
-        )
 
     # What imports.
 

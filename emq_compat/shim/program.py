@@ -232,7 +232,12 @@ class ShimProgram:
             started = {"value": {"pid": os.getpid(), "hostname": self.app.hostname}, "state": STARTED}
             report(STARTED, dumps(started).encode())
         began = time.monotonic()
+        loader = self.app.loader
+        if loader.hooks_tasks:
+            loader.on_task_init(request.id or "", task)
         outcome = execute(task, request, delivery, report)
+        if loader.hooks_tasks:
+            loader.on_process_cleanup()
         if outcome.follow_ups and not delivery.attempt:
             raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
         if request.ignore_result and not (outcome.state == FAILURE and task.store_errors_even_if_ignored):

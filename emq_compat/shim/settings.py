@@ -110,7 +110,7 @@ class Settings(MutableMapping[str, Any]):
             if name not in SETTINGS:
                 continue
             default, kind, _ = SETTINGS[name]
-            if name in WITHOUT_EFFECT and value != default and not str(value).startswith("emq"):
+            if name in WITHOUT_EFFECT and value != default:
                 idle.setdefault(WITHOUT_EFFECT[name], []).append(name)
             wanted = _KINDS.get(kind)
             if value is not None and wanted is not None and not isinstance(value, wanted):

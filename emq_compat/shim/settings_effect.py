@@ -17,9 +17,10 @@ DIFFERENT: Final[dict[str, str]] = {
     ),
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
     "result_accept_content": "JSON is always accepted, too",
-    "result_expires": "the broker's `--result-expires`, for all results",
+    "result_expires": "until it is set, the broker's `--result-expires` counts for results that it keeps",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
     "task_default_exchange": "only a name by which task_queues, a route or a call can find a queue",
+    "task_default_exchange_type": "topic: a routing_key alone leads to the queue that is bound so",
     "task_default_routing_key": "only a name by which task_queues, a route or a call can find a queue",
     "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
     "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
@@ -42,17 +43,10 @@ _REASONS: Final[dict[str, str]] = {
         control_exchange control_queue_durable control_queue_exclusive control_queue_expires control_queue_ttl
         """,
     "remote control is always on": "worker_enable_remote_control",
-    "results are kept by the broker, other stores are not there yet": """
-        cache_backend cache_backend_options
-        database_create_tables_at_setup database_engine_callback database_engine_options
-        database_short_lived_sessions database_table_names database_table_schemas database_url
-        override_backends redis_backend_credential_provider redis_backend_health_check_interval
-        redis_backend_use_ssl redis_client_name redis_db redis_host redis_max_connections redis_password
-        redis_port redis_retry_on_timeout redis_socket_connect_timeout redis_socket_keepalive
-        redis_socket_timeout redis_username result_backend result_backend_always_retry
-        result_backend_base_sleep_between_retries_ms result_backend_max_retries
-        result_backend_max_sleep_between_retries_ms result_backend_thread_safe
-        result_backend_transport_options result_extended
+    "result backends have no such option here": """
+        database_short_lived_sessions override_backends redis_backend_credential_provider
+        redis_retry_on_timeout result_backend_always_retry result_backend_base_sleep_between_retries_ms
+        result_backend_max_retries result_backend_max_sleep_between_retries_ms result_backend_thread_safe
         """,
     "there is no such result backend": """
         arangodb_backend_settings azureblockblob_base_path azureblockblob_connection_timeout
@@ -69,7 +63,6 @@ _REASONS: Final[dict[str, str]] = {
         """,
     "the broker counts a chord's parts, nobody waits for them": """
         result_chord_expires result_chord_join_timeout result_chord_retry_interval
-        task_allow_error_cb_on_chord_header
         """,
     "not there yet": """
         result_failure_expires task_retry_on_worker_lost task_store_eager_result
@@ -81,7 +74,7 @@ _REASONS: Final[dict[str, str]] = {
         """,
     "there are only queues here, all durable, all with priorities": """
         task_create_missing_queue_exchange_type task_create_missing_queue_type task_default_delivery_mode
-        task_default_exchange_type task_default_queue_type task_queue_max_priority
+        task_default_queue_type task_queue_max_priority
         """,
     "it belongs to parts of Celery's worker that aren't here": """
         worker_agent worker_consumer worker_detect_quorum_queues worker_pool_putlocks worker_pool_restarts

@@ -7,13 +7,15 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from emq_compat.celery_shim import Celery, NotRegistered, TaskRevokedError, shared_task
+from emq_compat.celery_shim import Celery, NotRegistered, Task, TaskRevokedError, shared_task
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.run import Program, TaskPolicy
 from emq_compat.shim import current
+from emq_compat.shim.loader import BaseLoader
 from emq_compat.shim.program import ShimProgram, rebuild
 from tests.shim.recorder import Recorder, Worker
 
@@ -219,3 +221,27 @@ def test_tasks_registered_later_run_too(app: Celery, client: Recorder, worker: W
     worker.run(client.last)
 
     assert 3 == result.get(timeout=0)
+
+
+def test_a_loader_s_hooks_are_called_around_tasks(client: Recorder) -> None:
+    """A loader that defines on_task_init and on_process_cleanup is called before and after each task."""
+    calls: list[str] = []
+
+    class Hooked(BaseLoader):
+        def on_task_init(self, task_id: str, task: Task[..., Any]) -> None:
+            calls.append(f"init {task.name}")
+
+        def on_process_cleanup(self) -> None:
+            calls.append("cleanup")
+
+    app = Celery("p", loader=Hooked, set_as_current=False)
+    app.client = client
+
+    @app.task(name="p.noted")
+    def noted() -> None:
+        calls.append("body")
+
+    noted.delay()
+    Worker(ShimProgram(app), client).run(client.last)
+
+    assert ["init p.noted", "body", "cleanup"] == calls

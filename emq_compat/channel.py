@@ -145,6 +145,23 @@ class Channel:
             ) from command
         return command
 
+    def sleep(self, deadline: float, wake_fd: int | None = None) -> bool:
+        """Sleep until something may have come, right after ``receive_now`` has found nothing.
+
+        Returns whether ``wake_fd`` can be read. Raises Silent at ``deadline``.
+        """
+        if wake_fd is None:
+            self._wait(deadline)
+            return False
+        poll = select.poll()
+        for fd in (*self._wire.fds(), wake_fd):
+            poll.register(fd, select.POLLIN)
+        left = deadline - time.monotonic()
+        ready = poll.poll(min(math.ceil(left * 1000), _LONGEST_MS)) if left > 0 else []
+        if not ready:
+            raise Silent
+        return any(fd == wake_fd for fd, _ in ready)
+
     def usable(self) -> bool:
         """Tell whether the connection stands; what has come while nobody waited for it is dropped."""
         self._wire.receive(_LEFT_OVER)

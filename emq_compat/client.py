@@ -15,9 +15,10 @@ from emq_compat.address import Address
 from emq_compat.bulk import Bulk, publish_frames, refusal, refused_as
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import BrokerRefused, OperationalError
-from emq_compat.message import SUCCESS, Publish, new_id
+from emq_compat.message import Publish, new_id
 from emq_compat.protocol.commands import Ack, Answer, Ask, Reply
 from emq_compat.protocol.frames import encode
+from emq_compat.waiting import StoredResult, Waiting
 
 __all__ = ["Client", "StoredResult", "client_for"]
 
@@ -27,30 +28,6 @@ T = TypeVar("T")
 
 #: Ids in one ASK: answers stay small beside the codec's limits.
 _RESULTS_A_TIME = 1_000
-_WAITS_A_TIME = 10_000
-#: The broker forgets a wait after 150 s (docs/protocol.md).
-_WAIT_AGAIN_S = 60.0
-
-
-class StoredResult:
-    """What the broker keeps of a task: its state and, decoded on first use, the reply's JSON object."""
-
-    __slots__ = ("_body", "_reply", "state")
-
-    def __init__(self, state: str, *, body: bytes = b"", reply: dict[str, Any] | None = None) -> None:
-        self.state = state
-        self._body = body
-        self._reply = reply
-
-    @property
-    def reply(self) -> dict[str, Any]:
-        """The reply's JSON object, ``{"value", "state", "error", "traceback", …}`` (docs/protocol.md)."""
-        if self._reply is None:
-            self._reply = json.loads(self._body)
-        return self._reply
-
-    def __repr__(self) -> str:
-        return f"StoredResult({self.state!r}, {self.reply!r})"
 
 
 class Client:
@@ -219,7 +196,7 @@ class Client:
             OperationalError: the address is a stock router's; raised at once.
         """
         self._need_ours("wait")
-        return self._waited(dict.fromkeys(ids), timeout_s, on_result)
+        return self._waited(Waiting(self._own(), ids, self.timeout_s), timeout_s, on_result)
 
     def close(self) -> None:
         """Close idle connections; those in use close when their call ends. A later call opens new ones."""
@@ -299,73 +276,37 @@ class Client:
                 "results and answers no questions; set a result_backend, or use an emq-compat broker (emq://)"
             )
 
+    def waiting(self, ids: Iterable[str]) -> Waiting:
+        """Return what waits for these results, and for more or fewer, as they become final; for one thread.
+
+        Raises:
+            OperationalError: the address is a stock router's.
+        """
+        self._need_ours("wait")
+        return Waiting(self._own(), ids, self.timeout_s)
+
     def _waited(
         self,
-        pending: dict[str, None],
+        waiting: Waiting,
         timeout_s: float | None,
         on_result: Callable[[str, StoredResult], object] | None,
     ) -> Iterator[tuple[str, StoredResult]]:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        channels = self._own()
-        channel: Channel | None = None
-        again = 0.0
         try:
-            while pending:
-                if channel is None:
-                    channel = self._asking_to_wait(channels, pending, deadline)
-                    again = time.monotonic() + _WAIT_AGAIN_S
-                try:
-                    command = channel.receive(min(again, deadline))
-                except (Cut, Silent) as exc:
-                    if isinstance(exc, Silent) and time.monotonic() >= deadline:
-                        raise _not_final(pending) from None
-                    channels.drop(channel)
-                    channel = None
-                    continue
-                if not isinstance(command, Reply) or command.request_msgid not in pending:
-                    continue
-                task_id, result = command.request_msgid, _pushed(command)
-                del pending[task_id]
-                if not pending:
-                    channels.give_back(channel)
-                    channel = None
-                if on_result is not None:
-                    on_result(task_id, result)
-                yield task_id, result
+            while waiting.pending:
+                one = waiting.take(deadline)
+                if one is not None:
+                    if on_result is not None:
+                        on_result(*one)
+                    yield one
+                elif time.monotonic() >= deadline:
+                    raise _not_final(waiting.pending)
         except (TimeoutError, GeneratorExit):
-            if channel is not None:
-                _stop_waiting(channels, channel, pending)
+            waiting.close()
             raise
         except BaseException:
-            if channel is not None:
-                channels.drop(channel)
+            waiting.abandon()
             raise
-
-    def _asking_to_wait(self, channels: Channels, pending: Iterable[str], deadline: float) -> Channel:
-        """Return a connection on which the results of ``pending`` will come; raises TimeoutError."""
-        told = False
-        ids = list(pending)
-        while True:
-            now = time.monotonic()
-            if now >= deadline:
-                raise _not_final(ids)
-            until = min(now + self.timeout_s, deadline)
-            try:
-                channel = channels.borrow(until, until - now)
-            except OperationalError as exc:
-                if not told:
-                    logger.warning("still waiting for %d results: %s", len(ids), exc)
-                told = True
-                continue
-            try:
-                _ask_about("wait", channel, ids)
-            except (Cut, Silent):
-                channels.drop(channel)
-            except BaseException:
-                channels.drop(channel)
-                raise
-            else:
-                return channel
 
 
 def _cut_off(channel: Channel, cuts: int, limit_s: float) -> str:
@@ -373,31 +314,6 @@ def _cut_off(channel: Channel, cuts: int, limit_s: float) -> str:
         f"the broker at {channel.address} cut the connection {cuts} times within {limit_s:g} s; "
         "is a message larger than it allows?"
     )
-
-
-def _ask_about(verb: str, channel: Channel, ids: Sequence[str]) -> None:
-    for i in range(0, len(ids), _WAITS_A_TIME):
-        some = ids[i : i + _WAITS_A_TIME]
-        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})))
-
-
-def _stop_waiting(channels: Channels, channel: Channel, pending: Iterable[str]) -> None:
-    """Give back a connection on which results may still come: the next user skips them."""
-    if channel.closed:  # all of this goes to the collector at once
-        return
-    try:
-        _ask_about("unwait", channel, list(pending))
-    except (Cut, Silent):
-        channels.drop(channel)
-    else:
-        channels.give_back(channel)
-
-
-def _pushed(reply: Reply) -> StoredResult:
-    if reply.headers is not None:
-        return StoredResult(reply.headers.state, body=reply.body)
-    document = json.loads(reply.body)
-    return StoredResult(document.get("state", SUCCESS), reply=document)
 
 
 def _not_final(pending: Iterable[str]) -> TimeoutError:

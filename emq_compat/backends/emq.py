@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from emq_compat.backends.base import ResultStore, Tree
+from emq_compat.backends.watcher import Watcher
 from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Publish
+from emq_compat.waiting import Waiting
 
-__all__ = ["BrokerStore", "ResultClient"]
+__all__ = ["BrokerStore", "BrokerWatcher", "ResultClient"]
 
 #: A saved group is a result of its own: no task has such an id.
 _GROUP = "group:"
@@ -28,6 +32,57 @@ class ResultClient(Protocol):
     def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
     def results(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]: ...
     def wait(self, ids: Iterable[str], timeout_s: float | None) -> Iterable[tuple[str, StoredResult]]: ...
+
+
+class BrokerWatcher(Watcher):
+    """Tells of results that the broker pushes, all over one connection."""
+
+    def __init__(self, client: Callable[[], Any]) -> None:
+        """``client`` gives an emq_compat.client.Client."""
+        self._client = client
+        super().__init__("results from the broker")
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._waiting: Waiting | None = None
+        self._fds: tuple[int, int] | None = None
+
+    def _prepare(self) -> None:
+        self._fds = os.pipe()
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+
+    def _wake(self) -> None:
+        if self._fds is not None:
+            try:
+                os.write(self._fds[1], b".")
+            except BlockingIOError:  # it is woken already
+                pass
+
+    def _arrived(
+        self, new: set[str], gone: set[str], pending: list[str]
+    ) -> Iterable[tuple[str, StoredResult]]:
+        assert self._fds is not None
+        if self._waiting is None:
+            self._waiting = self._client().waiting(pending)
+        else:
+            self._waiting.discard(gone)
+            self._waiting.add(new)
+        one = self._waiting.take(math.inf, self._fds[0])
+        try:
+            os.read(self._fds[0], 4096)
+        except BlockingIOError:
+            pass
+        return () if one is None else (one,)
+
+    def _finish(self, gone: set[str]) -> None:
+        if self._waiting is not None:
+            self._waiting.discard(gone)
+            self._waiting.close()
+            self._waiting = None
+        fds, self._fds = self._fds, None
+        for fd in fds or ():
+            os.close(fd)
 
 
 class BrokerStore(ResultStore):
@@ -76,6 +131,10 @@ class BrokerStore(ResultStore):
         self, ids: Iterable[str], timeout_s: float | None, interval_s: float = 0.5
     ) -> Iterator[tuple[str, StoredResult]]:
         yield from self._ours().wait(ids, timeout_s)
+
+    def _new_watcher(self) -> Watcher:
+        waiting = getattr(self._ours(), "waiting", None)
+        return super()._new_watcher() if waiting is None else BrokerWatcher(self._ours)
 
     def _ours(self) -> ResultClient:
         client = self._client()

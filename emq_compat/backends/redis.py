@@ -269,11 +269,15 @@ class RedisWatcher(Watcher):
 
     def _prepare(self) -> None:
         self._fds = os.pipe()
-        os.set_blocking(self._fds[0], False)
+        for fd in self._fds:
+            os.set_blocking(fd, False)
 
     def _wake(self) -> None:
         if self._fds is not None:
-            os.write(self._fds[1], b".")
+            try:
+                os.write(self._fds[1], b".")
+            except BlockingIOError:  # it is woken already
+                pass
 
     def _arrived(
         self, new: set[str], gone: set[str], pending: list[str]

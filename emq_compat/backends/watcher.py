@@ -42,6 +42,11 @@ class Watcher(ABC):
         self._gone: set[str] = set()
         self._thread: threading.Thread | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is waited for, and no thread is there."""
+        return self._thread is None
+
     def add(self, ids: Iterable[str], told: Told) -> None:
         """Call ``told`` once for each of these ids, as soon as its result is final."""
         if self._pid != os.getpid():

@@ -47,7 +47,7 @@ class Frame:
     """
 
     __slots__ = (
-        "delivery", "entered", "follow_ups", "max_retries", "previous", "report", "request", "task",
+        "delivery", "entered", "follow_ups", "max_retries", "previous", "report", "request", "said", "task",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,8 @@ class Frame:
         self.previous = previous
         self.entered = entered
         self.follow_ups: list[Publish] | None = None
+        #: A final state with its meta that the task told of itself: its end if it raises Ignore.
+        self.said: tuple[str, Any] | None = None
         self.max_retries: int | None = None
 
     def publish_later(self, message: Publish) -> None:

@@ -16,12 +16,14 @@ from emq_compat.message import (
     SUCCESS,
     Delivery,
     Failure,
+    Headers,
     Outcome,
+    Publish,
 )
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report, failure_of
 from emq_compat.shim.canvas.launch import LAUNCH
-from emq_compat.shim.codec import jsonable
+from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.flow import failed, succeeded
@@ -87,6 +89,8 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         logger.info("Task %s[%s] ignored", task.name, request.id)
         if not frame.follow_ups:  # else something else goes on in its place
             _end(frame, IGNORED, exc, failure_of(exc, jsonable=jsonable))
+        if frame.said is not None:
+            frame.publish_later(_said(frame, *frame.said))
         return Outcome(state=IGNORED, follow_ups=frame.published())
     except Reject as exc:
         failure = failure_of(exc, jsonable=jsonable)
@@ -141,3 +145,23 @@ def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None
     queue = frame.delivery.queue
     for message in failed(frame.task.app, request, queue, state=state, exc=exc, failure=failure):
         frame.publish_later(message)
+
+
+def _said(frame: Frame, state: str, meta: Any) -> Publish:
+    """Return the outcome that a run told of itself by update_state before it raised Ignore."""
+    assert frame.delivery is not None
+    headers = frame.delivery.headers
+    told = {"value": meta, "state": state, **told_of(frame.task, frame.request)}
+    return Publish(
+        queue=frame.delivery.queue,
+        headers=Headers(
+            guarantee=True,
+            task_id=headers.task_id,
+            task=headers.task,
+            settled=state,
+            chord=headers.chord.rstrip("+"),
+            no_result=headers.no_result,
+            keep_s=headers.keep_s,
+        ),
+        payload=dumps(told).encode(),
+    )

@@ -1,22 +1,27 @@
 """From the error in a stored result back to an exception that can be caught by its class.
 
-Nothing is imported because a message says so: the class is looked up in modules that are loaded already.
-Where it isn't found, a stand-in of the same name takes its place. ``SystemExit``, ``KeyboardInterrupt``,
-``GeneratorExit`` and ``asyncio.CancelledError`` always come back as stand-ins: the end of a remote task must
-not end the program, or cancel the coroutine, that asks for its result.
+Nothing is imported because a message says so, but modules of the project itself (own_packages.py): elsewhere
+the class is looked up in modules that are loaded already. Where it isn't found, a stand-in of the same name
+takes its place. ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` and ``asyncio.CancelledError`` are
+always stood in for: the end of a remote task must not end the program, or cancel the coroutine, that asks for
+its result.
 """
 
 from __future__ import annotations
 
 import builtins
+import importlib
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from emq_compat.shim import exceptions
 from emq_compat.shim.exceptions import RemoteTraceback
 
 __all__ = ["exception_from"]
+
+logger = logging.getLogger("emq_compat.task")
 
 _OURS = {
     name: value
@@ -28,21 +33,32 @@ _ALIASES = frozenset({"celery.exceptions", "billiard.exceptions", "kombu.excepti
 _NEVER_RAISED = frozenset({"SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError"})
 
 
-def exception_from(error: Mapping[str, Any], traceback: str = "") -> BaseException:
+def exception_from(
+    error: Mapping[str, Any],
+    traceback: str = "",
+    *,
+    may_import: Callable[[str], bool] = lambda module: False,
+) -> BaseException:
     """Return the exception that ``error`` (a reply's ``{"type", "module", "args", "message"}``) tells of.
 
-    ``traceback`` is the worker's; it becomes the exception's ``__cause__``, so that it is shown with it.
+    Without a ``message`` its text is what its class makes of its arguments.
+
+    Args:
+        traceback: the worker's; it becomes the exception's ``__cause__``, so that it is shown with it.
+        may_import: says which modules may be imported to find the class.
     """
     name = _text(error.get("type")) or "Exception"
     module = _text(error.get("module"))
     raw = error.get("args")
     args = tuple(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else ()
-    message = _text(error.get("message"))
+    message = error.get("message")
     cls = _loaded_class(module, name)
+    if cls is None and module not in sys.modules and name not in _NEVER_RAISED and may_import(module):
+        cls = _imported_class(module, name)
     exc = _made(cls, args) if cls is not None else None
     if exc is None:
         exc = _stand_in(name, module, Exception)(*args)
-    if not _says(exc, message):
+    if message is not None and not _says(exc, message := _text(message)):
         # Its text needs what the constructor would have set, or an argument that JSON couldn't carry.
         spoken = _stand_in(type(exc).__name__, type(exc).__module__, type(exc), text=message)
         exc = _made(spoken, args) or _stand_in(name, module, Exception, text=message)(*args)
@@ -74,6 +90,16 @@ def _loaded_class(module: str, name: str) -> type[BaseException] | None:
     if not isinstance(found, type) or not issubclass(found, BaseException):
         return None
     return found if found.__name__ not in _NEVER_RAISED else None
+
+
+def _imported_class(module: str, name: str) -> type[BaseException] | None:
+    """Return the exception class ``module.name`` of a module that may be imported."""
+    try:
+        importlib.import_module(module)
+    except Exception as exc:  # noqa: BLE001 - whatever importing it raises: the stand-in will do
+        logger.warning("importing %s, to raise its %s, failed: %r", module, name, exc)
+        return None
+    return _loaded_class(module, name)
 
 
 def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:

@@ -17,7 +17,7 @@ from emq_compat.shim.awaiting import inside
 from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
 from emq_compat.shim.canvas.methods import CanvasMethods
 from emq_compat.shim.canvas.regen import as_list
-from emq_compat.shim.codec import dumps
+from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, RequestStack, frame_var
 from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
@@ -31,6 +31,7 @@ from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import EagerResult
 from emq_compat.shim.retention import seconds_kept
 from emq_compat.shim.retrying import retry_message
+from emq_compat.shim.states import READY_STATES
 
 if TYPE_CHECKING:
     from emq_compat.message import Delivery, Job, Outcome
@@ -368,8 +369,9 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     ) -> None:
         """Tell a state of the running task, or of the task ``task_id``; ``result.info`` shows ``meta``.
 
-        Of a task that runs here it is told by its worker, and none is kept of an eager run without
-        store_eager_result; another task's is put into the result backend.
+        Of a task that runs here it is told by its worker; a final state is what it ends with if it then
+        raises Ignore. None is kept of an eager run without store_eager_result; another task's is put into the
+        result backend.
 
         Raises:
             EncodeError: ``meta`` can't be carried.
@@ -385,7 +387,11 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if task_id != request.id:
             self._store().store_result(task_id, meta, state, request=None, **kwargs)
         elif frame is not None and frame.report is not None:
-            frame.report(state, dumps({"value": meta, "state": state}).encode())
+            told = {"value": jsonable(meta), "state": state}
+            if state in READY_STATES:
+                frame.said = state, told["value"]
+            else:
+                frame.report(state, dumps(told).encode())
         elif self.store_eager_result and not request.ignore_result:
             self._store().store_result(task_id, meta, state, request=request, **kwargs)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -179,8 +180,6 @@ def test_a_stock_worker_s_reply_is_a_value(app: Celery, client: Recorder) -> Non
 
 def test_nothing_is_imported_because_a_result_says_so(app: Celery, client: Recorder) -> None:
     """A class that isn't loaded is stood in for by one of its name; SystemExit never comes back as itself."""
-    import sys
-
     told = {
         "Unheard": error("Unheard", "some.module.not.loaded", "x"),
         "SystemExit": error("SystemExit", "builtins", 3, message="3"),
@@ -193,6 +192,24 @@ def test_nothing_is_imported_because_a_result_says_so(app: Celery, client: Recor
         assert (name, reply["message"]) == (type(raised).__name__, str(raised))
         assert isinstance(raised, Exception)
     assert "some.module.not.loaded" not in sys.modules
+
+
+def test_the_project_s_own_modules_are_imported_to_raise_their_exceptions(
+    app: Celery, client: Recorder, module: Callable[[str, str], None]
+) -> None:
+    """A class in a package of the app's tasks or of `include` is found though nobody has imported it yet."""
+    module("ownproj.errors", "class Own(Exception): pass\n")
+    module("otherproj.errors", "class Own(Exception): pass\n")
+    module("ownproj.broken", "raise RuntimeError('at import')\n")
+    app.conf.include = ["ownproj.tasks"]
+    for name in ("ownproj.errors", "otherproj.errors", "ownproj.broken", "ownproj.missing"):
+        client.stored[name] = stored("FAILURE", error=error("Own", name, "x"))
+
+    found = {name: app.AsyncResult(name).get(propagate=False) for name in client.stored}
+
+    assert "otherproj.errors" not in sys.modules
+    assert type(found["ownproj.errors"]) is sys.modules["ownproj.errors"].Own
+    assert {("Own", "x")} == {(type(exc).__name__, str(exc)) for exc in found.values()}
 
 
 def test_a_reply_that_is_odd_raises_something_that_says_what_it_was(app: Celery, client: Recorder) -> None:

@@ -9,6 +9,7 @@ from emq_compat.client import StoredResult
 from emq_compat.shim import states
 from emq_compat.shim.codec import revive
 from emq_compat.shim.exceptions import TaskRevokedError
+from emq_compat.shim.own_packages import own_modules_of
 from emq_compat.shim.remote_error import exception_from
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def exception_of(stored: StoredResult, app: Celery) -> BaseException:
             error = {"type": "Exception", "args": [text], "message": str(text)}
     if "args" in error:
         error = {**error, "args": revive(error["args"])}
-    return exception_from(error, str(reply.get("traceback") or ""))
+    traceback = str(reply.get("traceback") or "")
+    return exception_from(error, traceback, may_import=own_modules_of(app))
 
 
 def value_of(stored: StoredResult, app: Celery) -> Any:

@@ -1,0 +1,170 @@
+"""Waiting for results over one connection at a time, with failover: the broker pushes, nothing is polled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from emq_compat.channel import Channel, Channels, Cut, Silent
+from emq_compat.errors import OperationalError
+from emq_compat.message import SUCCESS, new_id
+from emq_compat.protocol.commands import Ask, Reply
+from emq_compat.protocol.frames import encode
+
+__all__ = ["StoredResult", "Waiting"]
+
+logger = logging.getLogger(__name__)
+
+#: Ids in one ASK: answers stay small beside the codec's limits.
+_WAITS_A_TIME = 10_000
+#: The broker forgets a wait after 150 s (docs/protocol.md).
+_WAIT_AGAIN_S = 60.0
+
+
+class StoredResult:
+    """What the broker keeps of a task: its state and, decoded on first use, the reply's JSON object."""
+
+    __slots__ = ("_body", "_reply", "state")
+
+    def __init__(self, state: str, *, body: bytes = b"", reply: dict[str, Any] | None = None) -> None:
+        self.state = state
+        self._body = body
+        self._reply = reply
+
+    @property
+    def reply(self) -> dict[str, Any]:
+        """The reply's JSON object, ``{"value", "state", "error", "traceback", …}`` (docs/protocol.md)."""
+        if self._reply is None:
+            self._reply = json.loads(self._body)
+        return self._reply
+
+    def __repr__(self) -> str:
+        return f"StoredResult({self.state!r}, {self.reply!r})"
+
+
+class Waiting:
+    """The results of some tasks, which may become more or fewer, as they become final; for one thread.
+
+    A connection that is cut is replaced, and what is still missing is asked for again: it lasts over restarts
+    of the broker. ``timeout_s`` bounds each try to connect.
+
+    Attributes:
+        pending: the ids that are waited for.
+    """
+
+    def __init__(self, channels: Channels, ids: Iterable[str], timeout_s: float) -> None:
+        self.pending = dict.fromkeys(ids)
+        self._channels = channels
+        self._timeout_s = timeout_s
+        self._channel: Channel | None = None
+        self._again = 0.0
+        self._told = False
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Wait for these, too."""
+        new = [task_id for task_id in ids if task_id not in self.pending]
+        self.pending.update(dict.fromkeys(new))
+        self._say("wait", new)
+
+    def discard(self, ids: Iterable[str]) -> None:
+        """Don't wait for these any more."""
+        gone = [task_id for task_id in ids if task_id in self.pending]
+        for task_id in gone:
+            del self.pending[task_id]
+        self._say("unwait", gone)
+
+    def take(self, deadline: float, wake_fd: int | None = None) -> tuple[str, StoredResult] | None:
+        """Return the next (task id, result); None: not until ``deadline``, or ``wake_fd`` can be read."""
+        while self.pending:
+            channel = self._channel or self._open(deadline)
+            if channel is None:
+                return None
+            try:
+                command = channel.receive_now()
+                if command is None:
+                    woken = channel.sleep(min(self._again, deadline), wake_fd)
+                    if woken:
+                        return None
+                    continue
+            except (Cut, Silent) as exc:
+                if isinstance(exc, Silent) and time.monotonic() >= deadline:
+                    return None
+                self._drop()
+                continue
+            if isinstance(command, Reply) and command.request_msgid in self.pending:
+                del self.pending[command.request_msgid]
+                if not self.pending:
+                    self.close()
+                return command.request_msgid, _pushed(command)
+        return None
+
+    def close(self) -> None:
+        """End the waiting; the connection is given back, and its next user skips what still comes on it."""
+        if self._channel is not None:
+            self._say("unwait", list(self.pending))
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            self._channels.give_back(channel)
+
+    def abandon(self) -> None:
+        """End the waiting after an error: the connection is closed."""
+        self._drop()
+
+    def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._channels.drop(channel)
+
+    def _say(self, verb: str, ids: Sequence[str]) -> None:
+        """Tell the broker; on a connection that is cut nothing is lost, the next one says it all."""
+        if self._channel is None or not ids:
+            return
+        try:
+            _ask_about(verb, self._channel, ids)
+        except (Cut, Silent):
+            self._drop()
+
+    def _open(self, deadline: float) -> Channel | None:
+        """Return a connection on which all pending results will come; None: there is none by ``deadline``."""
+        while True:
+            now = time.monotonic()
+            if now >= deadline:
+                return None
+            until = min(now + self._timeout_s, deadline)
+            try:
+                channel = self._channels.borrow(until, until - now)
+            except OperationalError as exc:
+                if not self._told:
+                    logger.warning("still waiting for %d results: %s", len(self.pending), exc)
+                self._told = True
+                if deadline == math.inf:
+                    return None  # so that whoever waits for ever hears of changes meanwhile
+                continue
+            try:
+                _ask_about("wait", channel, list(self.pending))
+            except (Cut, Silent):
+                self._channels.drop(channel)
+            except BaseException:
+                self._channels.drop(channel)
+                raise
+            else:
+                self._channel = channel
+                self._again = time.monotonic() + _WAIT_AGAIN_S
+                return channel
+
+
+def _ask_about(verb: str, channel: Channel, ids: Sequence[str]) -> None:
+    for i in range(0, len(ids), _WAITS_A_TIME):
+        some = ids[i : i + _WAITS_A_TIME]
+        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})))
+
+
+def _pushed(reply: Reply) -> StoredResult:
+    if reply.headers is not None:
+        return StoredResult(reply.headers.state, body=reply.body)
+    document = json.loads(reply.body)
+    return StoredResult(document.get("state", SUCCESS), reply=document)

@@ -29,7 +29,7 @@ from emq_compat.message import (
 )
 from emq_compat.run import failure_of
 from emq_compat.shim.canvas.launch import LAUNCH, failing
-from emq_compat.shim.canvas.signature import maybe_signature
+from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.pipeline import collecting
@@ -140,7 +140,7 @@ def _call(app: Celery, errback: Any, request: Context, exc: BaseException, trace
     """Call an errback: with (request, exc, traceback) here, or, of the old style, as a task with the id."""
     sig = maybe_signature(errback, app=app)
     task = app.tasks.get(sig.task) if not sig.subtask_type else None
-    if task is not None and is_new_style(task):
+    if task is not None and is_new_style(task, sig):
         try:
             sig(request, exc, traceback)
         except Exception:
@@ -164,7 +164,7 @@ def failed_here(app: Celery, request: Context, exc: BaseException, traceback: st
         sig = maybe_signature(errback, app=app)
         task = app.tasks.get(sig.task) if not sig.subtask_type else None
         try:
-            if task is not None and is_new_style(task):
+            if task is not None and is_new_style(task, sig):
                 sig(request, exc, traceback)
             else:
                 sig.apply((request.id,))
@@ -172,11 +172,11 @@ def failed_here(app: Celery, request: Context, exc: BaseException, traceback: st
             logger.exception("errback %r raised an exception", sig.task)
 
 
-def is_new_style(task: Task[..., Any]) -> bool:
-    """Return whether a task is an errback that is called with (request, exc, traceback), by Celery's rule.
+def is_new_style(task: Task[..., Any], sig: Signature) -> bool:
+    """Return whether ``sig`` of a task is an errback that is called with (request, exc, traceback).
 
-    It takes more than one argument, and isn't bound: bound tasks are called as tasks, with the failed one's
-    id, so that they can be retried.
+    By Celery's rule it takes more than one argument beside those that the signature has already, and isn't
+    bound: bound tasks are called as tasks, with the failed one's id, so that they can be retried.
     """
     if inspect.ismethod(task.run):
         return False
@@ -185,7 +185,10 @@ def is_new_style(task: Task[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    stored = 0 if sig.immutable else len(sig.args) + sum(p.name in sig.kwargs for p in positional)
+    return len(positional) - stored > 1
 
 
 def _as_request(task: Mapping[str, Any], launcher: Context) -> Context:

@@ -18,7 +18,8 @@ from emq_compat.errors import BrokerRefused, OperationalError
 from emq_compat.message import Publish, new_id
 from emq_compat.protocol.commands import Ack, Answer, Ask, Reply
 from emq_compat.protocol.frames import encode
-from emq_compat.waiting import StoredResult, Waiting
+from emq_compat.stored import StoredResult
+from emq_compat.waiting import Waiting
 
 __all__ = ["Client", "StoredResult", "client_for"]
 

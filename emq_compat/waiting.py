@@ -7,15 +7,15 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import OperationalError
 from emq_compat.message import SUCCESS, new_id
 from emq_compat.protocol.commands import Ask, Reply
 from emq_compat.protocol.frames import encode
+from emq_compat.stored import StoredResult
 
-__all__ = ["StoredResult", "Waiting"]
+__all__ = ["Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +23,6 @@ logger = logging.getLogger(__name__)
 _WAITS_A_TIME = 10_000
 #: The broker forgets a wait after 150 s (docs/protocol.md).
 _WAIT_AGAIN_S = 60.0
-
-
-class StoredResult:
-    """What the broker keeps of a task: its state and, decoded on first use, the reply's JSON object."""
-
-    __slots__ = ("_body", "_reply", "state")
-
-    def __init__(self, state: str, *, body: bytes = b"", reply: dict[str, Any] | None = None) -> None:
-        self.state = state
-        self._body = body
-        self._reply = reply
-
-    @property
-    def reply(self) -> dict[str, Any]:
-        """The reply's JSON object, ``{"value", "state", "error", "traceback", …}`` (docs/protocol.md)."""
-        if self._reply is None:
-            self._reply = json.loads(self._body)
-        return self._reply
-
-    def __repr__(self) -> str:
-        return f"StoredResult({self.state!r}, {self.reply!r})"
 
 
 class Waiting:

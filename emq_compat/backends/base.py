@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from emq_compat.backends.watcher import PollingWatcher, Watcher
-from emq_compat.client import StoredResult
 from emq_compat.message import FINAL_STATES
+from emq_compat.stored import StoredResult
 
 __all__ = ["ResultStore", "Tree", "polled", "without_password"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import FINAL_STATES
+from emq_compat.stored import StoredResult
 
 __all__ = ["MemcachedStore", "MemoryStore"]
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, TypeVar
 from emq_compat.backends.base import ResultStore, Tree, without_password
 from emq_compat.backends.keyvalue import RecordCodec
 from emq_compat.backends.record import EXTENDED, record_of, result_of
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import SUCCESS
+from emq_compat.stored import StoredResult
 
 __all__ = ["DatabaseStore"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from emq_compat.backends.base import ResultStore, Tree
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError
+from emq_compat.stored import StoredResult
 
 __all__ = ["DisabledStore"]
 

@@ -6,14 +6,16 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from emq_compat.backends.base import ResultStore, Tree
 from emq_compat.backends.watcher import Watcher
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Publish
-from emq_compat.waiting import Waiting
+from emq_compat.stored import StoredResult
+
+if TYPE_CHECKING:
+    from emq_compat.waiting import Waiting
 
 __all__ = ["BrokerStore", "BrokerWatcher", "ResultClient"]
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from emq_compat.backends.base import ResultStore, Tree
 from emq_compat.backends.record import record_of, result_of
-from emq_compat.client import StoredResult
 from emq_compat.message import SUCCESS
+from emq_compat.stored import StoredResult
 
 __all__ = ["KeyValueStore", "RecordCodec"]
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from emq_compat.client import StoredResult
 from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS
+from emq_compat.stored import StoredResult
 
 __all__ = ["EXTENDED", "record_of", "result_of"]
 

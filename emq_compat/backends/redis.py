@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from emq_compat.backends.base import without_password
 from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
 from emq_compat.backends.watcher import Watcher
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import FINAL_STATES
+from emq_compat.stored import StoredResult
 
 __all__ = ["RedisStore"]
 

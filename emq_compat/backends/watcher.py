@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from emq_compat.client import StoredResult
 from emq_compat.errors import EmqError
 from emq_compat.message import FINAL_STATES
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.backends.base import ResultStore

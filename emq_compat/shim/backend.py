@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.backends.base import ResultStore, without_password
-from emq_compat.client import StoredResult
 from emq_compat.run import failure_of
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
@@ -19,6 +18,7 @@ from emq_compat.shim.results.content import exception_of
 from emq_compat.shim.results.members import done_now, members_of
 from emq_compat.shim.results.tree import ResultBase, result_from_tuple
 from emq_compat.shim.store_access import StoreAccess
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

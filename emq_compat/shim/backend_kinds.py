@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.backends.base import ResultStore
 from emq_compat.backends.disabled import DisabledStore
 from emq_compat.backends.emq import BrokerStore
-from emq_compat.client import client_for
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.retention import seconds_kept
@@ -32,6 +31,8 @@ class EmqBackend(Backend):
     def _new_store(self, app: Celery, url: str | None) -> ResultStore:
         kept_s = seconds_kept(app.conf)
         if url and not url.endswith("://") and url != app.broker_url:
+            from emq_compat.client import client_for  # noqa: PLC0415 - it brings ZeroMQ
+
             return BrokerStore(lambda: client_for(url), url=url, keep_s=kept_s)
         return BrokerStore(lambda: app.client, url=url or "emq://", keep_s=kept_s)
 

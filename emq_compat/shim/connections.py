@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from emq_compat.client import client_for
 from emq_compat.errors import OperationalError
 from emq_compat.shim.configured import Configured
 from emq_compat.shim.exceptions import join_kombu
@@ -70,6 +69,8 @@ class Connection:
     def client(self) -> Publisher:
         """The client that asks."""
         if self._client is None:
+            from emq_compat.client import client_for  # noqa: PLC0415 - it brings ZeroMQ
+
             self._client = client_for(self.url)
         return self._client
 

@@ -10,10 +10,10 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Protocol
 
-from emq_compat.client import StoredResult
 from emq_compat.errors import BrokerRefused, NotPublished, OperationalError
 from emq_compat.message import Publish
 from emq_compat.shim.exceptions import join_kombu
+from emq_compat.stored import StoredResult
 
 __all__ = ["Pipeline", "Publisher", "collecting", "pipeline_of", "publish_with_tries"]
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from emq_compat.address import DEFAULT_URL
-from emq_compat.client import Client, client_for
 from emq_compat.message import Publish
 from emq_compat.shim import current
 from emq_compat.shim.amqp import AMQP
@@ -90,6 +89,8 @@ class Sender(Connections):
         """The connection to the broker; set it to use another one (a test's)."""
         self._refresh()
         if self._client is None:
+            from emq_compat.client import Client, client_for  # noqa: PLC0415 - it brings ZeroMQ
+
             url, conf = self.broker_url, self.conf
             if "broker_connection_timeout" in conf.changes or "broker_pool_limit" in conf.changes:
                 limit_s = conf.broker_connection_timeout or 4.0

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from emq_compat.backends.base import ResultStore
 from emq_compat.backends.record import record_of
-from emq_compat.client import StoredResult
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
@@ -19,6 +18,7 @@ from emq_compat.shim.pipeline import pipeline_of
 from emq_compat.shim.results.arrivals import AsyncArrivals, late
 from emq_compat.shim.results.content import value_of
 from emq_compat.shim.results.tree import result_from_tuple
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

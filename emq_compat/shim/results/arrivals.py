@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from emq_compat.client import StoredResult
 from emq_compat.shim.exceptions import TimeoutError as ShimTimeoutError
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     import asyncio

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.client import StoredResult
 from emq_compat.shim import states
 from emq_compat.shim.codec import revive
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.own_packages import own_modules_of
 from emq_compat.shim.remote_error import exception_from
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from emq_compat.client import StoredResult
 from emq_compat.message import new_id
 from emq_compat.shim import states
 from emq_compat.shim.promise import Promise
 from emq_compat.shim.results.single import AsyncResult
+from emq_compat.stored import StoredResult
 
 __all__ = ["EagerResult"]
 

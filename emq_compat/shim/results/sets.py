@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.client import StoredResult
 from emq_compat.shim import current, states
 from emq_compat.shim.promise import Promise
 from emq_compat.shim.results.blocking import assert_will_not_block
 from emq_compat.shim.results.single import AsyncResult, leaves
 from emq_compat.shim.results.tree import ResultBase
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

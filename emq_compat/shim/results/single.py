@@ -7,7 +7,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from emq_compat.client import StoredResult
 from emq_compat.shim import current, states
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim.codec import revive
@@ -17,6 +16,7 @@ from emq_compat.shim.promise import Promise
 from emq_compat.shim.results.blocking import assert_will_not_block
 from emq_compat.shim.results.content import exception_of, value_of
 from emq_compat.shim.results.tree import ResultBase, result_from_tuple
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

@@ -1,7 +1,8 @@
 """Results in an SQL database, in Celery's tables: ``db+sqlite:///results.db`` and what SQLAlchemy knows.
 
-Celery's tables hold pickles. Ours are read by a genuine Celery client, and hold nothing but plain values; of
-those that others wrote only plain values are read, whatever a pickle asks for (``_Plain``).
+Up to Celery 5.6 a result is a pickle there, from 5.7 on what result_serializer makes of it; 5.7 reads both,
+and so do we. Ours are pickles, which every Celery reads, of nothing but plain values; of pickles that others
+wrote only plain values are read, whatever they ask for (``_Plain``). There is no column for children.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _PLAIN_TYPES: Mapping[tuple[str, str], Any] = {
 #: The call of Celery's that makes a group's result of plain data, in front of that data, as a pickle.
 _GROUP_HEAD = b"\x80\x02ccelery.result\nresult_from_tuple\n"
 _GROUP_TAIL = b"\x85R."
+#: What every pickle of protocol 2 and later begins with.
+_PICKLED = b"\x80"
 _IDS_A_TIME = 500
 
 
@@ -291,6 +294,8 @@ class DatabaseStore(ResultStore):
         if value is None:
             return None
         try:
+            if value[:1] != _PICKLED:
+                return self._codec.decode(value)
             return _Plain(io.BytesIO(value)).load()
         except Exception as exc:  # whatever is in there
             where = without_password(self.url)

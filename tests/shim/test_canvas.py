@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -255,6 +256,27 @@ def test_an_empty_header_runs_the_body(t: Tasks, client: Recorder) -> None:
 
     (message,) = client.published
     assert ("", [[]]) == (message.headers.awaits, json.loads(message.payload)[1]["args"])
+
+
+def test_a_generators_header_is_published_while_it_is_made(t: Tasks, client: Recorder) -> None:
+    """Parts go as soon as they are there, the body last, when their number is known."""
+    seen = []
+
+    def header() -> Any:
+        for n in range(3):
+            seen.append(len(client.published))
+            yield t.add.s(n)
+            until = time.monotonic() + 0.06
+            while time.monotonic() < until:
+                pass
+
+    result = chord(header(), t.total.s())()
+
+    assert [0, 1, 2] == seen
+    *parts, body = client.published
+    assert (result.id, "3") == (body.headers.task_id, body.headers.awaits.rpartition(":")[2])
+    assert ["0", "1", "2"] == [part.headers.chord.rpartition(":")[2] for part in parts]
+    assert [part.headers.task_id for part in parts] == [part.id for part in result.parent]
 
 
 def test_a_group_takes_no_callbacks_as_a_whole(t: Tasks) -> None:

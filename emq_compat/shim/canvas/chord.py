@@ -7,6 +7,7 @@ message names the chord and its place in it. ``options['chord']`` of a part is t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +85,10 @@ class chord(Signature):  # noqa: N801 - Celery's name
 
     def _get_app(self, body: Any = None) -> Celery:
         app = self._app
-        if app is None and self.tasks:
-            app = getattr(next(iter(self._members())), "_app", None)
         if app is None and body is not None:
             app = body._app
+        if app is None and self.tasks:
+            app = getattr(next(iter(self._members())), "_app", None)
         return app or current.get_app()
 
     def _members(self) -> Any:
@@ -246,6 +247,17 @@ class chord(Signature):  # noqa: N801 - Celery's name
         result = body.freeze(
             task_id, group_id=of_body.get("group_id") or own_id, root_id=root_id, chord=of_body.get("chord")
         )
+        if isinstance(header.tasks, Regen) and header.tasks.lazy:
+            given = {**options, "task_id": own_id, "root_id": root_id}
+            size, header_result = self._stream(app, header, partial_args, kwargs, given)
+            if size:
+                last = next(reversed(list(leaves_of(header_result))))
+                parents = {"parent_id": last, "root_id": root_id or _running_root(app) or last}
+                body.apply_async(awaits={"id": own_id, "size": size}, add_to_parent=False, **parents)
+            else:
+                body.apply_async(([],))
+            _oldest(result).parent = header_result
+            return result
         ids = {"task_id": own_id, "root_id": root_id}
         header.options.update({name: value for name, value in ids.items() if value})
         header_result = header.freeze(group_id=own_id, chord={"id": own_id}, root_id=root_id)
@@ -263,6 +275,42 @@ class chord(Signature):  # noqa: N801 - Celery's name
                 )
         _oldest(result).parent = header_result
         return result
+
+    def _stream(
+        self,
+        app: Celery,
+        header: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        options: dict[str, Any],
+    ) -> tuple[int, Any]:
+        """Publish a header while its generator makes it; returns how many parts it has, and its result.
+
+        What is made within _BULK_S is published as one bulk. The broker takes parts before their body.
+        """
+        own_id, root_id = options.pop("task_id"), options.get("root_id")
+        results: list[Any] = []
+        size = 0
+        made = header.tasks.stream()
+        more = True
+        while more:
+            more = False
+            until = time.monotonic() + _BULK_S
+            with app.pipeline():
+                for given in made:
+                    for task in group([maybe_signature(given, app=app)], app=app).members():
+                        index = len(results)
+                        place = {"id": own_id, "index": str(index)}
+                        results.append(
+                            task.freeze(group_id=own_id, chord=place, root_id=root_id, group_index=index)
+                        )
+                        size += self._descend(task)
+                        given_options = {**options, "chord": place, "group_id": own_id}
+                        task.apply_async(args, kwargs, add_to_parent=False, **given_options)
+                    if time.monotonic() >= until:
+                        more = True
+                        break
+        return size, app.GroupResult(own_id, results)
 
     def apply(
         self,
@@ -341,6 +389,19 @@ def _header(header: Any, app: Celery | None) -> Any:
     if isinstance(header, (list, tuple)):
         return [signature(task, app=app) for task in header]
     return Regen(signature(task, app=app) for task in header)
+
+
+#: What a generator makes within so many seconds is published as one.
+_BULK_S = 0.05
+
+
+def leaves_of(result: Any) -> Any:
+    """Iterate over the ids of the tasks in a header's result."""
+    for member in result.results:
+        if hasattr(member, "results"):
+            yield from leaves_of(member)
+        else:
+            yield member.id
 
 
 def _oldest(result: Any) -> Any:

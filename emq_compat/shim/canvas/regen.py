@@ -36,6 +36,16 @@ class Regen(list[Any]):
         else:
             self[:] = [change(item) for item in list.__iter__(self)]
 
+    def stream(self) -> Iterator[Any]:
+        """Iterate while it is being made: each element as soon as it is there."""
+        source, self._source = self._source, None
+        if source is None:
+            yield from list.__iter__(self)
+            return
+        for item in source:
+            list.append(self, item)
+            yield item
+
     def __iter__(self) -> Iterator[Any]:
         self._filled()
         return list.__iter__(self)

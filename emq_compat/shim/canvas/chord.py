@@ -292,10 +292,9 @@ class chord(Signature):  # noqa: N801 - Celery's name
         results: list[Any] = []
         size = 0
         made = header.tasks.stream()
-        more = True
+        more, until = True, 0.0
         while more:
             more = False
-            until = time.monotonic() + _BULK_S
             with app.pipeline():
                 for given in made:
                     for task in group([maybe_signature(given, app=app)], app=app).members():
@@ -310,6 +309,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
                     if time.monotonic() >= until:
                         more = True
                         break
+            until = time.monotonic() + _BULK_S
         return size, app.GroupResult(own_id, results)
 
     def apply(

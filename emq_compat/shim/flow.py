@@ -30,6 +30,7 @@ from emq_compat.message import (
 from emq_compat.run import failure_of
 from emq_compat.shim.canvas.launch import LAUNCH, failing
 from emq_compat.shim.canvas.signature import Signature, maybe_signature
+from emq_compat.shim.codec import revive
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.pipeline import collecting
@@ -141,6 +142,8 @@ def _call(app: Celery, errback: Any, request: Context, exc: BaseException, trace
     sig = maybe_signature(errback, app=app)
     task = app.tasks.get(sig.task) if not sig.subtask_type else None
     if task is not None and is_new_style(task, sig):
+        # It isn't carried any further: its arguments are called with as they were given.
+        sig.args, sig.kwargs = tuple(revive(list(sig.args))), revive(sig.kwargs)
         try:
             sig(request, exc, traceback)
         except Exception:

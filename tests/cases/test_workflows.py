@@ -297,6 +297,14 @@ def test_errbacks_of_a_chain_are_called_once(flows: Site) -> None:
     assert 0 == flows.count("ran later")
 
 
+def test_errbacks_get_their_own_arguments_as_they_were(flows: Site) -> None:
+    """An errback that is called in the worker has the bytes that its signature was made with."""
+    t = flows.tasks
+    result = t.boom.apply_async(link_error=t.typed_errback.s(b"bytes"))
+
+    flows.wait_runs(f"typed {result.id} b'bytes'")
+
+
 def test_every_member_has_the_priority(flows: Site) -> None:
     """Case 35 (d): a chain's and a chord's priority is that of each of their tasks."""
     t = flows.tasks

@@ -97,6 +97,11 @@ def new_errback(request, exc, traceback):
 
 
 @app.task
+def typed_errback(request, exc, traceback, given):
+    note(f"typed {request.id} {given!r}")
+
+
+@app.task
 def old_errback(task_id):
     note(f"old {task_id}")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emq_compat.errors import MessageError
+from emq_compat.frozen import quickly_made
 from emq_compat.headers import MAX_ID_BYTES, Headers, ReplyHeaders, slots_of_base
 
 __all__ = [
@@ -59,6 +60,9 @@ RETURNED = "RETURNED"
 FINAL_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
 
 
+_decode = json.JSONDecoder().decode
+
+
 def new_id() -> str:
     """Return a new identifier: a UUID of version 7 (RFC 9562), so that ids sort by the time they were made.
 
@@ -72,6 +76,7 @@ def new_id() -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """The object of a ``run`` request: what to call, and with what.
@@ -122,7 +127,10 @@ class Job:
             MessageError: it is not ``["run", {...}]`` with members of the right kinds; it says which.
         """
         try:
-            document = json.loads(payload)
+            if payload[:6] == b'["run"':  # it is UTF-8: json.loads would look which encoding it is
+                document = _decode(payload.decode("utf-8", "surrogatepass"))
+            else:
+                document = json.loads(payload)
         except (ValueError, RecursionError) as exc:
             raise MessageError(f"the payload is not JSON: {exc}") from exc
         if not isinstance(document, list) or len(document) != 2 or not isinstance(document[1], dict):
@@ -135,19 +143,29 @@ class Job:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Job:
         """Make a Job of the decoded options of ``run``; raises MessageError as ``decode`` does."""
-        for name in ("path", "callable"):
-            if not isinstance(options.get(name), str) or not options[name]:
-                raise MessageError(f"run needs {name!r} as a non-empty string, not {options.get(name)!r}")
-        values: dict[str, Any] = {"path": options["path"], "callable": options["callable"]}
-        for name, kind in _OPTION_KINDS.items():
-            value = options.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, kind):
-                kind_name = _KIND_NAMES[kind]
-                raise MessageError(f"run needs {name!r} as {kind_name}, not a {type(value).__name__}")
-            values[name] = value
-        return cls(**values)
+        get = options.get
+        path, function, args, kwargs = get("path"), get("callable"), get("args"), get("kwargs")
+        class_args, class_kwargs, celery = get("class_args"), get("class_kwargs"), get("celery")
+        if not (
+            type(path) is str
+            and type(function) is str
+            and (path and function)
+            and (args is None or type(args) is list)
+            and (kwargs is None or type(kwargs) is dict)
+            and (class_args is None or type(class_args) is list)
+            and (class_kwargs is None or type(class_kwargs) is dict)
+            and (celery is None or type(celery) is dict)
+        ):
+            raise MessageError(_what_is_wrong(options))
+        return cls(
+            path=path,
+            callable=function,
+            args=() if args is None else args,
+            kwargs={} if kwargs is None else kwargs,
+            class_args=() if class_args is None else class_args,
+            class_kwargs={} if class_kwargs is None else class_kwargs,
+            celery={} if celery is None else celery,
+        )
 
 
 _OPTION_KINDS: dict[str, type] = {
@@ -160,6 +178,19 @@ _OPTION_KINDS: dict[str, type] = {
 _KIND_NAMES: dict[type, str] = {list: "a list", dict: "an object"}
 
 
+def _what_is_wrong(options: Mapping[str, Any]) -> str:
+    """Return the first thing that is wrong with the options of ``run``."""
+    for name in ("path", "callable"):
+        if type(options.get(name)) is not str or not options[name]:
+            return f"run needs {name!r} as a non-empty string, not {options.get(name)!r}"
+    for name, kind in _OPTION_KINDS.items():
+        value = options.get(name)
+        if value is not None and type(value) is not kind:
+            return f"run needs {name!r} as {_KIND_NAMES[kind]}, not a {type(value).__name__}"
+    raise AssertionError("nothing is wrong with them")
+
+
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """One message to be published: a REQUEST before it has met a socket.
@@ -173,6 +204,7 @@ class Publish:
     msgid: str = field(default_factory=new_id)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A message as a worker gets it from an upstream; ``(msgid, attempt)`` names this hand-out."""
@@ -188,6 +220,7 @@ class Delivery:
         return self.headers.attempt
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An exception as data: enough to show it and, where its class is importable, to raise it again.
@@ -206,6 +239,7 @@ class Failure:
     traceback: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a job came to, as a value: ending a task needs no socket and no callback.
@@ -246,6 +280,7 @@ class Outcome:
         return Reply(state=self.state, body=encoded, follow_ups=self.follow_ups, no_result=self.no_result)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An encoded Outcome.

@@ -145,7 +145,8 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
     encode = plan.dumps
     try:
         payload = (
-            f'{plan._head}{encode(args if type(args) is tuple else list(args))},"kwargs":{encode(kwargs)}'
+            f'{plan._head}{encode(args if type(args) is tuple else list(args))},"kwargs":'
+            f'{encode(kwargs) if kwargs else "{}"}'
             f'{plan.tail()}"{task_id}"'
         )
     except (TypeError, ValueError, RecursionError) as exc:

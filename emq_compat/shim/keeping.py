@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.errors import EmqError
 from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS, Delivery, Job, Reply
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.run_plan import run_plan_of
 
 if TYPE_CHECKING:
     from emq_compat.run import Report
@@ -32,8 +33,9 @@ _STORED = frozenset({SUCCESS, FAILURE, REVOKED, RETRY})
 def store_of(app: Celery, task_name: str) -> Backend | None:
     """Return where a task's results are to be put by the worker; None: the broker keeps them."""
     task = app.tasks.get(task_name)
-    backend: Backend = (task.backend if task is not None else None) or app.backend
-    return None if backend.kept_by_broker else backend
+    if task is not None:
+        return run_plan_of(task, app).store
+    return None if app.backend.kept_by_broker else app.backend
 
 
 def reporting(backend: Backend, delivery: Delivery) -> Report:

@@ -42,11 +42,12 @@ from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.options import interval_of
-from emq_compat.shim.packing import MARKER, is_plain, pack
+from emq_compat.shim.packing import MARKER, pack
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of, request_without_arguments
 from emq_compat.shim.result import ResultBase
+from emq_compat.shim.run_plan import RunPlan, run_plan_of
 from emq_compat.shim.signals import (
     task_internal_error,
     worker_process_init,
@@ -211,25 +212,26 @@ class ShimProgram:
             return reply_of(flow.conclude(self.app, delivery))
         job = Job.decode(delivery.payload)
         name = headers.task or job.celery.get("task")
-        task = self.app.tasks.get(name) if isinstance(name, str) else None
+        app = self.app
+        task = app.tasks.get(name) if isinstance(name, str) else None
         if task is None:
             if name:
                 return self._unknown(str(name))
             task = self._task_at(job)
+        plan = run_plan_of(task, app)
         try:
-            accept = self.app.conf.accept_content
-            request = request_of(task.name, job, delivery, self.app.hostname, accept=accept)
+            request = request_of(task.name, job, delivery, app.hostname, accept=plan.accept)
         except Exception as exc:  # noqa: BLE001 - what can't be read, from whatever serializer
             logger.error("Task %s: its arguments can't be read: %s", task.name, exc)
-            request = request_without_arguments(task.name, job, delivery, self.app.hostname)
+            request = request_without_arguments(task.name, job, delivery, app.hostname)
             return self._ended(request, delivery, FAILURE, exc)
         if headers.expires and time.time() > headers.expires:
             logger.info("Task %s[%s] expired", task.name, request.id)
             return self._ended(request, delivery, REVOKED, TaskRevokedError("expired"))
-        if task.ignore_result and job.celery.get("ignore_result") is not False:
+        if plan.ignore_result and job.celery.get("ignore_result") is not False:
             request.ignore_result = True
-        if task.track_started and not request.ignore_result:
-            started = {"value": {"pid": os.getpid(), "hostname": self.app.hostname}, "state": STARTED}
+        if plan.track_started and not request.ignore_result:
+            started = {"value": {"pid": os.getpid(), "hostname": app.hostname}, "state": STARTED}
             report(STARTED, dumps(started).encode())
         began = time.monotonic()
         loader = self.app.loader
@@ -247,7 +249,7 @@ class ShimProgram:
         if outcome.state != SUCCESS:
             return reply_of(outcome)
         try:
-            reply = self._returned(task, outcome)
+            reply = self._returned(task, plan, outcome)
         except EncodeError as exc:
             logger.error("%s", exc)
             return self._ended(request, delivery, FAILURE, exc)
@@ -256,31 +258,27 @@ class ShimProgram:
             logger.info("Task %s[%s] succeeded in %.6fs", task.name, request.id, took_s)
         return reply
 
-    def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
+    def _returned(self, task: Task[..., object], plan: RunPlan, outcome: Outcome) -> Reply:
         """Return the Reply of a task that returned; raises EncodeError where the value can't be carried."""
         try:
             value = outcome.value
             if isinstance(value, ResultBase):  # its name can be carried, in Celery's form
                 value = value.as_tuple()
-            body = f'{{"value":{self._dumps(value)},"state":"SUCCESS"'
-            if outcome.extra:
-                body += "," + dumps(outcome.extra)[1:-1]
-            body += "}"
+            text = dumps(value) if plan.plain_result else self._packed(value)
+            body = f'{{"value":{text},"state":"SUCCESS"{_further(outcome.extra)}}}'
         except (TypeError, ValueError, RecursionError) as exc:
             raise EncodeError(f"the result of {task.name} can't be carried: {exc}") from exc
         return Reply(
             state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups, no_result=outcome.no_result
         )
 
-    def _dumps(self, value: Any) -> str:
-        """Return a result as JSON text; packed where result_serializer or result_compression says so.
+    def _packed(self, value: Any) -> str:
+        """Return a result as JSON text, packed as result_serializer and result_compression say.
 
         Raises:
             TypeError, ValueError, RecursionError: it can't be carried.
         """
         conf = self.app.conf
-        if is_plain(conf.result_serializer, conf.result_compression):
-            return dumps(value)
         packed = pack(value, conf.result_serializer, conf.result_compression)
         return dumps({"__type__": MARKER, "__value__": packed})
 
@@ -316,6 +314,15 @@ class ShimProgram:
         if found is None:
             raise NotAllowed(f"{job.path}.{job.callable} is no registered task")
         return found
+
+
+def _further(extra: Mapping[str, Any]) -> str:
+    """Return further members of the reply's JSON object, each with a comma in front."""
+    if not extra:
+        return ""
+    if len(extra) == 1 and "date_done" in extra:
+        return f',"date_done":"{extra["date_done"]}"'
+    return "," + dumps(extra)[1:-1]
 
 
 def _unacknowledged(outcome: Outcome, delivery: Delivery) -> Outcome:

@@ -155,26 +155,26 @@ def request_of(
     headers, celery = delivery.headers, job.celery
     task_id = headers.task_id or celery.get("id") or delivery.msgid
     typed = mentions_types(delivery.payload)
-    request = Context(
-        id=task_id,
-        task=task,
-        args=revive(job.args, accept) if typed else job.args,
-        kwargs=revive(job.kwargs, accept) if typed else job.kwargs,
-        called_directly=False,
-        correlation_id=task_id,
-        root_id=task_id,
-        hostname=hostname,
-        retries=headers.retries,
-        ignore_result=headers.no_result,
-        utc=True,
-        delivery_info={
+    request = Context()
+    own = request.__dict__ = {
+        "id": task_id,
+        "task": task,
+        "args": revive(job.args, accept) if typed else job.args,
+        "kwargs": revive(job.kwargs, accept) if typed else job.kwargs,
+        "called_directly": False,
+        "correlation_id": task_id,
+        "root_id": task_id,
+        "hostname": hostname,
+        "retries": headers.retries,
+        "ignore_result": headers.no_result,
+        "utc": True,
+        "delivery_info": {
             "exchange": "",
             "routing_key": delivery.queue,
             "priority": headers.priority,
             "redelivered": headers.redelivered,
         },
-    )
-    own = request.__dict__
+    }
     for key in celery:
         if key in _FROM_MESSAGE:
             own[key] = celery[key]

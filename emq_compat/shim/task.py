@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from emq_compat.message import Delivery, Job, Outcome
     from emq_compat.run import Report
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.run_plan import RunPlan
 
 __all__ = ["Task", "unpickle_task"]
 
@@ -54,6 +55,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     _app: Celery | None = None
     _plan: Plan | None = None
     _plan_app: Celery | None = None
+    _run_plan: RunPlan | None = None
     _custom_call: ClassVar[bool] = False
     _has_handlers: ClassVar[bool] = False
     _has_shadow_name: ClassVar[bool] = False
@@ -70,7 +72,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         cls._has_shadow_name = cls.shadow_name is not Task.shadow_name
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__["_plan"] = None
+        self.__dict__["_plan"] = self.__dict__["_run_plan"] = None
         object.__setattr__(self, name, value)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -441,7 +443,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             else:
                 setattr(cls, name, value)
         cls._note_overrides()
-        self.__dict__["_plan"] = None
+        self.__dict__["_plan"] = self.__dict__["_run_plan"] = None
 
     @classmethod
     def add_around(cls, attr: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim.codec import jsonable
 from emq_compat.shim.exceptions import EncodeError
+from emq_compat.shim.run_plan import run_plan_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
@@ -16,18 +18,26 @@ __all__ = ["done_now", "members_of", "told_of"]
 
 
 def done_now() -> str:
-    """Return the time now as ``date_done`` has it."""
-    return datetime.now(timezone.utc).isoformat()
+    """Return the time now as ``date_done`` has it: ISO 8601, with microseconds, in UTC."""
+    global _second
+    seconds, us = divmod(time.time_ns() // 1000, 1_000_000)
+    known, text = _second
+    if known != seconds:
+        text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+        _second = (seconds, text)
+    return f"{text}.{us:06d}+00:00"
+
+
+#: The last second that was asked for, and its text: a worker ends many tasks in one.
+_second = (-1, "")
 
 
 def told_of(task: Task[..., Any], request: Context, *, final: bool = True) -> dict[str, Any]:
     """Return what a worker says of a run beside its value; ``final``: it won't be tried again."""
-    app = task.app
-    extended = bool(app.conf.result_extended)
-    related = extended or not (task.backend or app.backend).kept_by_broker
+    plan = run_plan_of(task, task.app)
     members: dict[str, Any] = {"date_done": done_now()} if final else {}
-    if related or request._children:
-        members.update(members_of(request, extended=extended, related=related))
+    if plan.related or request._children:
+        members.update(members_of(request, extended=plan.extended, related=plan.related))
     return members
 
 

@@ -36,6 +36,7 @@ from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.pipeline import collecting
 from emq_compat.shim.remote_error import exception_from
 from emq_compat.shim.request import Context, request_of, request_without_arguments
+from emq_compat.shim.retention import seconds_kept
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -120,7 +121,7 @@ def failed(
     reason = failure
     if state not in (FAILURE, REVOKED):
         reason = failure_of(TaskRevokedError(f"the task {request.id} in front of it was {state.lower()}"))
-    end = _End(state=ends, failure=reason, cause=request.id or "", queue=queue)
+    end = _End(app, state=ends, failure=reason, cause=request.id or "", queue=queue)
     with collecting() as messages:
         if state == FAILURE:
             for errback in request.errbacks or ():
@@ -215,8 +216,9 @@ def _as_request(task: Mapping[str, Any], launcher: Context) -> Context:
 class _End:
     """The end of tasks that never begin, as messages that are outcomes (Headers.settled)."""
 
-    def __init__(self, *, state: str, failure: Failure, cause: str, queue: str) -> None:
+    def __init__(self, app: Celery, *, state: str, failure: Failure, cause: str, queue: str) -> None:
         """``cause`` is the task that failed: a chord's error names it."""
+        self.app = app
         self.state = state
         self.queue = queue
         self.payload = Outcome(state=state, failure=failure, extra={"cause": cause}).encode().body
@@ -245,6 +247,9 @@ class _End:
 
     def _of(self, name: str, options: Mapping[str, Any], counted: bool) -> Publish:
         chord = options.get("chord") if counted else None
+        no_result = options.get("ignore_result")
+        if no_result is None and (task := self.app.tasks.get(name)) is not None:
+            no_result = task.ignore_result
         return Publish(
             queue=self.queue,
             headers=Headers(
@@ -253,7 +258,8 @@ class _End:
                 task=name,
                 settled=self.state,
                 chord=part_header(chord) if chord else "",
-                no_result=bool(options.get("ignore_result")),
+                no_result=bool(no_result),
+                keep_s=seconds_kept(self.app.conf),
             ),
             payload=self.payload,
         )

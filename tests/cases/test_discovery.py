@@ -59,9 +59,15 @@ def test_found_modules_are_imported_and_missing_ones_are_passed_over(site: Site)
     site.start_broker()
     project(site, "pkg_with", "pkg_without", "pkg_namespace", include=("pkg_with.tasks",))
 
-    worker = site.procs.emq("worker", "-A", "disc", "-c", "1", cwd=site.folder, ready="is ready")
+    worker = site.procs.emq(
+        "worker", "-A", "disc", "-c", "1", "-n", "d@h", cwd=site.folder, ready="is ready"
+    )
 
     tasks = ["pkg_jobs.jobs.work", "pkg_namespace.tasks.work", "pkg_with.tasks.work"]
+    registered = site.tasks.app.control.inspect(timeout=10).registered()
+    assert {"d@h": tasks} == {
+        node: [name for name in names if name.endswith(".work")] for node, names in registered.items()
+    }
     assert [] == [name for name in tasks if name not in worker.output()]
     assert "Traceback" not in worker.output()
 

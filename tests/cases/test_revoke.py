@@ -65,7 +65,7 @@ def test_a_revoked_eta_task(site: Site, countdown_s: float, workers: int, broker
     assert_revoked(result, 2)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
 def test_terminate(site: Site, assert_alive: Callable[[Proc], None], pool: str) -> None:
     """38: terminate ends a running task, frees its slot, and hurts no other."""
     site.start_broker()
@@ -86,7 +86,7 @@ def test_terminate(site: Site, assert_alive: Callable[[Proc], None], pool: str) 
     assert "raised unexpected" not in worker.output()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
 def test_terminate_comes_too_late(site: Site, assert_alive: Callable[[Proc], None], pool: str) -> None:
     """38: what has just ended is told as finished, and the task that its child runs now goes on."""
     site.start_broker()

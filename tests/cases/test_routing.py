@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.queues import Queue
 from tests.site import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -87,7 +91,33 @@ def test_each_call_goes_where_celery_would_send_it(routed: Site) -> None:
     assert list(NAMES) == [where("unmatched", queue=name) for name in NAMES]
     last = app.AsyncResult(tasks.children.delay().get(timeout=20))
     assert ["unmatched", "celery"] == last.get(timeout=20)
+    [queues] = app.control.inspect(timeout=10).active_queues().values()
+    assert sorted(NAMES) == sorted(queue["name"] for queue in queues)
     assert {*NAMES} <= {row["name"] for row in routed.client.ask("queues")}
+
+
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_names_that_no_queue_may_have(routed: Site, name: str) -> None:
+    """Neither a call, nor a route, nor a declaration, nor a worker's option takes them."""
+    app, where = routed.tasks.app, routed.tasks.where
+    wrong = repr(name)
+
+    with pytest.raises(ImproperlyConfigured, match=re.escape(wrong)):
+        Queue(name)
+    app.conf.task_routes = {"unmatched": {"queue": name}}
+    with pytest.raises(ImproperlyConfigured, match=re.escape(wrong)):
+        app.send_task("unmatched")
+    if name:
+        with pytest.raises(ImproperlyConfigured, match=re.escape(wrong)):
+            where.apply_async(queue=name)
+    app.conf.task_queues = [name]
+    with pytest.raises(ImproperlyConfigured, match=re.escape(wrong)):
+        where.delay()
+    text = (routed.folder / "siteproj.py").read_text()
+    (routed.folder / "wrong.py").write_text(f"{text}\napp.conf.task_queues = [{name!r}]\n")
+    refused = routed.procs.emq("worker", "-A", "wrong", cwd=routed.folder)
+    assert 0 < refused.wait()
+    assert f"{wrong} can't be a queue's name" in refused.output()
 
 
 def test_a_worker_listens_where_it_is_told(routed: Site) -> None:

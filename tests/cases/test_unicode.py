@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import Proc, wait_until
-from tests.site import Site
+from tests.site import POOLS, Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
@@ -36,15 +36,16 @@ def echo(text, *, key):
 """
 
 
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("to_file", [False, True], ids=["pipe", "file"])
 def test_any_text_in_tasks_and_their_log(
-    site: Site, assert_alive: Callable[[Proc], None], to_file: bool
+    site: Site, assert_alive: Callable[[Proc], None], pool: str, to_file: bool
 ) -> None:
     """26: arguments, results, exceptions, names and log lines hold any text, with an ASCII locale, too."""
     site.write_project(PROJECT)
     site.start_broker()
     log = site.folder / "w.log"
-    worker = site.start_worker("-P", "prefork", *(("-f", str(log)) if to_file else ()), env=ASCII)
+    worker = site.start_worker("-P", pool, *(("-f", str(log)) if to_file else ()), env=ASCII)
     for text in TEXTS:
         assert {text: text} == site.tasks.echo.delay(text, key=text).get(timeout=10)
         with pytest.raises(ValueError) as failed:  # noqa: PT011 - its text is looked at

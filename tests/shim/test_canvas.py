@@ -20,8 +20,11 @@ from emq_compat.celery_shim import (
     maybe_signature,
     signature,
 )
+from emq_compat.run import failure_of
 from emq_compat.shim.canvas import StampingVisitor, _chain
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
+from emq_compat.shim.flow import failed
+from emq_compat.shim.request import Context
 from tests.shim.recorder import Recorder
 
 
@@ -410,3 +413,21 @@ def test_replace_needs_something_to_run(t: Tasks, app: Celery) -> None:
     with pytest.raises(ValueError, match="not member of any chord"):
         outer.add_to_chord(t.add.s())
     assert issubclass(Ignore, Exception)
+
+
+def test_the_rest_of_a_failed_chain_is_stored_as_its_tasks_say(t: Tasks, app: Celery) -> None:
+    """Ends of tasks that never begin are kept for result_expires, and not kept where results are ignored."""
+    app.conf.result_expires = 7
+
+    @app.task(name="quiet", ignore_result=True)
+    def quiet() -> None: ...
+
+    sigs = [t.add.s(1), quiet.s(), quiet.s().set(ignore_result=False), t.add.s(1).set(ignore_result=True)]
+    for sig in sigs:
+        sig.freeze()
+    request = Context(id="first", chain=[dict(sig) for sig in reversed(sigs)])
+    exc = ValueError("boom")
+    ends = failed(app, request, "q", state="FAILURE", exc=exc, failure=failure_of(exc))
+
+    assert [(sig.id, 7.0) for sig in sigs] == [(end.headers.task_id, end.headers.keep_s) for end in ends]
+    assert [False, True, False, True] == [end.headers.no_result for end in ends]

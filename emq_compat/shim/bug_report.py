@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from emq_compat import __version__
 from emq_compat.shim.settings_text import censored_url
+from emq_compat.shim.surface.release import VERSION_BANNER
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -24,7 +25,8 @@ def bug_report(app: Celery) -> str:
     kind, _, _ = app.broker_url.partition("://")
     return "\n".join(
         (
-            f"software -> emq-compat:{__version__} pyzmq:{zmq} py:{platform.python_version()}",
+            f"software -> celery:{VERSION_BANNER} emq-compat:{__version__} pyzmq:{zmq} "
+            f"py:{platform.python_version()}",
             f"platform -> system:{platform.system()} arch:{', '.join(filter(None, platform.architecture()))}",
             f"            kernel version:{platform.release()} imp:{platform.python_implementation()}",
             f"loader   -> {type(app.loader).__module__}.{type(app.loader).__qualname__}",

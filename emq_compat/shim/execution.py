@@ -70,6 +70,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     Raises:
         Stopped: the pool ends the run, and tells of it.
     """
+    request.timelimit = _limits(task, request)
     frame = Frame(
         task,
         request,
@@ -98,8 +99,10 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
         if exc.requeue:
             return Outcome(state=REQUEUED, failure=failure)
-        _end(frame, REJECTED, exc, failure)
-        return Outcome(state=REJECTED, failure=failure, follow_ups=frame.published())
+        _end(frame, FAILURE, exc, failure)
+        return Outcome(
+            state=REJECTED, failure=failure, follow_ups=frame.published(), extra=told_of(task, request)
+        )
     except Stopped:
         raise
     except BaseException as exc:  # noqa: BLE001 - around user code: a SystemExit ends its task and no more
@@ -134,6 +137,14 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             extra = told_of(task, request)
             return Outcome(state=FAILURE, failure=failure, follow_ups=frame.published(), extra=extra)
     return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=told_of(task, request))
+
+
+def _limits(task: Task[..., Any], request: Context) -> Sequence[float | None] | None:
+    """Return (hard, soft) of a run, in seconds: the message's, else the task's; None: there is neither."""
+    hard, soft = request.timelimit or (None, None)
+    hard = task.time_limit if hard is None else hard
+    soft = task.soft_time_limit if soft is None else soft
+    return None if hard is None and soft is None else (hard, soft)
 
 
 def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:

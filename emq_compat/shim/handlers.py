@@ -160,6 +160,8 @@ class Told:
             elif isinstance(exc, (Ignore, Reject)):
                 self.value = exc
                 self._state = IGNORED if isinstance(exc, Ignore) else REJECTED
+                if isinstance(exc, Reject) and not exc.requeue and not self._request.is_eager:
+                    self._tell_failure(exc, ExceptionInfo(exc))
             elif not isinstance(exc, Stopped):  # of which the worker's parent tells
                 self.value = exc
                 self._failed(exc)
@@ -196,6 +198,10 @@ class Told:
         self._state = FAILURE
         info = ExceptionInfo(exc)
         _tell(self._task.on_failure, exc, *self._call, info)
+        self._tell_failure(exc, info)
+        _tell(self._task.after_return, FAILURE, exc, *self._call, info)
+
+    def _tell_failure(self, exc: BaseException, info: ExceptionInfo) -> None:
         if task_failure.receivers:
             task_id, args, kwargs = self._call
             task_failure.send(
@@ -207,7 +213,6 @@ class Told:
                 traceback=info.tb,
                 einfo=info,
             )
-        _tell(self._task.after_return, FAILURE, exc, *self._call, info)
 
 
 def call_handled(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESS",
+    "PROPERTIES",
+    "check_limits",
     "check_names",
     "interval_of",
     "limit_of",
@@ -43,6 +45,10 @@ _MEANT: Final = frozenset(
         "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
     }
 )  # fmt: skip
+#: AMQP's message properties that Celery passes on from a call: a run finds them in ``request.properties``.
+PROPERTIES: Final = frozenset(
+    {"app_id", "cluster_id", "correlation_id", "message_id", "timestamp", "type", "user_id"}
+)
 
 
 def check_names(given: Mapping[str, Any]) -> None:
@@ -53,7 +59,7 @@ def check_names(given: Mapping[str, Any]) -> None:
     """
     stamps = given.get("stamped_headers") or ()
     for name, value in given.items():
-        if name in _MEANT or name in _WITHOUT_MEANING or name in stamps:
+        if name in _MEANT or name in _WITHOUT_MEANING or name in PROPERTIES or name in stamps:
             continue
         if value is not None:
             near = difflib.get_close_matches(name, _MEANT, n=1)
@@ -93,6 +99,8 @@ def read_options(
     for name in ("group_id", "group_index", "reply_to", "shadow"):
         if get(name) is not None:
             options.extra[name.removesuffix("_id")] = given[name]
+    if not PROPERTIES.isdisjoint(given):
+        options.extra["properties"] = {name: given[name] for name in sorted(PROPERTIES & given.keys())}
     _read_workflow(options, given)
     options.serializer = get("serializer") or plan.serializer
     if get("compression") is not None:
@@ -146,9 +154,7 @@ def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str
         options.expires = unix_time(plan.expires, now)
     options.limit_s = limit_of("time_limit", get("time_limit"))
     options.soft_limit_s = limit_of("soft_time_limit", get("soft_time_limit"))
-    hard, soft = options.limit_s, options.soft_limit_s
-    if hard is not None and soft is not None and soft > hard:
-        raise ValueError("soft_time_limit must not be longer than time_limit")
+    check_limits(options.limit_s, options.soft_limit_s)
 
 
 def _zone(conf: Settings) -> Any:
@@ -181,6 +187,12 @@ def limit_of(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
     return value
+
+
+def check_limits(hard_s: float | None, soft_s: float | None) -> None:
+    """Raise ValueError for a soft time limit that the hard one cuts off."""
+    if hard_s and soft_s and soft_s > hard_s:
+        raise ValueError("soft_time_limit must be less than or equal to time_limit")
 
 
 def interval_of(rate: Any) -> float | None:

@@ -147,8 +147,10 @@ def report(state: State, **kwargs: Any) -> Any:
 
 @inspect_command(alias="dump_conf")
 def conf(state: State, with_defaults: bool = False, **kwargs: Any) -> Any:
-    """The settings, secrets masked."""
-    return {str(name): value for name, value in state.app.conf.table(with_defaults=with_defaults).items()}
+    """The settings, secrets masked, and which of Celery 3's names they were read by."""
+    found = state.app.conf.table(with_defaults=with_defaults)
+    shown = {str(name): value for name, value in found.items()}
+    return {**shown, "deprecated_settings": state.app.conf.deprecated_settings}
 
 
 @inspect_command()

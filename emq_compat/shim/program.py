@@ -242,10 +242,12 @@ class ShimProgram:
             loader.on_process_cleanup()
         if outcome.follow_ups and not delivery.attempt:
             raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
-        if request.ignore_result and not (outcome.state == FAILURE and task.store_errors_even_if_ignored):
+        failed_so = outcome.state in (FAILURE, REJECTED)
+        if request.ignore_result and not (failed_so and task.store_errors_even_if_ignored):
             outcome = replace(outcome, no_result=True)
-        if outcome.state == FAILURE and task.acks_late and not task.acks_on_failure:
-            outcome = _unacknowledged(outcome, delivery)
+        unacknowledged = outcome.state == FAILURE and task.acks_late and not task.acks_on_failure
+        if delivery.attempt and (unacknowledged or outcome.state == REJECTED):
+            outcome = _put_aside(outcome, delivery)
         if outcome.state != SUCCESS:
             return reply_of(outcome)
         try:
@@ -325,14 +327,14 @@ def _further(extra: Mapping[str, Any]) -> str:
     return "," + dumps(extra)[1:-1]
 
 
-def _unacknowledged(outcome: Outcome, delivery: Delivery) -> Outcome:
-    """Return a failure whose message becomes a dead letter (acks_on_failure=False); its result is kept."""
+def _put_aside(outcome: Outcome, delivery: Delivery) -> Outcome:
+    """Return a failure that is kept, and whose message is a dead letter: Reject, acks_on_failure=False."""
     headers = delivery.headers
-    reply = reply_of(outcome)
+    reply = reply_of(replace(outcome, state=FAILURE))
     settled = Headers(
         task_id=headers.task_id,
         task=headers.task,
-        settled=outcome.state,
+        settled=FAILURE,
         chord=headers.chord.rstrip("+"),
         no_result=headers.no_result or outcome.no_result,
         keep_s=headers.keep_s,

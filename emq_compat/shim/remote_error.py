@@ -55,7 +55,9 @@ def exception_from(
     cls = _loaded_class(module, name)
     if cls is None and module not in sys.modules and name not in _NEVER_RAISED and may_import(module):
         cls = _imported_class(module, name)
-    exc = _made(cls, args) if cls is not None else None
+    exc = None
+    if cls is not None:
+        exc = _constructed(cls, args) or _made(_unpickleable(cls, module, name, args), args)
     if exc is None:
         exc = _stand_in(name, module, Exception)(*args)
     if message is not None and not _says(exc, message := _text(message)):
@@ -102,17 +104,44 @@ def _imported_class(module: str, name: str) -> type[BaseException] | None:
     return _loaded_class(module, name)
 
 
+def _constructed(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
+    """Return an instance that its constructor made of ``args``, if it takes and keeps them."""
+    try:
+        made = cls(*args)
+        return made if type(made) is cls and tuple(made.args) == args else None
+    except Exception:  # noqa: BLE001 - a constructor of the user's own
+        return None
+
+
+def _unpickleable(
+    cls: type[BaseException], module: str, name: str, args: tuple[Any, ...]
+) -> type[BaseException]:
+    """Return a class that is caught as ``cls``, and as what Celery raises in place of such an exception."""
+    from emq_compat.shim.surface.serialization import (  # noqa: PLC0415 - only needed here
+        UnpickleableExceptionWrapper,
+    )
+
+    told = {
+        "__module__": cls.__module__,
+        "__str__": cls.__str__,
+        "exc_module": module,
+        "exc_cls_name": name.rpartition(".")[2],
+        "exc_args": args,
+        "text": f"{name}({', '.join(map(repr, args))})",
+    }
+    try:
+        return type(cls.__name__, (cls, UnpickleableExceptionWrapper), told)
+    except Exception:  # noqa: BLE001 - a class that refuses subclasses, or its metaclass
+        return cls
+
+
 def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
     """Return an instance with these ``args``, through its constructor if that takes and keeps them.
 
     None: it can't be made of them in any way (an ExceptionGroup, whose members JSON doesn't carry).
     """
-    try:
-        made = cls(*args)
-        if type(made) is cls and tuple(made.args) == args:
-            return made
-    except Exception:  # noqa: BLE001, S110 - a constructor of the user's own; made without it below
-        pass
+    if (made := _constructed(cls, args)) is not None:
+        return made
     for new in (cls.__new__, BaseException.__new__):
         try:
             made = new(cls, *args)

@@ -29,6 +29,8 @@ class Context:
     """The attributes of one run, under Celery's names; what isn't known has the default below."""
 
     _children: list[Any] | None = None
+    #: Message properties that the call set.
+    _properties: Mapping[str, Any] | None = None
 
     args: Sequence[Any] | None = None
     callbacks: list[Any] | None = None
@@ -80,6 +82,7 @@ class Context:
             "delivery_mode": 2,
             "content_type": "application/json",
             "content_encoding": "utf-8",
+            **(self._properties or {}),
         }
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -189,6 +192,9 @@ def request_of(
         for key, value in (own["headers"] or {}).items():
             if not hasattr(Context, key):
                 own.setdefault(key, value)
+    if "properties" in celery:
+        own["_properties"] = celery["properties"]
+        own["correlation_id"] = celery["properties"].get("correlation_id") or task_id
     if headers.eta:
         own["eta"] = _iso(headers.eta)
     if headers.expires:

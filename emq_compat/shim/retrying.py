@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Publish
 from emq_compat.shim.build import unix_time
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.current import Frame
 from emq_compat.shim.exceptions import EncodeError
-from emq_compat.shim.options import check_names, limit_of, priority_of, queue_name
+from emq_compat.shim.options import PROPERTIES, check_names, limit_of, priority_of, queue_name
 from emq_compat.shim.packing import is_plain, pack, serializer_of
 
-__all__ = ["retry_message"]
+if TYPE_CHECKING:
+    from emq_compat.shim.request import Context
+
+__all__ = ["rebound", "retry_message"]
+
+
+def rebound(
+    run: Callable[..., Any],
+    request: Context,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+) -> tuple[Sequence[Any] | None, Mapping[str, Any] | None]:
+    """Return the arguments that a retry changes, where one kind is given: the other's don't name them twice.
+
+    Given ``args`` stand in for keyword arguments of the running task that they cover; given ``kwargs`` take
+    the place of its positional ones of the same names. None: as the running task has them.
+    """
+    if args is not None and kwargs is None and request.kwargs:
+        covered = {name for name in _positional(run)[: len(args)] if name}
+        if not covered.isdisjoint(request.kwargs):
+            kwargs = {name: value for name, value in request.kwargs.items() if name not in covered}
+    elif kwargs is not None and args is None and request.args:
+        names = _positional(run)[: len(request.args)]
+        if any(name in kwargs for name in names):
+            given = dict(kwargs)
+            args = list(request.args)
+            for place, name in enumerate(names):
+                if name in given:
+                    args[place] = given.pop(name)
+            kwargs = given
+    return args, kwargs
+
+
+def _positional(run: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that positional arguments go to; empty: not by its name."""
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name if p.kind is kinds[1] else "" for p in parameters if p.kind in kinds]
 
 
 def retry_message(
@@ -88,6 +129,9 @@ def _changed_payload(
 ) -> bytes:
     """Return the payload with other arguments and options; as it is, byte for byte, where there are none."""
     members = {member: options[name] for name, member in _MEMBERS.items() if options.get(name)}
+    if not PROPERTIES.isdisjoint(options):
+        given = {name: options[name] for name in sorted(PROPERTIES & options.keys())}
+        members["properties"] = {**(frame.request._properties or {}), **given}
     repacked = options.get("serializer") is not None or options.get("compression") is not None
     if args is None and kwargs is None and not members and not repacked:
         return payload

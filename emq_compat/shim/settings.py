@@ -126,6 +126,11 @@ class Settings(MutableMapping[str, Any]):
         own = self.__dict__
         return {**own["_source"].settings, **own["_changes"]}
 
+    @property
+    def deprecated_settings(self) -> list[str] | None:
+        """The names of Celery 3 that settings were read by; None: none."""
+        return list(self.__dict__["_source"].old_names) or None
+
     def own_changes(self) -> dict[str, Any]:
         """Return what code has set, without what was read."""
         return dict(self.__dict__["_changes"])

@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emq_compat.shim.exceptions import ImproperlyConfigured
@@ -32,10 +32,14 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What was read: ``settings``, and the names that say nothing to Celery, each with a hint for the log."""
+    """What was read: ``settings``, and the names that say nothing to Celery, each with a hint for the log.
+
+    ``old_names`` are those of Celery 3 that were read.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     odd: Mapping[str, str] = field(default_factory=dict)
+    old_names: tuple[str, ...] = ()
 
 
 def read_source(source: object, namespace: str | None = None) -> Source:
@@ -55,8 +59,10 @@ def read_source(source: object, namespace: str | None = None) -> Source:
     else:
         items = {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}
     read = _with_namespace(items, namespace) if namespace else _without(items, isinstance(source, Mapping))
+    old = (name for name in items if name in _OLD_NAMES and not (namespace and name.startswith(namespace)))
+    read = replace(read, old_names=tuple(sorted(old)))
     if read.settings.get("timezone") is None and items.get("TIME_ZONE"):
-        return Source(settings={**read.settings, "timezone": items["TIME_ZONE"]}, odd=read.odd)
+        return replace(read, settings={**read.settings, "timezone": items["TIME_ZONE"]})
     return read
 
 

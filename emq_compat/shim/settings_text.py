@@ -16,6 +16,8 @@ _SECRET = re.compile(
 )
 #: What looks so is no secret, though its name says KEY.
 _OPEN = frozenset({"task_default_routing_key"})
+_NEXT_ADDRESS = re.compile(r"(?=[;,][\w+.-]+://)")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]*|.*)@")
 _ADDRESSES = re.compile("broker.*_url|backend", re.I)
 
 
@@ -38,8 +40,11 @@ def _censored(name: Any, value: Any) -> Any:
 
 
 def censored_url(url: str, mask: str = _MASK) -> str:
-    """Return an address with the password in it masked."""
-    return re.sub(r"(?<=://)([^/@;:]*):([^/@;]*)@", rf"\1:{mask}@", url)
+    """Return an address, or several (``;`` or ``,`` between them), with the passwords masked.
+
+    A password may hold what should be percent-encoded in it: it ends at the last ``@`` before the path.
+    """
+    return "".join(_PASSWORD.sub(rf"\1:{mask}@", part, count=1) for part in _NEXT_ADDRESS.split(url))
 
 
 def as_text(items: Mapping[Any, Any]) -> str:

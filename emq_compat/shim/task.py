@@ -24,13 +24,13 @@ from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, R
 from emq_compat.shim.execution import execute
 from emq_compat.shim.handlers import Handlers
 from emq_compat.shim.models import dumped
-from emq_compat.shim.options import ADDRESS, priority_of, read_options
+from emq_compat.shim.options import ADDRESS, check_limits, priority_of, read_options
 from emq_compat.shim.paths import TaskPath, path_of
 from emq_compat.shim.request import Context, request_of
 from emq_compat.shim.result import AsyncResult as Result
 from emq_compat.shim.result import EagerResult
 from emq_compat.shim.retention import seconds_kept
-from emq_compat.shim.retrying import retry_message
+from emq_compat.shim.retrying import rebound, retry_message
 from emq_compat.shim.states import READY_STATES
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         stock = app.stock
         if app.conf.task_annotations:
             self.annotate()
+        check_limits(self.time_limit, self.soft_time_limit)
         try:
             path = path_of(self)
         except NoImportablePath:
@@ -281,6 +282,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
 
         ``throw`` raises what the task raises (default: task_eager_propagates).
         """
+        hard = options.get("time_limit") or self.time_limit
+        soft = options.get("soft_time_limit") or self.soft_time_limit
         request = {
             "id": task_id,
             "retries": retries,
@@ -290,6 +293,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             "ignore_result": bool(options.get("ignore_result", False)),
             "callbacks": as_list(link) or None,
             "errbacks": as_list(link_error) or None,
+            "timelimit": (hard, soft) if (hard, soft) != (None, None) else None,
             "group": options.get("group_id"),
             "group_index": options.get("group_index"),
             "stamped_headers": options.get("stamped_headers"),
@@ -320,7 +324,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         """Have the running task tried again later; raises Retry, which ends this try.
 
         The message of the next try has the same task id, queue, priority, headers, expiry and time limits;
-        it is published in the transaction that ends this try. ``countdown`` is in seconds (default:
+        it is published in the transaction that ends this try. Of ``args`` and ``kwargs`` what isn't given
+        stays, but for parameters that the other one names now. ``countdown`` is in seconds (default:
         default_retry_delay). ``throw=False`` returns the Retry instead, and the task goes on.
 
         Raises:
@@ -335,6 +340,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if max_retries is not None:
             frame.max_retries = max_retries
         limit = self.max_retries if max_retries is None else max_retries
+        args, kwargs = rebound(self.run, request, args, kwargs)
         new_args = request.args if args is None else args
         new_kwargs = request.kwargs if kwargs is None else kwargs
         if limit is not None and (request.retries or 0) >= limit:

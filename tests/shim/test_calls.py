@@ -177,7 +177,7 @@ def test_settings_are_the_defaults_of_the_defaults(app: Celery, client: Recorder
         ({"eta": "soon"}, ValueError, "soon"),
         ({"expires": object()}, TypeError, "seconds or a datetime"),
         ({"time_limit": 0}, ValueError, "time_limit"),
-        ({"time_limit": 1, "soft_time_limit": 2}, ValueError, "longer"),
+        ({"time_limit": 1, "soft_time_limit": 2}, ValueError, "less than or equal"),
         ({"compression": "squeeze"}, ImproperlyConfigured, "squeeze"),
         ({"link": object()}, TypeError, "an option of proj.add"),
         ({"task_id": 5}, TypeError, "task_id"),
@@ -445,3 +445,14 @@ def test_two_calls_are_two_messages(add: Task[..., int], client: Recorder) -> No
     first, second = client.published
     assert first.msgid != second.msgid
     assert first.headers.task_id == second.headers.task_id
+
+
+def test_a_task_whose_soft_limit_is_beyond_its_hard_one_cant_be_sent(app: Celery, client: Recorder) -> None:
+    """It is refused where it is sent, as Celery refuses it."""
+
+    @app.task(time_limit=1, soft_time_limit=2)
+    def f() -> None: ...
+
+    with pytest.raises(ValueError, match="soft_time_limit must be less than or equal to time_limit"):
+        f.delay()
+    assert [] == client.published

@@ -18,7 +18,9 @@ from emq_compat.celery_shim import (
     SoftTimeLimitExceeded,
     Task,
 )
+from emq_compat.message import Job
 from emq_compat.run import TEXT_LIMIT
+from emq_compat.shim.surface.serialization import UnpickleableExceptionWrapper
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = [pytest.mark.unit, pytest.mark.cases]
@@ -91,6 +93,11 @@ def test_a_retry_keeps_such_an_exception_as_its_info(
 
     assert "RETRY" == worker.run(client.last).state
     assert isinstance(result.info, TwoArgumentsError)
+    # Celery raises this one in its place: code that catches it goes on working.
+    wrapper = result.info
+    assert isinstance(wrapper, UnpickleableExceptionWrapper)
+    assert ("TwoArgumentsError", ("1: one",)) == (wrapper.exc_cls_name, wrapper.exc_args)
+    assert "1: one" == str(wrapper)
 
 
 def test_a_class_that_isnt_importable_comes_back_under_its_name(
@@ -259,15 +266,26 @@ def test_ignore_records_nothing(app: Celery, client: Recorder, worker: Worker) -
 def test_reject_puts_the_message_back_or_aside(
     app: Celery, client: Recorder, worker: Worker, requeue: bool, state: str
 ) -> None:
-    """Reject(requeue=True) is a redelivery, Reject() the dead letters."""
+    """Reject(requeue=True) is a redelivery; Reject() the dead letters, and a FAILURE for who waits."""
 
     @app.task(acks_late=True)
     def f() -> None:
         raise Reject("reason", requeue=requeue)
 
-    f.delay()
+    @app.task
+    def told(task_id: str) -> None: ...
 
-    assert state == worker.run(client.last).state
+    result = f.apply_async(link_error=told.s())
+    reply = worker.run(client.last)
+
+    assert state == reply.state
+    if requeue:
+        assert () == reply.follow_ups
+        return
+    end, errback = reply.follow_ups
+    assert ("FAILURE", result.id) == (end.headers.settled, end.headers.task_id)
+    assert "Reject" == json.loads(end.payload)["error"]["type"]
+    assert (result.id,) == tuple(Job.decode(errback.payload).args)
 
 
 def test_expected_exceptions_are_logged_without_a_traceback(

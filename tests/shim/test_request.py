@@ -209,3 +209,49 @@ def test_as_execution_options_gives_what_publishes_it_again(
     assert seen[0].id == again.headers.task_id
     assert 3 == again.headers.limit_s
     assert {"a": 1} == client.last_job.celery["headers"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "sent", "expected"),
+    [
+        ({"time_limit": 60, "soft_time_limit": 45}, {}, (60, 45)),
+        ({"time_limit": 60, "soft_time_limit": 45}, {"time_limit": 50}, (50, 45)),
+        ({}, {}, (30, None)),
+    ],
+    ids=["task", "call", "settings"],
+)
+def test_time_limits_are_the_calls_else_the_tasks_else_the_settings(
+    app: Celery, client: Recorder, worker: Worker, declared: Any, sent: Any, expected: Any
+) -> None:
+    """request.time_limit and soft_time_limit are what counts for this run, wherever it was said."""
+    app.conf.task_time_limit = 30
+    found: list[Any] = []
+
+    @app.task(bind=True, **declared)
+    def f(self: Task[..., Any]) -> None:
+        found.append((self.request.time_limit, self.request.soft_time_limit))
+
+    f.apply_async(**sent)
+    worker.run(client.last)
+    f.apply(**sent)
+    assert [expected, expected] == found
+
+
+def test_message_properties_of_a_call_reach_the_run_and_its_retries(
+    app: Celery, client: Recorder, worker: Worker
+) -> None:
+    """What AMQP calls properties (app_id …) is taken from a call and found in request.properties."""
+    found: list[Any] = []
+
+    @app.task(bind=True)
+    def f(self: Task[..., Any]) -> None:
+        found.append((self.request.properties, self.request.correlation_id))
+        if not self.request.retries:
+            raise self.retry(countdown=0, user_id="me")
+
+    result = f.apply_async(app_id="1234", correlation_id="mine")
+    worker.run_to_end(client.last)
+    first, second = found
+    assert ("1234", "mine", "mine") == (first[0]["app_id"], first[0]["correlation_id"], first[1])
+    assert ("1234", "me") == (second[0]["app_id"], second[0]["user_id"])
+    assert result.id != "mine"

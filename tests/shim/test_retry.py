@@ -314,3 +314,31 @@ def test_a_retry_doesnt_pass_through_a_stock_router(app: Celery, worker: Worker)
 
     assert ("FAILURE", ()) == (reply.state, reply.follow_ups)
     assert b"don't pass through a stock eventmq router" in reply.body
+
+
+@pytest.mark.parametrize(
+    ("sent", "again", "runs_with"),
+    [
+        (((), {"x": 1, "y": 2, "label": "kept"}), {"args": (2, 3)}, ([2, 3], {"label": "kept"})),
+        (((1, 2), {}), {"kwargs": {"x": 2}}, ([2, 2], {})),
+        (((1, 2), {"label": "l"}), {"kwargs": {"label": "m"}}, ([1, 2], {"label": "m"})),
+        (((1, 2), {"label": "l"}), {"args": (), "kwargs": {"x": 5, "y": 6}}, ([], {"x": 5, "y": 6})),
+    ],
+    ids=["args-for-kwargs", "kwargs-for-args", "same", "both"],
+)
+def test_a_retry_may_change_how_arguments_are_given(
+    app: Celery, client: Recorder, worker: Worker, sent: Any, again: dict[str, Any], runs_with: Any
+) -> None:
+    """What retry() gives by position or by name replaces what the task had, however that was given."""
+    seen: list[Any] = []
+
+    @app.task(bind=True)
+    def f(self: Task[..., Any], x: int, y: int, label: str = "") -> None:
+        seen.append((self.request.args, self.request.kwargs))
+        if not self.request.retries:
+            raise self.retry(countdown=0, **again)
+
+    f.apply_async(*sent)
+    assert ["RETRY", "SUCCESS"] == [reply.state for reply in worker.run_to_end(client.last)]
+    assert runs_with == seen[1]
+    assert "SUCCESS" == f.apply(*sent).state

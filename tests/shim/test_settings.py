@@ -327,3 +327,26 @@ def test_an_unknown_argument_of_celery_is_warned_about() -> None:
     Celery("p", loader="app", strict_typing=True)
     with pytest.warns(CeleryWarning, match="no argument 'brokr'"):
         Celery("p", brokr="x")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:p,ass@word@h:6379/0", "redis://:********@h:6379/0"),
+        ("redis://user:a/b@h/0", "redis://user:********@h/0"),
+        ("sentinel://:s1@h1:1;sentinel://:s2@h2:1/0", "sentinel://:********@h1:1;sentinel://:********@h2:1/0"),
+        ("cache+memcached://h1:1;h2:1/", "cache+memcached://h1:1;h2:1/"),
+    ],
+)
+def test_a_password_in_an_address_is_masked_whatever_it_holds(url: str, shown: str) -> None:
+    """Also one with characters that should have been percent-encoded, and in each of several addresses."""
+    conf = Settings({"result_backend": url})
+    assert {"result_backend": shown} == conf.table()
+
+
+def test_which_old_names_were_read_is_known() -> None:
+    """inspect().conf() tells of them."""
+    conf = Settings()
+    conf.load({"CELERY_ACKS_LATE": True})
+    assert ["CELERY_ACKS_LATE"] == conf.deprecated_settings
+    assert Settings({"task_acks_late": True}).deprecated_settings is None

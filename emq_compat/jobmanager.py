@@ -18,6 +18,7 @@ from typing import Any
 
 from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError, MessageError
+from emq_compat.failures import failure_of
 from emq_compat.manager import control
 from emq_compat.manager.defaults import allowed_paths, timings
 from emq_compat.manager.inflight import JobInFlight, assignment_of
@@ -38,7 +39,7 @@ from emq_compat.manager.throttle import Throttle
 from emq_compat.message import FAILURE, REVOKED, SUCCESS, Delivery, Outcome, Reply
 from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
 from emq_compat.pool.factory import make_pool
-from emq_compat.run import Program, failure_of
+from emq_compat.run import Program
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
 from emq_compat.upstream.emq import EmqUpstream
 

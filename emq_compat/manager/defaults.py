@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from emq_compat.manager.settings import EventmqSettings
-from emq_compat.run import PathProgram
+from emq_compat.paths import PathProgram
 from emq_compat.upstream.emq import Timings
 
 __all__ = ["allowed_paths", "timings"]

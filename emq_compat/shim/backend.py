@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.backends.base import ResultStore, without_password
-from emq_compat.run import failure_of
+from emq_compat.failures import failure_of
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
 from emq_compat.shim.codec import dumps, jsonable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.backends.base import ResultStore
-from emq_compat.run import callable_from_name
+from emq_compat.paths import callable_from_name
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.record_codec import codec_of

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.coroutines.settle import settle
+from emq_compat.failures import failure_of
 from emq_compat.message import (
     FAILURE,
     IGNORED,
@@ -21,7 +22,7 @@ from emq_compat.message import (
     Publish,
 )
 from emq_compat.pool.slot import Stopped
-from emq_compat.run import Report, failure_of
+from emq_compat.run import Report
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var

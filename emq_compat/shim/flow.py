@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.failures import failure_of
 from emq_compat.headers import GROWN
 from emq_compat.message import (
     FAILURE,
@@ -27,7 +28,6 @@ from emq_compat.message import (
     Outcome,
     Publish,
 )
-from emq_compat.run import failure_of
 from emq_compat.shim.canvas.launch import LAUNCH, failing
 from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.codec import revive

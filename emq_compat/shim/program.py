@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from emq_compat.errors import EmqError, NotAllowed
+from emq_compat.failures import failed, failure_of, reply_of
 from emq_compat.message import (
     FAILURE,
     REJECTED,
@@ -25,7 +26,7 @@ from emq_compat.message import (
     Reply,
 )
 from emq_compat.pool.slot import Stopped
-from emq_compat.run import Onlooker, Report, TaskPolicy, failed, failure_of, reply_of
+from emq_compat.run import Onlooker, Report, TaskPolicy
 from emq_compat.shim import flow, keeping
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery

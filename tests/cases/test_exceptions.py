@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from emq_compat.run import TEXT_LIMIT
+from emq_compat.failures import TEXT_LIMIT
 from tests.processes import Proc
 from tests.site import POOLS, Site
 

@@ -10,7 +10,8 @@ import pytest
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.message import Delivery, Headers, Reply
-from emq_compat.run import Onlooker, PathProgram
+from emq_compat.paths import PathProgram
+from emq_compat.run import Onlooker
 from emq_compat.upstream.base import Connected
 from tests.jobmanager.fake_upstream import FakeUpstream, running
 from tests.processes import wait_until

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from emq_compat.errors import MessageError
+from emq_compat.failures import failed, reply_of
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.losses import reply_to_lost, revoked
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.message import Delivery, Headers, Job, Outcome, Reply
+from emq_compat.paths import PathProgram
 from emq_compat.pool.base import Lost
 from emq_compat.pool.channel import _FRAME, decode_finished, encode_finished
-from emq_compat.run import PathProgram, Report, TaskPolicy, failed, reply_of
+from emq_compat.run import Report, TaskPolicy
 from emq_compat.upstream.base import Delivered
 from tests.jobmanager.fake_upstream import FakeUpstream, running
 

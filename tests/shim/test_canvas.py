@@ -20,7 +20,7 @@ from emq_compat.celery_shim import (
     maybe_signature,
     signature,
 )
-from emq_compat.run import failure_of
+from emq_compat.failures import failure_of
 from emq_compat.shim.canvas import StampingVisitor, _chain
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
 from emq_compat.shim.flow import failed

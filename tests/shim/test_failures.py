@@ -18,8 +18,8 @@ from emq_compat.celery_shim import (
     SoftTimeLimitExceeded,
     Task,
 )
+from emq_compat.failures import TEXT_LIMIT
 from emq_compat.message import Job
-from emq_compat.run import TEXT_LIMIT
 from emq_compat.shim.surface.serialization import UnpickleableExceptionWrapper
 from tests.shim.recorder import Recorder, Worker
 

@@ -7,26 +7,12 @@ task: which path a task has, and what happens where there is none, stands in ``e
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from emq_compat.errors import NotPublished, QueueFull
-from emq_compat.message import new_id
-from emq_compat.shim import current, exceptions, states
-from emq_compat.shim.alias.finder import install
+from emq_compat.ids import new_id
+from emq_compat.shim import current, exceptions, later, states
 from emq_compat.shim.app import Celery
-from emq_compat.shim.canvas import (
-    Signature,
-    StampingVisitor,
-    chain,
-    chord,
-    chunks,
-    group,
-    maybe_signature,
-    signature,
-    subtask,
-    xmap,
-    xstarmap,
-)
 from emq_compat.shim.declare import shared_task
 from emq_compat.shim.exceptions import (
     EncodeError,
@@ -41,9 +27,25 @@ from emq_compat.shim.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from emq_compat.shim.request import Context
-from emq_compat.shim.result import AsyncResult, EagerResult, GroupResult
 from emq_compat.shim.task import Task
+
+if TYPE_CHECKING:
+    from emq_compat.shim.alias.finder import install
+    from emq_compat.shim.canvas import (
+        Signature,
+        StampingVisitor,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        subtask,
+        xmap,
+        xstarmap,
+    )
+    from emq_compat.shim.request import Context
+    from emq_compat.shim.result import AsyncResult, EagerResult, GroupResult
 
 __all__ = [
     "AsyncResult",
@@ -94,3 +96,16 @@ current_task: Any = current.CurrentTask()
 task = shared_task
 #: Returns a new task id.
 uuid = new_id
+
+
+if not TYPE_CHECKING:  # the names that are imported above for type checkers only
+
+    def __getattr__(name: str) -> Any:
+        """Load workflows, results and the alias when they are first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(later, "signature" if name == "subtask" else name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -8,8 +8,6 @@ ran the job and the reader of the result decodes it.
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 from emq_compat.headers import MAX_ID_BYTES, Headers, ReplyHeaders, slots_of_base
+from emq_compat.ids import new_id
 
 __all__ = [
     "FAILURE",
@@ -61,19 +60,6 @@ FINAL_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
 
 
 _decode = json.JSONDecoder().decode
-
-
-def new_id() -> str:
-    """Return a new identifier: a UUID of version 7 (RFC 9562), so that ids sort by the time they were made.
-
-    Sorted ids keep the journal's indexes local: a million waiting messages don't slow a publish.
-    """
-    ms = time.time_ns() // 1_000_000
-    rand = int.from_bytes(os.urandom(10), "big")
-    value = (ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | (rand >> 68 & 0xFFF) << 64
-    value |= 0b10 << 62 | rand & (1 << 62) - 1
-    h = f"{value:032x}"
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
 @quickly_made

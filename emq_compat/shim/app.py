@@ -7,36 +7,31 @@ It stands at the end of a line of halves: Configured (settings), Connections, Se
 from __future__ import annotations
 
 import os
-import platform
 import threading
-import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.shim import current, declare
-from emq_compat.shim.annotations import sources_of
-from emq_compat.shim.backend import Backend
-from emq_compat.shim.bug_report import bug_report
-from emq_compat.shim.canvas.signature import signature
+from emq_compat.shim import current, declare, later
 from emq_compat.shim.declarer import Declarer
 from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import CeleryWarning
 from emq_compat.shim.pickling import AppPickler, unpickle_app, unpickle_attribute
-from emq_compat.shim.programs import Worker as WorkerProgram
-from emq_compat.shim.programs import run_command
-from emq_compat.shim.result import AsyncResult as Result
-from emq_compat.shim.result import GroupResult as ResultOfGroup
-from emq_compat.shim.result import ResultSet as SetOfResults
 from emq_compat.shim.settings_source import NEW_NAMES
 from emq_compat.shim.settings_table import SETTINGS
 from emq_compat.shim.symbols import symbol_by_name
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from emq_compat.shim.backend import Backend
     from emq_compat.shim.control import Control
     from emq_compat.shim.log import Logging
+    from emq_compat.shim.programs import Worker as WorkerProgram
+    from emq_compat.shim.results.sets import GroupResult as ResultOfGroup
+    from emq_compat.shim.results.sets import ResultSet as SetOfResults
+    from emq_compat.shim.results.single import AsyncResult as Result
 
 __all__ = ["Celery"]
 
@@ -71,9 +66,9 @@ class Celery(Declarer):
         hostname: the node name that its tasks see in ``request.hostname``; a worker sets its own.
     """
 
-    IS_WINDOWS = platform.system() == "Windows"
-    IS_macOS = platform.system() == "Darwin"
-    SYSTEM = platform.system()
+    SYSTEM = os.uname().sysname
+    IS_WINDOWS = SYSTEM == "Windows"
+    IS_macOS = SYSTEM == "Darwin"
     Pickler = AppPickler
     builtin_fixups: Collection[Any] = frozenset({"emq_compat.shim.django:fixup"})
     log_cls: Any = "emq_compat.shim.log:Logging"
@@ -150,21 +145,21 @@ class Celery(Declarer):
 
     def AsyncResult(self, id: str, **kwargs: Any) -> Result[Any]:  # noqa: A002, N802 - Celery's names
         """Return the result of a task by its id."""
-        return Result(id, app=self, **kwargs)
+        return later.AsyncResult(id, app=self, **kwargs)
 
     def GroupResult(  # noqa: N802 - Celery's name
         self, id: str | None = None, *args: Any, **kwargs: Any  # noqa: A002
     ) -> ResultOfGroup:
         """Return the result of a group: its id, and those of its members."""
-        return ResultOfGroup(id, *args, app=self, **kwargs)
+        return later.GroupResult(id, *args, app=self, **kwargs)
 
     def ResultSet(self, results: Iterable[Any] | None = None, **kwargs: Any) -> SetOfResults:  # noqa: N802
         """Return results as one."""
-        return SetOfResults(results, app=self, **kwargs)
+        return later.ResultSet(results, app=self, **kwargs)
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Return a signature that this app sends; arguments are those of canvas.signature."""
-        return signature(*args, app=self, **kwargs)
+        return later.signature(*args, app=self, **kwargs)
 
     subtask = signature
 
@@ -206,7 +201,7 @@ class Celery(Declarer):
     @property
     def annotations(self) -> tuple[Any, ...]:
         """What task_annotations names, each a mapping or an object with annotate()."""
-        return tuple(sources_of(self.conf.task_annotations))
+        return tuple(later.sources_of(self.conf.task_annotations))
 
     def problems(self) -> list[str]:
         """Return a line for each setting, route and task that won't do what its author thinks."""
@@ -249,16 +244,16 @@ class Celery(Declarer):
     @property
     def oid(self) -> str:
         """An id of this app in this process."""
-        return str(uuid.uuid3(uuid.NAMESPACE_OID, f"{os.uname().nodename}-{os.getpid()}-{id(self)}"))
+        return _oid(f"{os.uname().nodename}-{os.getpid()}-{id(self)}")
 
     @property
     def thread_oid(self) -> str:
         """An id of this app in this thread."""
-        return str(uuid.uuid3(uuid.NAMESPACE_OID, f"{self.oid}-{threading.get_ident()}"))
+        return _oid(f"{self.oid}-{threading.get_ident()}")
 
     def bugreport(self) -> str:
         """Return versions and settings as text, with secrets masked."""
-        return bug_report(self)
+        return later.bug_report(self)
 
     def subclass_with_self(
         self,
@@ -287,7 +282,7 @@ class Celery(Declarer):
     @property
     def Worker(self) -> type[WorkerProgram]:  # noqa: N802 - Celery's name
         """The worker as a class: ``app.Worker(concurrency=2, loglevel="INFO").start()``."""
-        return self.subclass_with_self(WorkerProgram)
+        return self.subclass_with_self(later.Worker)
 
     def worker_main(self, argv: Sequence[str] | None = None) -> None:
         """Run a worker of this app, as the command line ``argv`` says: ``["worker", "-c", "2"]``.
@@ -296,11 +291,11 @@ class Celery(Declarer):
             ValueError: the command in it isn't ``worker``.
             SystemExit: it has ended.
         """
-        run_command(self, argv, only="worker")
+        later.run_command(self, argv, only="worker")
 
     def start(self, argv: Sequence[str] | None = None) -> None:
         """Run a command of ``emq-compat`` for this app; raises SystemExit when it has ended."""
-        run_command(self, argv)
+        later.run_command(self, argv)
 
     def setup_security(self, *args: Any, **kwargs: Any) -> None:
         """Refused: messages aren't signed here; keys protect the connection (docs/security.md).
@@ -350,6 +345,13 @@ class Celery(Declarer):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'}:{id(self):#x}>"
+
+
+def _oid(text: str) -> str:
+    """Return the UUID of a text."""
+    import uuid  # noqa: PLC0415 - start-up doesn't need it
+
+    return str(uuid.uuid3(uuid.NAMESPACE_OID, text))
 
 
 def _overridden(cls: type) -> set[str]:

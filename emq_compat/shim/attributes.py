@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from emq_compat.shim import exceptions
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from emq_compat.shim.app import Celery
 
 __all__ = ["FROM_CONFIG", "Attributes", "FromSetting"]

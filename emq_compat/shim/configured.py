@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone, tzinfo
-from typing import Any
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
+from emq_compat.shim import later
 from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.settings import Settings
 from emq_compat.shim.settings_source import from_command_line, imported
-from emq_compat.shim.zones import zone_named
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
 
 __all__ = ["Configured"]
 
@@ -144,7 +147,7 @@ class Configured:
     def timezone(self) -> tzinfo:
         """The setting timezone; without one UTC, or this machine's zone where enable_utc is false."""
         conf = self.conf
-        return zone_named(conf.timezone, utc=bool(conf.enable_utc))
+        return later.zone_named(conf.timezone, utc=bool(conf.enable_utc))
 
     def uses_utc_timezone(self) -> bool:
         """Return whether ``timezone`` is UTC."""

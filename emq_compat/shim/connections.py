@@ -13,12 +13,11 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from emq_compat.errors import OperationalError
-from emq_compat.shim.configured import Configured
 from emq_compat.shim.exceptions import join_kombu
 from emq_compat.shim.pipeline import Publisher
 from emq_compat.shim.settings_text import censored_url
 
-__all__ = ["Channel", "Connection", "Connections", "Pool", "Producer"]
+__all__ = ["Channel", "Connection", "Given", "Pool", "Producer"]
 
 T = TypeVar("T")
 
@@ -235,7 +234,7 @@ class Pool(Generic[T]):
         """Nothing: ``app.close()`` closes the client's connections."""
 
 
-class _Given(Generic[T]):
+class Given(Generic[T]):
     """A ``with`` block around what was given, which stays open, or around a new one."""
 
     def __init__(self, given: T) -> None:
@@ -248,59 +247,3 @@ class _Given(Generic[T]):
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         return None
-
-
-class Connections(Configured):
-    """The part of an app that hands out connections."""
-
-    @property
-    def broker_url(self) -> str:
-        """Where tasks are published."""
-        raise NotImplementedError
-
-    @property
-    def client(self) -> Publisher:
-        """The connection that they are published by."""
-        raise NotImplementedError
-
-    def connection_for_write(self, url: str | None = None, **kombu: Any) -> Connection:
-        """Return the connection that tasks are published by; kombu's arguments mean nothing."""
-        timeout_s = self.conf.broker_connection_timeout
-        if url is None:
-            return Connection(self.broker_url, timeout_s=timeout_s, client=self.client)
-        return Connection(url, timeout_s=timeout_s)
-
-    def connection_for_read(self, url: str | None = None, **kombu: Any) -> Connection:
-        """Return a connection to where workers take tasks from (broker_read_url)."""
-        read = url or self.conf["broker_read_url"]
-        return self.connection_for_write(read if read is None or isinstance(read, str) else ";".join(read))
-
-    def connection(self, hostname: str | None = None, **kombu: Any) -> Connection:
-        """Return a connection to the broker, or to the one at an address."""
-        return self.connection_for_write(hostname or kombu.get("url"))
-
-    broker_connection = connection
-
-    def connection_or_acquire(
-        self, connection: Connection | None = None, pool: bool = True, *_: Any, **__: Any
-    ) -> _Given[Connection]:
-        """Return a ``with`` block around ``connection``, or a new one."""
-        return _Given(self.connection_for_write() if connection is None else connection)
-
-    default_connection = connection_or_acquire
-
-    def producer_or_acquire(self, producer: Producer | None = None) -> _Given[Producer]:
-        """Return a ``with`` block around ``producer``, or a new one."""
-        return _Given(Producer(self.connection_for_write()) if producer is None else producer)
-
-    default_producer = producer_or_acquire
-
-    @property
-    def pool(self) -> Pool[Connection]:
-        """A pool of connections."""
-        return Pool(self.connection_for_write, self.conf.broker_pool_limit)
-
-    @property
-    def producer_pool(self) -> Pool[Producer]:
-        """A pool of producers."""
-        return Pool(lambda: Producer(self.connection_for_write()), self.conf.broker_pool_limit)

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.message import Delivery, Publish
-from emq_compat.shim.request import Context
-
 if TYPE_CHECKING:
+    from emq_compat.message import Delivery, Publish
     from emq_compat.run import Report
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.request import Context
     from emq_compat.shim.task import Task
 
 __all__ = [

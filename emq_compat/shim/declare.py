@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from emq_compat.shim import current
+from emq_compat.shim import current, later
 from emq_compat.shim.attributes import FROM_CONFIG
+from emq_compat.shim.checks import interval_of, limit_of, priority_of, queue_name
 from emq_compat.shim.exceptions import CeleryWarning, DuplicateTaskNameWarning
-from emq_compat.shim.models import with_models
-from emq_compat.shim.options import interval_of, limit_of, priority_of, queue_name
-from emq_compat.shim.paths import declaring_module
+from emq_compat.shim.registry import declaring_module
 from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def task_of(
     body = fun
     base = options.pop("base", None) or (app.base_task_cls if shared else app.Task)
     if options.get("pydantic"):
-        body = with_models(
+        body = later.with_models(
             app,
             fun,
             name,

@@ -6,13 +6,9 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from emq_compat.shim import current, declare
-from emq_compat.shim.build import argument_check
-from emq_compat.shim.discover import Packages
+from emq_compat.shim import current, declare, later
 from emq_compat.shim.dispatch import Signal
-from emq_compat.shim.loader import AppLoader, BaseLoader
-from emq_compat.shim.paths import declaring_module
-from emq_compat.shim.registry import TaskRegistry, task_name
+from emq_compat.shim.registry import TaskRegistry, declaring_module, task_name
 from emq_compat.shim.sender import Sender
 from emq_compat.shim.symbols import instantiate, symbol_by_name
 from emq_compat.shim.task import Task as BaseTask
@@ -20,6 +16,8 @@ from emq_compat.shim.task import Task as BaseTask
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.async_task import AsyncTask, BoundDeclaration, Declaration
+    from emq_compat.shim.discover import Packages
+    from emq_compat.shim.loader import BaseLoader
 
 __all__ = ["Declarer"]
 
@@ -41,7 +39,7 @@ class Declarer(Sender):
     #: Its name.
     main: str | None = None
     task_cls: Any = BaseTask
-    loader_cls: Any = AppLoader
+    loader_cls: Any = "emq_compat.shim.loader:AppLoader"
     registry_cls: Any = TaskRegistry
 
     def __init__(
@@ -193,7 +191,7 @@ class Declarer(Sender):
 
     def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Callable[..., Any]:
         """Return a function of the same signature that does nothing: it checks arguments."""
-        return argument_check(fun) or _anything
+        return later.argument_check(fun) or _anything
 
     @property
     def current_task(self) -> BaseTask[..., Any] | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["Signal"]
-
-logger = logging.getLogger("celery.utils.dispatch.signal")
 
 Receiver = Callable[..., Any]
 
@@ -128,9 +127,9 @@ class Signal:
         for receiver in self._receivers_for(sender):
             try:
                 answer = receiver(signal=self, sender=sender, **named)
-            except Exception as exc:  # the edge around user code
+            except Exception as exc:  # noqa: BLE001 - the edge around user code; logged
                 name = _name_of(receiver)
-                logger.exception("receiver %s of the signal %s raised: %r", name, self.name, exc)
+                _logger().exception("receiver %s of the signal %s raised: %r", name, self.name, exc)
                 answer = exc
             answers.append((receiver, answer))
         return answers
@@ -164,7 +163,7 @@ class _Tried:
                 return self.__wrapped__(*args, **kwargs)
             except Exception as exc:  # noqa: BLE001 - around user code; logged
                 name, signal = _name_of(self.__wrapped__), getattr(kwargs.get("signal"), "name", None)
-                logger.error(
+                _logger().error(
                     "receiver %s of the signal %s raised %r; again in %gs", name, signal, exc, pause_s
                 )
             time.sleep(pause_s)
@@ -193,11 +192,20 @@ def _identity(sender: Any) -> Hashable:
 
 
 def _takes_keywords(receiver: Receiver) -> bool:
+    import inspect  # noqa: PLC0415 - a heavy one, and many programs connect nothing
+
     try:
         parameters = inspect.signature(receiver).parameters.values()
     except (TypeError, ValueError):
         return True
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _logger() -> logging.Logger:
+    """Return the logger of receivers that raise."""
+    import logging  # noqa: PLC0415 - as above
+
+    return logging.getLogger("celery.utils.dispatch.signal")
 
 
 def _name_of(receiver: Receiver) -> str:

@@ -9,11 +9,13 @@ evaluated after that, whenever the caller imported kombu.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emq_compat.errors import EmqError, OperationalError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from types import TracebackType
 
 __all__ = [
     "AlreadyRegistered",

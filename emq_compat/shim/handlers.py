@@ -1,4 +1,4 @@
-"""Around a task's body: the handlers that a task class may define, the signals, and autoretry_for."""
+"""Around a task's body: the handlers that its class defines, the signals, and autoretry_for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from emq_compat.coroutines.settle import settle
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExceptionInfo",
-    "Handlers",
     "Told",
     "anybody_listens",
     "call_handled",
@@ -52,58 +51,6 @@ class ExceptionInfo:
 
     def __repr__(self) -> str:
         return f"<ExceptionInfo: {self.exception!r}>"
-
-
-class Handlers:
-    """The methods of a task class that are called around its body, in the process that runs it.
-
-    Each may be an ``async def``.
-    """
-
-    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Called before the body, by whoever runs it; what it raises fails the task."""
-
-    def on_success(
-        self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Called when the body has returned."""
-
-    def on_failure(
-        self,
-        exc: BaseException,
-        task_id: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        einfo: ExceptionInfo,
-    ) -> Any:
-        """Called when the body has raised; not when the process was lost."""
-
-    def on_retry(
-        self,
-        exc: BaseException,
-        task_id: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        einfo: ExceptionInfo,
-    ) -> Any:
-        """Called when the body has asked for a retry."""
-
-    def after_return(
-        self,
-        status: str,
-        retval: Any,
-        task_id: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        einfo: ExceptionInfo | None,
-    ) -> Any:
-        """Called last, whatever happened; ``retval`` is the value or the exception."""
-
-    @classmethod
-    def any_defined(cls) -> bool:
-        """Return whether a task class defines one of them."""
-        own = (name for name, value in vars(Handlers).items() if isinstance(value, FunctionType))
-        return any(getattr(cls, name) is not getattr(Handlers, name) for name in own)
 
 
 def anybody_listens(task: Task[..., Any]) -> bool:

@@ -19,7 +19,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import current
@@ -28,7 +28,7 @@ from emq_compat.shim.exceptions import NoImportablePath
 if TYPE_CHECKING:
     from emq_compat.shim.task import Task
 
-__all__ = ["ByName", "TaskPath", "declaring_module", "path_of"]
+__all__ = ["ByName", "TaskPath", "path_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +51,6 @@ class ByName:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task."""
         return self.task(*args, **kwargs)
-
-
-def declaring_module() -> str | None:
-    """Return the name of the module whose import is declaring a task now; None: no import is."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "<module>":
-            name = frame.f_globals.get("__name__")
-            return name if isinstance(name, str) else None
-        frame = frame.f_back
-    return None
 
 
 def path_of(task: Task[..., Any]) -> TaskPath:

@@ -27,7 +27,7 @@ from emq_compat.message import (
 )
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy
-from emq_compat.shim import flow, keeping
+from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.codec import dumps
@@ -160,6 +160,7 @@ class ShimProgram:
         Raises:
             Exception: what importing one of them, or a receiver of import_modules, raises.
         """
+        later.load()
         self.app.set_current()
         self.app.set_default()
         self.app.loader.init_worker()

@@ -11,21 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from emq_compat.shim.checks import queue_name
 from emq_compat.shim.exceptions import ImproperlyConfigured, QueueNotFound
 
 __all__ = ["Exchange", "Queue", "Queues", "queue_name"]
-
-
-def queue_name(queue: Any) -> str:
-    """Return the name of a queue given by name or as a kombu Queue.
-
-    Raises:
-        ImproperlyConfigured: the name is empty or holds a control character.
-    """
-    name = queue if isinstance(queue, str) else getattr(queue, "name", queue)
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise ImproperlyConfigured(f"{name!r} can't be a queue's name")
-    return name
 
 
 class Exchange:

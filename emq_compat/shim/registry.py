@@ -1,9 +1,9 @@
-"""The registered tasks: name → task, and Celery's rules for names."""
+"""The registered tasks: name → task, Celery's rules for names, and which module declares one."""
 
 from __future__ import annotations
 
-import difflib
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim.exceptions import NotRegistered
@@ -11,7 +11,7 @@ from emq_compat.shim.exceptions import NotRegistered
 if TYPE_CHECKING:
     from emq_compat.shim.task import Task
 
-__all__ = ["TaskRegistry", "nearest", "task_name"]
+__all__ = ["TaskRegistry", "declaring_module", "nearest", "task_name"]
 
 #: Attributes that decide in Celery what becomes of a task, and nothing here yet: a worker must say so.
 _NOT_YET = ("rate_limit", "pydantic")
@@ -29,6 +29,17 @@ def task_name(main: str | None, name: str, module: str | None) -> str:
     if module == "__main__" and main:
         return f"{main}.{name}"
     return f"{module}.{name}"
+
+
+def declaring_module() -> str | None:
+    """Return the name of the module whose import is declaring a task now; None: no import is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            name = frame.f_globals.get("__name__")
+            return name if isinstance(name, str) else None
+        frame = frame.f_back
+    return None
 
 
 class TaskRegistry(dict[str, "Task[..., Any]"]):
@@ -79,6 +90,8 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
 
 def nearest(name: str, known: TaskRegistry, count: int = 3) -> list[str]:
     """Return registered names that look like ``name``, for the log; the same last part comes first."""
+    import difflib  # noqa: PLC0415 - for mistakes only
+
     tail = name.rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == tail]
     return [*same, *(n for n in difflib.get_close_matches(name, known, n=count) if n not in same)][:count]

@@ -7,37 +7,31 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from emq_compat.address import DEFAULT_URL
-from emq_compat.message import Publish
-from emq_compat.shim import current
-from emq_compat.shim.amqp import AMQP
-from emq_compat.shim.announce import announced
-from emq_compat.shim.apublish import published
-from emq_compat.shim.backend import Backend
-from emq_compat.shim.backend_kinds import EmqBackend, backend_of
-from emq_compat.shim.build import Plan, build_with
-from emq_compat.shim.connections import Connections
+from emq_compat.shim import current, later
+from emq_compat.shim.checks import priority_of
+from emq_compat.shim.connecting import Connecting
 from emq_compat.shim.exceptions import AlwaysEagerIgnored, NoImportablePath
-from emq_compat.shim.options import ADDRESS, priority_of, read_options
-from emq_compat.shim.paths import TaskPath, path_of
-from emq_compat.shim.pipeline import Pipeline, Publisher, pipeline_of, publish_with_tries
 from emq_compat.shim.registry import TaskRegistry
-from emq_compat.shim.result import AsyncResult as Result
-from emq_compat.shim.retention import seconds_kept
 from emq_compat.shim.symbols import instantiate
 
 if TYPE_CHECKING:
+    from emq_compat.message import Publish
+    from emq_compat.shim.amqp import AMQP
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.backend import Backend
+    from emq_compat.shim.build import Plan
+    from emq_compat.shim.pipeline import Pipeline, Publisher
+    from emq_compat.shim.results.single import AsyncResult as Result
 
 __all__ = ["Sender"]
 
 
-class Sender(Connections):
+class Sender(Connecting):
     """What Celery() has to do with publishing."""
 
     _tasks: TaskRegistry
     #: The class of ``amqp``, or its dotted path.
-    amqp_cls: Any = AMQP
+    amqp_cls: Any = "emq_compat.shim.amqp:AMQP"
 
     def __init__(
         self, changes: Mapping[str, Any], config_source: Any, namespace: str | None, *, silent: bool = False
@@ -75,7 +69,7 @@ class Sender(Connections):
     @property
     def broker_url(self) -> str:
         """Where tasks are published: Celery's environment variable, the settings, then EMQ_BROKER_ADDR."""
-        url = self.conf.broker_write_url or os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
+        url = self.conf.broker_write_url or os.environ.get("EMQ_BROKER_ADDR") or later.DEFAULT_URL
         return url if isinstance(url, str) else ";".join(url)
 
     @property
@@ -122,7 +116,7 @@ class Sender(Connections):
         """Where results are (result_backend)."""
         self._refresh()
         if self._backend is None:
-            self._backend = backend_of(cast("Celery", self))
+            self._backend = later.backend_of(cast("Celery", self))
         return self._backend
 
     @backend.setter
@@ -134,7 +128,7 @@ class Sender(Connections):
     @property
     def backend_cls(self) -> Any:
         """What says where results are: the setting, or the backend's class."""
-        return self.conf.result_backend or EmqBackend
+        return self.conf.result_backend or later.EmqBackend
 
     def tries(self, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the retry policy of a publish with these options: ``retry`` and ``retry_policy``."""
@@ -149,14 +143,14 @@ class Sender(Connections):
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
         client = self.client
-        announcement = announced(message, retry_policy)
+        announcement = later.announced(message, retry_policy)
         if announcement is not None:
             message = announcement.message
-        pipeline = pipeline_of(client)
+        pipeline = later.pipeline_of(client)
         if pipeline is not None:
             pipeline.add(message)
         else:
-            publish_with_tries(client, message, retry_policy)
+            later.publish_with_tries(client, message, retry_policy)
         if announcement is not None:
             announcement.published()
 
@@ -173,7 +167,7 @@ class Sender(Connections):
 
     def pipeline(self) -> Pipeline:
         """Return a context manager: what is published inside is confirmed as a whole when it ends."""
-        return Pipeline(self.client)
+        return later.Pipeline(self.client)
 
     def send_task(
         self,
@@ -191,13 +185,13 @@ class Sender(Connections):
         plan = self._plans.get(name)
         if plan is None or plan.version != self.conf.version:
             plan = self._plans[name] = self._plan_by_name(name)
-        if plan.by_call or not options.keys().isdisjoint(ADDRESS):
+        if plan.by_call or not options.keys().isdisjoint(later.ADDRESS):
             options = self.amqp.send_options(name, options, args, kwargs, self._tasks.get(name))
         frame = current.frame_var.get()
-        read = read_options(plan, self.conf, options, None if frame is None else frame.request)
-        message = build_with(plan, args or (), kwargs or {}, read)
+        read = later.read_options(plan, self.conf, options, None if frame is None else frame.request)
+        message = later.build_with(plan, args or (), kwargs or {}, read)
         self.publish(message, self.tries(options))
-        result: Result[Any] = (options.get("result_cls") or Result)(
+        result: Result[Any] = (options.get("result_cls") or later.AsyncResult)(
             message.headers.task_id, app=cast("Celery", self)
         )
         result.ignored = read.ignore_result
@@ -213,21 +207,21 @@ class Sender(Connections):
         """``send_task`` for coroutines: the loop goes on until the broker has confirmed."""
         app = cast("Celery", self)
         policy = self.tries(options)
-        return await published(app, lambda: self.send_task(name, args, kwargs, **options), policy)
+        return await later.published(app, lambda: self.send_task(name, args, kwargs, **options), policy)
 
     def _plan_by_name(self, name: str) -> Plan:
         """Return the plan of a task known by its name, which by Celery's rule tells its path, too."""
         module, _, attribute = name.rpartition(".")
-        path = TaskPath(path=module or "__main__", callable=attribute or name)
+        path = later.TaskPath(path=module or "__main__", callable=attribute or name)
         if name in self._tasks:
             try:
-                path = path_of(self._tasks[name])
+                path = later.path_of(self._tasks[name])
             except NoImportablePath:
                 if self.stock:
                     raise
         destination = self.amqp.destination(name, self._tasks.get(name))
         priority = self.conf.task_default_priority if destination.priority is None else destination.priority
-        return Plan(
+        return later.Plan(
             name=name,
             path=path,
             queue=destination.queue,
@@ -238,7 +232,7 @@ class Sender(Connections):
             ignore_result=bool(self.conf.task_ignore_result),
             keeps_errors=bool(self.conf.task_store_errors_even_if_ignored),
             epilogue=not self.stock and not self.backend.kept_by_broker,
-            keep_s=None if self.stock else seconds_kept(self.conf),
+            keep_s=None if self.stock else later.seconds_kept(self.conf),
             serializer=self.conf.task_serializer,
             compression=self.conf.task_compression,
         )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from emq_compat.shim.settings_effect import WITHOUT_EFFECT
+from emq_compat.shim import later
 from emq_compat.shim.settings_source import NEW_NAMES, Source, meant, read_source
 from emq_compat.shim.settings_table import SETTINGS
-from emq_compat.shim.settings_text import as_text, censored_items
 
-__all__ = ["Option", "Settings"]
+if TYPE_CHECKING:
+    from emq_compat.shim.settings_option import FoundOption
+
+__all__ = ["Settings"]
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "flag": (bool,),
@@ -27,22 +29,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "list": (list, tuple, set, frozenset),
     "mapping": (Mapping,),
 }
-
-
-class Option(NamedTuple):
-    """What is known of a setting: its default, the kind of its values, Celery 3's name (or "")."""
-
-    default: Any
-    type: str
-    old: str
-
-
-class FoundOption(NamedTuple):
-    """Where ``find_option`` found a setting: ``worker``, ``prefetch_multiplier`` and what is known of it."""
-
-    namespace: str
-    key: str
-    type: Option
 
 
 class Settings(MutableMapping[str, Any]):
@@ -106,12 +92,13 @@ class Settings(MutableMapping[str, Any]):
                 odd[name] = meant(name)
         lines = [f"unknown setting {name}{hint}" for name, hint in odd.items()]
         idle: dict[str, list[str]] = {}
+        without_effect = later.WITHOUT_EFFECT
         for name, value in self.changes.items():
             if name not in SETTINGS:
                 continue
             default, kind, _ = SETTINGS[name]
-            if name in WITHOUT_EFFECT and value != default:
-                idle.setdefault(WITHOUT_EFFECT[name], []).append(name)
+            if name in without_effect and value != default:
+                idle.setdefault(without_effect[name], []).append(name)
             wanted = _KINDS.get(kind)
             if value is not None and wanted is not None and not isinstance(value, wanted):
                 lines.append(f"setting {name} is {value!r}; a {kind} is expected")
@@ -150,11 +137,11 @@ class Settings(MutableMapping[str, Any]):
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """Return the settings that were given a value, or all; passwords and keys masked."""
         chosen = dict(self) if with_defaults else dict(self.without_defaults())
-        return censored_items(chosen) if censored else chosen
+        return later.censored_items(chosen) if censored else chosen
 
     def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
         """Return ``table`` as text, one setting a line."""
-        return as_text(self.table(with_defaults, censored))
+        return later.as_text(self.table(with_defaults, censored))
 
     def find_option(self, name: str, namespace: str = "") -> FoundOption:
         """Return where a setting is, by its name without its first part: ``prefetch_multiplier``.
@@ -162,14 +149,7 @@ class Settings(MutableMapping[str, Any]):
         Raises:
             KeyError: there is none of this name.
         """
-        wanted = name.lower()
-        names = [f"{namespace.lower()}_{wanted}", wanted] if namespace else [wanted]
-        names += [known for known in SETTINGS if known.partition("_")[2] == wanted]
-        for known in names:
-            if known in SETTINGS:
-                head, _, tail = known.partition("_") if known != wanted or namespace else ("", "", known)
-                return FoundOption(head if tail else "", tail or head, Option(*SETTINGS[known]))
-        raise KeyError(name)
+        return later.option_named(name, namespace)
 
     def get_by_parts(self, *parts: str) -> Any:
         """Return a setting whose name is these parts, joined by ``_``."""

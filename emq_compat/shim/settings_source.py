@@ -6,12 +6,8 @@ Celery 3's names are in capitals (``CELERY_ACKS_LATE``), so are the new ones und
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emq_compat.shim.exceptions import ImproperlyConfigured
@@ -30,16 +26,24 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """What was read: ``settings``, and the names that say nothing to Celery, each with a hint for the log.
 
     ``old_names`` are those of Celery 3 that were read.
     """
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    odd: Mapping[str, str] = field(default_factory=dict)
-    old_names: tuple[str, ...] = ()
+    __slots__ = ("odd", "old_names", "settings")
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        odd: Mapping[str, str] | None = None,
+        old_names: tuple[str, ...] = (),
+    ) -> None:
+        self.settings: Mapping[str, Any] = settings or {}
+        self.odd: Mapping[str, str] = odd or {}
+        self.old_names = old_names
 
 
 def read_source(source: object, namespace: str | None = None) -> Source:
@@ -60,10 +64,10 @@ def read_source(source: object, namespace: str | None = None) -> Source:
         items = {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}
     read = _with_namespace(items, namespace) if namespace else _without(items, isinstance(source, Mapping))
     old = (name for name in items if name in _OLD_NAMES and not (namespace and name.startswith(namespace)))
-    read = replace(read, old_names=tuple(sorted(old)))
-    if read.settings.get("timezone") is None and items.get("TIME_ZONE"):
-        return replace(read, settings={**read.settings, "timezone": items["TIME_ZONE"]})
-    return read
+    settings = read.settings
+    if settings.get("timezone") is None and items.get("TIME_ZONE"):
+        settings = {**settings, "timezone": items["TIME_ZONE"]}
+    return Source(settings=settings, odd=read.odd, old_names=tuple(sorted(old)))
 
 
 def imported(source: object) -> object:
@@ -103,7 +107,7 @@ def _without(items: Mapping[str, Any], is_mapping: bool) -> Source:
             odd[name] = meant(name)
         elif not callable(value) and not hasattr(value, "__loader__"):
             found[name] = value  # a module's own names are no mistake, but app.conf shows them
-            if difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=_MISSPELT):
+            if _near(name, cutoff=_MISSPELT):
                 odd[name] = meant(name)
     _refuse_mixed(items)
     return Source(settings=found, odd=odd)
@@ -151,10 +155,17 @@ def _with_namespace(items: Mapping[str, Any], namespace: str) -> Source:
 
 def meant(name: str, prefix: str = "") -> str:
     """Return a question for the log: which known setting is nearest; empty: none is near."""
-    near = difflib.get_close_matches(name.lower(), SETTINGS, n=1)
+    near = _near(name)
     if not near:
         return ""
     return f": is {prefix + near[0].upper() if prefix else near[0]} meant?"
+
+
+def _near(name: str, cutoff: float = 0.6) -> list[str]:
+    """Return the setting whose name is nearest, if one is."""
+    import difflib  # noqa: PLC0415 - start-up doesn't need it
+
+    return difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=cutoff)
 
 
 def from_command_line(words: Iterable[str], namespace: str | None = "celery") -> dict[str, Any]:
@@ -176,10 +187,12 @@ def _assignment(word: str, namespace: str | None) -> tuple[str, Any]:
     name = key.lower().replace(".", "_")
     if name.startswith("_"):
         name = f"{namespace.lower()}{name}" if namespace else name[1:]
-    cast = re.match(r"\((\w+)\)", value)
-    kind = cast.group(1) if cast else SETTINGS.get(name, (None, "text", ""))[1]
+    kind = SETTINGS.get(name, (None, "text", ""))[1]
+    cast, closed, rest = value.partition(")")
+    if closed and cast[:1] == "(" and cast[1:].isidentifier():
+        kind, value = cast[1:], rest
     try:
-        return name, _value(kind, value[cast.end() :] if cast else value)
+        return name, _value(kind, value)
     except ValueError as exc:
         raise ValueError(f"{name}: {exc}") from exc
 
@@ -195,5 +208,7 @@ def _value(kind: str, text: str) -> Any:
         number = float(text)
         return int(number) if number.is_integer() and "." not in text else number
     if kind in ("list", "mapping", "json", "tuple", "dict"):
+        import json  # noqa: PLC0415 - start-up doesn't need it
+
         return json.loads(text)
     return text

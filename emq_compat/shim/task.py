@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
 
-from emq_compat.shim import current
-from emq_compat.shim.annotations import annotations_of
-from emq_compat.shim.announce import announced
-from emq_compat.shim.apublish import published
+from emq_compat.shim import current, later
 from emq_compat.shim.attributes import Attributes
-from emq_compat.shim.awaiting import inside
-from emq_compat.shim.build import Plan, argument_check, as_carried, build, build_with
-from emq_compat.shim.canvas.methods import CanvasMethods
-from emq_compat.shim.canvas.regen import as_list
-from emq_compat.shim.codec import dumps, jsonable
+from emq_compat.shim.canvas_methods import CanvasMethods
+from emq_compat.shim.checks import check_limits, priority_of
 from emq_compat.shim.current import Frame, RequestStack, frame_var
-from emq_compat.shim.eager import run_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, NoImportablePath, Retry
-from emq_compat.shim.execution import execute
-from emq_compat.shim.handlers import Handlers
-from emq_compat.shim.models import dumped
-from emq_compat.shim.options import ADDRESS, check_limits, priority_of, read_options
-from emq_compat.shim.paths import TaskPath, path_of
-from emq_compat.shim.request import Context, request_of
-from emq_compat.shim.result import AsyncResult as Result
-from emq_compat.shim.result import EagerResult
-from emq_compat.shim.retention import seconds_kept
-from emq_compat.shim.retrying import rebound, retry_message
+from emq_compat.shim.handler_methods import Handlers
 from emq_compat.shim.states import READY_STATES
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from emq_compat.message import Delivery, Job, Outcome
     from emq_compat.run import Report
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.build import Plan
+    from emq_compat.shim.request import Context
+    from emq_compat.shim.results.eager import EagerResult
+    from emq_compat.shim.results.single import AsyncResult as Result
     from emq_compat.shim.run_plan import RunPlan
 
 __all__ = ["Task", "unpickle_task"]
@@ -85,14 +73,14 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if frame is not None and frame.task is self and not frame.entered:
             frame.entered = True
             return self.run(*args, **kwargs)  # type: ignore[no-any-return]
-        inner = Frame(self, Context(args=args, kwargs=kwargs), previous=frame)
+        inner = Frame(self, later.Context(args=args, kwargs=kwargs), previous=frame)
         token = frame_var.set(inner)
         try:
             value: Any = self.run(*args, **kwargs)
         finally:
             frame_var.reset(token)
         if hasattr(type(value), "__await__"):
-            value = inside(inner, value)
+            value = later.inside(inner, value)
         return value  # type: ignore[no-any-return]
 
     @property
@@ -121,7 +109,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         frame = self._frame()
         if frame is not None:
             return frame.request
-        request: Context = self.__dict__.setdefault("_default_request", Context())
+        request: Context = self.__dict__.setdefault("_default_request", later.Context())
         return request
 
     @property
@@ -132,7 +120,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     @property
     def __header__(self) -> Callable[..., None]:
         """A function of the body's signature that does nothing: it checks arguments as Python does."""
-        return argument_check(self.run) or _takes_everything
+        return later.argument_check(self.run) or _takes_everything
 
     def _frame(self) -> Frame | None:
         frame = frame_var.get()
@@ -176,7 +164,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if self._has_shadow_name and shadow is None:
             shadow = self.shadow_name(args or (), kwargs or {}, options)
         if self.pydantic:
-            args, kwargs = dumped(args or ()), dumped(dict(kwargs or {}))
+            args, kwargs = later.dumped(args or ()), later.dumped(dict(kwargs or {}))
         if app.eager:
             links = {"link": link, "link_error": link_error, "shadow": shadow}
             return self._apply_eagerly(args, kwargs, task_id, {**options, **links})
@@ -185,19 +173,19 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             plan = self._new_plan(app)
         frame = frame_var.get()
         request = None if frame is None else frame.request
-        if plan.by_call or not options.keys().isdisjoint(ADDRESS):
+        if plan.by_call or not options.keys().isdisjoint(later.ADDRESS):
             options = app.amqp.send_options(self.name, options, args, kwargs, self)
         if options or task_id or link or link_error or shadow or plan.packs:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
-            read = read_options(plan, app.conf, given, request)
-            message = build_with(plan, args or (), kwargs or {}, read)
+            read = later.read_options(plan, app.conf, given, request)
+            message = later.build_with(plan, args or (), kwargs or {}, read)
             app.publish(message, app.tries(options))
             ignored = read.ignore_result
         else:
-            message = build(plan, args or (), kwargs or {}, request)
+            message = later.build(plan, args or (), kwargs or {}, request)
             app.publish(message, app.retry_policy)
             ignored = plan.ignore_result
-        result: Result[R] = Result(message.headers.task_id, app=app)
+        result: Result[R] = later.AsyncResult(message.headers.task_id, app=app)
         result.ignored = ignored
         if frame is not None and options.get("add_to_parent", True):
             frame.task.add_trail(result)
@@ -212,7 +200,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     ) -> Result[R]:
         """``apply_async`` for coroutines; options and errors are the same."""
         app = self._app if self._app is not None else current.get_app()
-        return await published(app, lambda: self.apply_async(args, kwargs, **options), app.tries(options))
+        policy = app.tries(options)
+        return await later.published(app, lambda: self.apply_async(args, kwargs, **options), policy)
 
     def _new_plan(self, app: Celery) -> Plan:
         stock = app.stock
@@ -220,14 +209,14 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             self.annotate()
         check_limits(self.time_limit, self.soft_time_limit)
         try:
-            path = path_of(self)
+            path = later.path_of(self)
         except NoImportablePath:
             if stock:
                 raise
-            path = TaskPath(path=self.__module__ or "__main__", callable=self.__name__)
+            path = later.TaskPath(path=self.__module__ or "__main__", callable=self.__name__)
         destination = app.amqp.destination(self.name, self)
         priority = self.priority if destination.priority is None else destination.priority
-        plan = Plan(
+        plan = later.Plan(
             name=self.name,
             path=path,
             queue=destination.queue,
@@ -239,9 +228,9 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             keeps_errors=bool(self.store_errors_even_if_ignored),
             expires=self.expires,
             limit_s=self.time_limit if stock else None,
-            check=argument_check(self.run) if self.typing and app.strict_typing else None,
+            check=later.argument_check(self.run) if self.typing and app.strict_typing else None,
             epilogue=not stock and not (self.backend or app.backend).kept_by_broker,
-            keep_s=None if stock else seconds_kept(app.conf),
+            keep_s=None if stock else later.seconds_kept(app.conf),
             serializer=self.serializer,
             compression=self.compression,
         )
@@ -258,10 +247,10 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         options: Mapping[str, Any],
     ) -> EagerResult[R]:
         """Run in place of publishing (task_always_eager), with arguments as a message would carry them."""
-        if self.typing and (check := argument_check(self.run)) is not None:
+        if self.typing and (check := later.argument_check(self.run)) is not None:
             check(*(args or ()), **(kwargs or {}))
         serializer = options.get("serializer") or self.serializer
-        args, kwargs = as_carried(self.name, args or (), kwargs or {}, serializer)
+        args, kwargs = later.as_carried(self.name, args or (), kwargs or {}, serializer)
         return self.apply(args, kwargs, task_id=task_id, **options)
 
     def apply(
@@ -291,8 +280,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             "logfile": logfile,
             "loglevel": loglevel or 0,
             "ignore_result": bool(options.get("ignore_result", False)),
-            "callbacks": as_list(link) or None,
-            "errbacks": as_list(link_error) or None,
+            "callbacks": later.as_list(link) or None,
+            "errbacks": later.as_list(link_error) or None,
             "timelimit": (hard, soft) if (hard, soft) != (None, None) else None,
             "group": options.get("group_id"),
             "group_index": options.get("group_index"),
@@ -308,7 +297,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         }
         if throw is None:
             throw = bool(self.app.conf.task_eager_propagates)
-        return run_here(self, args or (), kwargs or {}, throw=throw, request=request)
+        return later.run_here(self, args or (), kwargs or {}, throw=throw, request=request)
 
     def retry(
         self,
@@ -334,13 +323,13 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             BaseException: ``exc``, or a Retry, at once, when no worker runs the task (a plain call).
         """
         frame = self._frame()
-        request = frame.request if frame is not None else Context()
+        request = frame.request if frame is not None else later.Context()
         if frame is None or request.called_directly:
             _raise(exc or Retry("Task can be retried", None))
         if max_retries is not None:
             frame.max_retries = max_retries
         limit = self.max_retries if max_retries is None else max_retries
-        args, kwargs = rebound(self.run, request, args, kwargs)
+        args, kwargs = later.rebound(self.run, request, args, kwargs)
         new_args = request.args if args is None else args
         new_kwargs = request.kwargs if kwargs is None else kwargs
         if limit is not None and (request.retries or 0) >= limit:
@@ -357,10 +346,10 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if request.is_eager:
             again.sig = (tuple(new_args or ()), dict(new_kwargs or {}))
         else:
-            message = retry_message(
+            message = later.retry_message(
                 frame, args=args, kwargs=kwargs, eta=eta, countdown=countdown, options=options
             )
-            announcement = announced(message)
+            announcement = later.announced(message)
             frame.publish_later(message if announcement is None else announcement.message)
             if announcement is not None:
                 announcement.published()
@@ -395,11 +384,11 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         if task_id != request.id:
             self._store().store_result(task_id, meta, state, request=None, **kwargs)
         elif frame is not None and frame.report is not None:
-            told = {"value": jsonable(meta), "state": state}
+            told = {"value": later.jsonable(meta), "state": state}
             if state in READY_STATES:
                 frame.said = state, told["value"]
             else:
-                frame.report(state, dumps(told).encode())
+                frame.report(state, later.dumps(told).encode())
         elif self.store_eager_result and not request.ignore_result:
             self._store().store_result(task_id, meta, state, request=request, **kwargs)
 
@@ -422,11 +411,11 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> Result[R]:  # noqa: N802 - Celery's name
         """Return the result of this task's call ``task_id``."""
-        return Result(task_id, app=self.app, **kwargs)
+        return later.AsyncResult(task_id, app=self.app, **kwargs)
 
     def push_request(self, *args: Any, **kwargs: Any) -> None:
         """Enter a run with a Context of these attributes; for tests of a task's body."""
-        self.request_stack.push(Context(*args, **{**vars(self.request), **kwargs}))
+        self.request_stack.push(later.Context(*args, **{**vars(self.request), **kwargs}))
 
     def pop_request(self) -> None:
         """Leave the run that ``push_request`` entered."""
@@ -443,7 +432,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         by assignment wins.
         """
         cls: type[Task[..., Any]] = type(self)
-        for name, value in annotations_of(self.app.conf.task_annotations, self).items():
+        for name, value in later.annotations_of(self.app.conf.task_annotations, self).items():
             if name.startswith("@"):
                 cls.add_around(name[1:], value)
             else:
@@ -458,7 +447,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         method = getattr(method, "_emq_inner", method)
         wrapped: Any = around(method)
         wrapped._emq_inner = method
-        static = isinstance(inspect.getattr_static(cls, attr), staticmethod)
+        defined = next(vars(base)[attr] for base in cls.__mro__ if attr in vars(base))
+        static = isinstance(defined, staticmethod)
         setattr(cls, attr, staticmethod(wrapped) if static else wrapped)
 
     def bind(self, app: Celery) -> Celery:
@@ -470,8 +460,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     def __emq_run__(self, job: Job, delivery: Delivery, report: Report) -> Outcome:
         """Run for a job manager that found this task by its path (emq_compat.run.Runnable)."""
         app = self.app
-        request = request_of(self.name, job, delivery, app.hostname, accept=app.conf.accept_content)
-        return execute(self, request, delivery, report)
+        request = later.request_of(self.name, job, delivery, app.hostname, accept=app.conf.accept_content)
+        return later.execute(self, request, delivery, report)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return unpickle_task, (self.name, self.__module__)

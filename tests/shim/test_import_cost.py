@@ -2,18 +2,91 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from emq_compat.shim import later
 
 pytestmark = pytest.mark.integration
 
 _HEAVY = ("zmq", "kombu", "asyncio", "sqlalchemy", "redis", "pydantic", "psutil", "click", "croniter")
+#: Of the standard library, what takes a millisecond or more.
+_LIBRARY = (
+    "dataclasses", "difflib", "email", "inspect", "json", "logging", "platform", "tempfile", "uuid",
+    "zipfile", "zoneinfo",
+)  # fmt: skip
+#: Of ours, what only publishing, running or workflows need.
+_OURS = (
+    "message", "headers", "run", "pool", "stored", "address", "backends", "shim.canvas", "shim.results",
+    "shim.build", "shim.codec", "shim.execution", "shim.flow", "shim.handlers", "shim.signals", "shim.alias",
+)  # fmt: skip
+
+_DECLARE = """
+from emq_compat.celery_shim import Celery, shared_task
+
+app = Celery("app", broker="emq://127.0.0.1:1")
+
+@app.task(bind=True, max_retries=5)
+def add(self, x, y):
+    return x + y
+
+@shared_task
+def mul(x, y):
+    return x * y
+"""
 
 
-def test_the_import_is_cheap() -> None:
-    """ZeroMQ, kombu, asyncio and what only some projects need are imported when they are first used."""
-    code = f"import sys, emq_compat.celery_shim; print([name for name in {_HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ("[]", "") == (done.stdout.strip(), done.stderr)
+def _loaded(code: str, names: tuple[str, ...]) -> list[str]:
+    """Return which of these modules a new interpreter has loaded after ``code``."""
+    code += f"\nimport sys; print(*(name for name in {names!r} if name in sys.modules))"
+    # -S, -I: neither site nor the environment brings any of them; the path is this interpreter's.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {_path()!r}\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ("", 0) == (done.stderr, done.returncode)
+    return done.stdout.split()
+
+
+def _path() -> list[str]:
+    return [str(Path(later.__file__).parents[2]), *sys.path]
+
+
+@pytest.mark.parametrize("code", ["import emq_compat.celery_shim", _DECLARE], ids=["import", "declare"])
+def test_the_import_is_cheap(code: str) -> None:
+    """Importing the shim and declaring tasks loads nothing that is needed later only."""
+    ours = tuple(f"emq_compat.{name}" for name in _OURS)
+    assert [] == _loaded(code, (*_HEAVY, *_LIBRARY, *ours))
+
+
+def test_workflows_and_results_are_cheap() -> None:
+    """Workflows and results bring none of the heavy libraries."""
+    code = "from emq_compat.celery_shim import AsyncResult, GroupResult, chain, chord, group, signature"
+    assert [] == _loaded(code, _HEAVY)
+
+
+def test_what_is_loaded_later_is_where_the_types_say() -> None:
+    """The table of what is loaded at its first use names what type checkers are told."""
+    tree = ast.parse(Path(later.__file__).read_text())
+    told = {
+        (node.module, alias.name)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == {(f"emq_compat.{home}", name) for home, names in later.NAMES.items() for name in names}
+
+
+def test_everything_can_be_loaded_at_once() -> None:
+    """A worker loads before it forks what would else be loaded later."""
+    later.load()
+    for names in later.NAMES.values():
+        assert [] == [name for name in names if name not in vars(later)]

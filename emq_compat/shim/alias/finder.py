@@ -13,13 +13,15 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dis import opmap
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from opcode import opmap
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from emq_compat.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # at run time it would bring tempfile, zipfile …
 
 __all__ = ["AliasModule", "install", "installed"]
 
@@ -117,7 +119,7 @@ class AliasModule(ModuleType):
         return sorted(name for name in names if not name.startswith("_"))
 
 
-class _Finder(Loader):
+class _Finder:
     """A meta path finder, and the loader of what it finds.
 
     Args:
@@ -139,7 +141,7 @@ class _Finder(Loader):
         if root not in self._roots:
             return None
         if fullname in _table():
-            return ModuleSpec(fullname, self, origin=_ORIGIN, is_package=True)
+            return ModuleSpec(fullname, cast("Loader", self), origin=_ORIGIN, is_package=True)
         after = sys.meta_path[sys.meta_path.index(self) + 1 :]
         for finder in after:
             spec = finder.find_spec(fullname, path, target)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.shim.canvas.maps import chunks, xmap, xstarmap
-from emq_compat.shim.canvas.signature import Signature, is_a, signature
+from emq_compat.shim import later
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
-from emq_compat.shim.flow import collected_into, place_in_chord
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -32,17 +30,17 @@ class CanvasMethods:
     def signature(self, args: Sequence[Any] | None = None, *starargs: Any, **starkwargs: Any) -> Any:
         """Return a signature of this task; arguments are those of apply_async."""
         starkwargs.setdefault("app", self.app)
-        return signature(self, args, *starargs, **starkwargs)
+        return later.signature(self, args, *starargs, **starkwargs)
 
     subtask = signature
 
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """Return a signature with these arguments."""
-        return Signature(self, args, kwargs, app=self.app)
+        return later.Signature(self, args, kwargs, app=self.app)
 
     def si(self, *args: Any, **kwargs: Any) -> Any:
         """Return a signature with these arguments and no others: what comes before it is ignored."""
-        return Signature(self, args, kwargs, app=self.app, immutable=True)
+        return later.Signature(self, args, kwargs, app=self.app, immutable=True)
 
     def signature_from_request(
         self,
@@ -70,15 +68,15 @@ class CanvasMethods:
 
     def chunks(self, it: Iterable[Any], n: int) -> Any:
         """Return the signature that calls it with each of ``it``, ``n`` at a time."""
-        return chunks(self.s(), it, n, app=self.app)
+        return later.chunks(self.s(), it, n, app=self.app)
 
     def map(self, it: Iterable[Any]) -> Any:
         """Return the signature that calls it with each of ``it`` in one run."""
-        return xmap(self.s(), it, app=self.app)
+        return later.xmap(self.s(), it, app=self.app)
 
     def starmap(self, it: Iterable[Any]) -> Any:
         """Return the signature that calls it with the arguments in each of ``it``, in one run."""
-        return xstarmap(self.s(), it, app=self.app)
+        return later.xstarmap(self.s(), it, app=self.app)
 
     def replace(self, sig: Any) -> Any:
         """End this run and have ``sig`` run in its place: with its id, chord, callbacks and chain.
@@ -93,16 +91,16 @@ class CanvasMethods:
         request = self.request
         if "chord" in sig.options:
             raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
-        if is_a("chain", sig) and not sig.tasks:
+        if later.is_a("chain", sig) and not sig.tasks:
             raise ImproperlyConfigured("Cannot replace with an empty chain")
-        if is_a("group", sig) or (is_a("chain", sig) and is_a("group", sig.tasks[-1])):
+        if later.is_a("group", sig) or (later.is_a("chain", sig) and later.is_a("group", sig.tasks[-1])):
             # One value takes the place of one: a group's are a list.
             sig |= self.app.tasks["celery.accumulate"].s(index=0)
         for callback in request.callbacks or ():
             sig.link(callback)
         for errback in request.errbacks or ():
             sig.link_error(errback)
-        if is_a("chain", sig) and sig.options.get("link"):
+        if later.is_a("chain", sig) and sig.options.get("link"):
             # On its last step: more steps are about to follow.
             sig.tasks[-1].extend_list_option("link", sig.options.pop("link"))
         sig.freeze(request.id)
@@ -113,18 +111,18 @@ class CanvasMethods:
         if request.group:
             options.update(group_id=request.group, group_index=request.group_index)
         sig.set(**options)
-        if is_a("chain", sig):
+        if later.is_a("chain", sig):
             for step in sig.tasks:
                 step.set(replaced_task_nesting=nesting)
         for given in reversed(request.chain or ()):
-            sig |= signature(given, app=self.app).set(replaced_task_nesting=nesting)
+            sig |= later.signature(given, app=self.app).set(replaced_task_nesting=nesting)
         return self.on_replace(sig)
 
     def on_replace(self, sig: Any) -> Any:
         """Called with the signature that takes this run's place; sends it and raises Ignore."""
         if self.request.is_eager:
             return sig.apply().get()
-        with collected_into(self._frame()):
+        with later.collected_into(self._frame()):
             sig.apply_async()
         raise Ignore("Replaced by new task")
 
@@ -143,12 +141,12 @@ class CanvasMethods:
         sig.set(
             group_id=request.group,
             group_index=request.group_index,
-            chord=place_in_chord(request),
+            chord=later.place_in_chord(request),
             root_id=request.root_id,
         )
         result = sig.freeze()
         if lazy:
             return sig
-        with collected_into(self._frame()):
+        with later.collected_into(self._frame()):
             sig.apply_async()
         return result

@@ -1,0 +1,21 @@
+"""Identifiers of messages and tasks."""
+
+from __future__ import annotations
+
+import os
+import time
+
+__all__ = ["new_id"]
+
+
+def new_id() -> str:
+    """Return a new identifier: a UUID of version 7 (RFC 9562), so that ids sort by the time they were made.
+
+    Sorted ids keep the journal's indexes local: a million waiting messages don't slow a publish.
+    """
+    ms = time.time_ns() // 1_000_000
+    rand = int.from_bytes(os.urandom(10), "big")
+    value = (ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | (rand >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62 | rand & (1 << 62) - 1
+    h = f"{value:032x}"
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"

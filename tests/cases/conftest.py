@@ -13,6 +13,13 @@ from tests.site import POOLS, Site
 #: What doesn't depend on the pool: with one of them in `make test`, with all in full.
 ANY_POOL = (POOLS[0], *(pytest.param(pool, marks=pytest.mark.long) for pool in POOLS[1:]))
 
+#: Each pool with plain tasks, and the one for coroutines with such ones, too: pool, and what the names of its
+#: tasks begin with.
+POOLS_AND_KINDS = (
+    *(pytest.param(pool, "", id=pool) for pool in POOLS),
+    pytest.param("asyncio", "async_", id="coroutines"),
+)
+
 #: A fresh ping of a worker that is alive ends within this.
 ALIVE_S = 2.0
 

@@ -52,10 +52,42 @@ async def again(self):
 '''
 
 
+MORE = '''
+from emq_compat.celery_shim import chain, group
+
+
+@app.task
+async def doubled(x):
+    await asyncio.sleep(0)
+    return 2 * x
+
+
+@app.task
+def plus_one(x):
+    return x + 1
+
+
+@app.task(bind=True, max_retries=2)
+async def flaky(self, x):
+    note(f"flaky {self.request.retries} {self.request.root_id}")
+    await asyncio.sleep(0)
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.05)
+    return x
+
+
+@app.task(bind=True, max_retries=1)
+def plain_flaky(self, x):
+    if self.request.retries < 1:
+        raise self.retry(countdown=0.05)
+    return x
+'''
+
+
 @pytest.fixture
 def asite(site: Site) -> Site:
     """A site with coroutine tasks and a broker."""
-    site.write_project(TASKS)
+    site.write_project(TASKS + MORE)
     site.start_broker()
     return site
 
@@ -90,17 +122,24 @@ def test_many_in_one_loop(asite: Site) -> None:
     assert took_s < 2.5
 
 
-def test_one_that_blocks_the_loop(asite: Site) -> None:
+def test_one_that_blocks_the_loop(site: Site) -> None:
     """32 (b): it is named in the log, and the worker's heartbeat to the broker doesn't lapse."""
+    asite = site
+    asite.write_project(TASKS + MORE)
+    asite.start_broker("--dead-after", "1.5")
     worker = asite.start_worker("-P", "asyncio", "-c", "100")
     tasks = asite.tasks
 
+    other = tasks.sleep_late.delay(2, "meanwhile")
+    asite.wait_runs("start meanwhile")
     result = tasks.blocks.delay(3)
     worker.wait_line("blocks the loop")
 
     # A plain task runs beside the blocked loop.
     assert "beside" == tasks.ping.delay("beside").get(timeout=2)
     assert "blocked" == result.get(timeout=6)
+    assert "meanwhile" == other.get(timeout=2)
+    assert 1 == asite.count("start meanwhile")
     assert f"siteproj.blocks[{result.id}] blocks the loop" in worker.output()
     assert asite.broker is not None
     assert "is lost" not in asite.broker.output()
@@ -137,3 +176,20 @@ def test_a_warm_shutdown_waits_for_coroutines(asite: Site) -> None:
     assert [["clean", f"m{n}"] for n in range(5)] == [result.get(timeout=2) for result in results]
     wait_until(lambda: 0 == asite.queue()["in_flight"])
     assert 0 == asite.count("cancelled")
+
+
+@pytest.mark.parametrize("pool", ["asyncio", *(pytest.param(p, marks=pytest.mark.long) for p in POOLS[:3])])
+def test_chains_of_both_kinds(asite: Site, pool: str) -> None:
+    """32 (b): coroutine and plain tasks in a chain, a chord and with retries give their values, once each."""
+    asite.start_worker("-P", pool)
+    t = asite.tasks
+
+    steps = t.doubled.s(1) | t.plus_one.s() | t.flaky.s() | t.plain_flaky.s() | t.doubled.s()
+    result = (steps | t.chain(t.plus_one.s(), t.doubled.s())).apply_async()
+    assert 14 == result.get(timeout=15)
+    head = result
+    while head.parent is not None:
+        head = head.parent
+    assert [f"flaky {n} {head.id}" for n in range(3)] == asite.runs()
+    header = [t.doubled.s(3), t.plus_one.s(4), t.flaky.s(5) | t.doubled.s(), t.plain_flaky.s(6)]
+    assert [6, 5, 10, 6] == (t.group(header) | t.ping.s()).apply_async().get(timeout=15)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from emq_compat.failures import TEXT_LIMIT
+from tests.cases.conftest import POOLS_AND_KINDS
 from tests.processes import Proc
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
@@ -58,8 +59,7 @@ _MADE = {
 }
 
 
-@app.task(bind=True, max_retries=0)
-def throw(self, what):
+def _throw(self, what):
     if what == "deep":
         _deeper()
     if what == "retry":
@@ -67,6 +67,17 @@ def throw(self, what):
     if what == "chained":
         raise TwoArguments(7, "seven") from Holder()
     raise _MADE[what]() if what in _MADE else TwoArguments(7, "seven")
+
+
+@app.task(bind=True, max_retries=0)
+def throw(self, what):
+    _throw(self, what)
+
+
+@app.task(bind=True, max_retries=0)
+async def async_throw(self, what):
+    await asyncio.sleep(0)
+    _throw(self, what)
 '''
 
 #: What is thrown → the name of the class that the caller gets.
@@ -82,24 +93,29 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_exceptions(site: Site, assert_alive: Callable[[Proc], None], pool: str) -> None:
+@pytest.mark.parametrize(("pool", "kind"), POOLS_AND_KINDS)
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_exceptions(
+    site: Site, assert_alive: Callable[[Proc], None], pool: str, kind: str, serializer: str
+) -> None:
     """22, 23: each ends its own task in time, under its name and with bounded text, and nothing else."""
-    site.write_project(TASKS)
+    accepted = f"accept_content=['json', 'pickle'], result_serializer={serializer!r}"
+    site.write_project(f"{TASKS}\napp.conf.update({accepted})\n")
     site.start_broker()
     worker = site.start_worker("-P", pool)
     tasks = site.tasks
+    throw = getattr(tasks, f"{kind}throw")
     pid = tasks.whereabouts.delay().get(timeout=5)[0]
 
     for what in ("raise", "retry", "chained"):
-        result = tasks.throw.delay(what)
+        result = throw.delay(what)
         with pytest.raises(tasks.TwoArguments, match=r"^7: seven$"):
             result.get(timeout=2)
         assert "FAILURE" == result.state
         assert "TwoArguments: 7: seven" in result.traceback
         assert_alive(worker)
     for what, name in ODD.items():
-        result = tasks.throw.delay(what)
+        result = throw.delay(what)
         raised = result.get(timeout=3, propagate=False)
         assert ("FAILURE", name) == (result.state, type(raised).__name__), what
         assert len(result.traceback) <= 2 * TEXT_LIMIT

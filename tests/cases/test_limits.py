@@ -8,13 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from emq_compat.shim.exceptions import TimeLimitExceeded
+from tests.cases.conftest import POOLS_AND_KINDS
 from tests.processes import Proc
-from tests.site import POOLS, Site
+from tests.site import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
 TASKS = '''
-import socket
+import asyncio, socket
 from emq_compat.celery_shim import SoftTimeLimitExceeded
 
 _sockets = []
@@ -38,31 +39,55 @@ def read():
     note("start read")
     _sockets[-1].recv(1)
     note("end read")
+
+
+@app.task
+async def async_naps():
+    note("start naps")
+    try:
+        while True:
+            await asyncio.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        return "caught"
+
+
+@app.task
+async def async_sleep(seconds, mark):
+    note(f"start {mark}")
+    await asyncio.sleep(seconds)
+    note(f"end {mark}")
+
+
+@app.task
+async def async_read():
+    """The same as read: it blocks the loop."""
+    read.run()
 '''
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("pool", "kind"), POOLS_AND_KINDS)
 @pytest.mark.parametrize(
     ("limit_s", "hard_s"),
     [pytest.param(0.5, 1, id="short"), pytest.param(1, 2, id="full", marks=pytest.mark.long)],
 )
 def test_limits(
-    site: Site, assert_alive: Callable[[Proc], None], pool: str, limit_s: float, hard_s: float
+    site: Site, assert_alive: Callable[[Proc], None], pool: str, kind: str, limit_s: float, hard_s: float
 ) -> None:
     """14: the soft limit can be caught, the hard one is a failure in time, and no slot is lost by it."""
     site.write_project(TASKS)
     site.start_broker()
     worker = site.start_worker("-P", pool, "-c", "2")
     tasks = site.tasks
+    naps, sleep, read = (getattr(tasks, kind + name) for name in ("naps", "sleep", "read"))
 
-    assert "caught" == tasks.naps.apply_async(soft_time_limit=limit_s).get(timeout=limit_s + 3)
+    assert "caught" == naps.apply_async(soft_time_limit=limit_s).get(timeout=limit_s + 3)
 
-    slow = tasks.sleep.apply_async((30, "slow"), time_limit=hard_s)
+    slow = sleep.apply_async((30, "slow"), time_limit=hard_s)
     with pytest.raises(TimeLimitExceeded):
         slow.get(timeout=hard_s + 2)
     assert "FAILURE" == slow.state
 
-    stuck = [tasks.read.apply_async(time_limit=limit_s) for _ in range(4)]
+    stuck = [read.apply_async(time_limit=limit_s) for _ in range(4)]
     pings = [tasks.ping.delay(str(n)) for n in range(10)]
     published = time.monotonic()
     assert [str(n) for n in range(10)] == [
@@ -71,6 +96,11 @@ def test_limits(
     for result in stuck:
         with pytest.raises(TimeLimitExceeded):
             result.get(timeout=published + 8 - time.monotonic())
-    assert (4, 0) == (site.count("start read"), site.count("end read"))
+    # A coroutine that can't be interrupted has the loop: the others never begin.
+    began = 1 if kind else 4
+    assert (began, 0) == (site.count("start read"), site.count("end read"))
+    if kind:
+        worker.wait_line("siteproj.async_read[")
+        worker.wait_line("blocks the loop")
     assert 0 == site.count("end slow")
     assert_alive(worker)

@@ -36,6 +36,12 @@ TASKS = """
 from emq_compat.celery_shim import shared_task
 
 
+@shared_task
+def email(pk):
+    from django.contrib.auth.models import User
+    return User.objects.get(pk=pk).email
+
+
 @shared_task(bind=True)
 def state(self):
     from django.contrib.auth.models import User  # needs an app registry that is set up
@@ -49,25 +55,75 @@ CALL = """
 import django
 from mysite.celery import app
 django.setup()
+from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db import transaction
-from shop.tasks import state
+from shop.tasks import email, state
 
+call_command("migrate", verbosity=0)
 print(state.delay().get(timeout=20))
-with transaction.atomic():
-    assert state.delay_on_commit() is None
 print(type(state).__mro__[1].__name__)
-try:
+
+
+def waiting():
+    return {row["name"]: row["waiting"] for row in app.client.ask("queues")}.get("kept", 0)
+
+
+def add(name):
+    return User.objects.create(username=name, email=name + "@example.com").pk
+
+
+with transaction.atomic():
     with transaction.atomic():
-        state.apply_async_on_commit(queue="never")
-        raise ValueError
-except ValueError:
-    print("rolled back")
+        pk = add("inner")
+        print(email.delay_on_commit(pk))
+        print(email.apply_async_on_commit((pk,), queue="kept"))
+    print("inner committed", waiting())
+print("outer committed", waiting())
+
+for rolled_back in ("inner", "outer"):
+    try:
+        with transaction.atomic():
+            try:
+                with transaction.atomic():
+                    email.apply_async_on_commit((pk,), queue="never")
+                    if rolled_back == "inner":
+                        raise ValueError
+            except ValueError:
+                print("rolled back the inner")
+            if rolled_back == "outer":
+                raise LookupError
+    except LookupError:
+        print("rolled back the outer")
+
+email.apply_async_on_commit((pk,), queue="kept")
+print("no transaction", waiting())
+with transaction.atomic():
+    pk = add("row")
+    early = email.delay(pk)
+    assert "DoesNotExist" == type(early.get(timeout=20, propagate=False)).__name__
+    sent = []
+    transaction.on_commit(lambda: sent.append(email.delay(pk)))
+print(sent[0].get(timeout=20))
 app.close()
 """
 
+SAID = [
+    "['shop', 'Europe/Oslo', ['often']]",
+    "DjangoTask",
+    "None",
+    "None",
+    "inner committed 0",
+    "outer committed 1",
+    "rolled back the inner",
+    "rolled back the outer",
+    "no transaction 2",
+    "row@example.com",
+]
+
 
 def test_a_django_project_s_settings(site: Site) -> None:
-    """The right spellings work, the old one is said to be old, the misspelt one unknown; on_commit waits."""
+    """Right spellings work, the old one is said to be old, the misspelt unknown; on_commit waits."""
     pytest.importorskip("django")
     site.start_broker()
     for name, text in (
@@ -93,5 +149,5 @@ def test_a_django_project_s_settings(site: Site) -> None:
     assert "unknown setting CELERY_BEAT_SCHEDULE" not in log
     call = site.procs.python("call.py", cwd=site.folder)
     assert call.wait() == 0, call.tail()
-    assert ["['shop', 'Europe/Oslo', ['often']]", "DjangoTask", "rolled back"] == call.output().splitlines()
+    assert SAID == call.output().splitlines()
     assert 0 == site.queue("never")["waiting"]

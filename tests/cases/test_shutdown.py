@@ -8,10 +8,31 @@ import time
 import pytest
 
 from emq_compat.shim.exceptions import WorkerLostError
+from tests.cases.conftest import POOLS_AND_KINDS
 from tests.processes import Proc, wait_until
 from tests.site import POOLS, Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
+
+COROUTINES = '''
+import asyncio
+
+
+async def _async_sleep(seconds, mark):
+    note(f"start {mark} {os.getpid()}")
+    await asyncio.sleep(seconds)
+    note(f"end {mark}")
+
+
+@app.task(track_started=True)
+async def async_sleep_tracked(seconds, mark):
+    await _async_sleep(seconds, mark)
+
+
+@app.task(acks_late=True, track_started=True)
+async def async_sleep_late_tracked(seconds, mark):
+    await _async_sleep(seconds, mark)
+'''
 
 #: How long an end takes at most beyond what it waits for.
 END_S = 2.0
@@ -58,16 +79,16 @@ def test_a_signal_to_the_whole_group(site: Site, pool: str, seconds: float, sign
     site.procs.assert_none_left_of(worker)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("pool", "kind"), POOLS_AND_KINDS)
 @pytest.mark.parametrize(
     "soft_s", [pytest.param(1, id="short"), pytest.param(3, id="full", marks=pytest.mark.long)]
 )
-def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float) -> None:
+def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, kind: str, soft_s: float) -> None:
     """8: after a soft end, and after two interrupts, they are back on the queue for the next worker."""
-    site.write_project(f"\napp.conf.worker_soft_shutdown_timeout = {soft_s}\n")
+    site.write_project(f"{COROUTINES}\napp.conf.worker_soft_shutdown_timeout = {soft_s}\n")
     site.start_broker()
     soft = site.start_worker("-P", pool, "-c", "2")
-    result = site.tasks.sleep_late_tracked.delay(60, "late")
+    result = getattr(site.tasks, f"{kind}sleep_late_tracked").delay(60, "late")
     site.wait_runs("start late")
     wait_until(lambda: "STARTED" == result.state)
 
@@ -77,7 +98,7 @@ def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float)
     assert_waiting(site, 1)
     assert "PENDING" == result.state
 
-    site.write_project()  # two interrupts are immediate where no soft end is set
+    site.write_project(COROUTINES)  # two interrupts are immediate where no soft end is set
     cold = site.start_worker("-P", pool, "-c", "2")
     site.wait_runs("start late", 2)
     wait_until(lambda: "STARTED" == result.state)
@@ -91,12 +112,13 @@ def test_late_acked_tasks_that_are_cut_off(site: Site, pool: str, soft_s: float)
     last.kill()
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_early_acked_tasks_that_are_cut_off(site: Site, pool: str) -> None:
+@pytest.mark.parametrize(("pool", "kind"), POOLS_AND_KINDS)
+def test_early_acked_tasks_that_are_cut_off(site: Site, pool: str, kind: str) -> None:
     """8: after two interrupts they have failed, with the reason; nothing is left STARTED."""
+    site.write_project(COROUTINES)
     site.start_broker()
     worker = site.start_worker("-P", pool, "-c", "2")
-    result = site.tasks.sleep_tracked.delay(60, "early")
+    result = getattr(site.tasks, f"{kind}sleep_tracked").delay(60, "early")
     site.wait_runs("start early")
     wait_until(lambda: "STARTED" == result.state)
 

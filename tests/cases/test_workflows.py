@@ -9,7 +9,7 @@ import pytest
 
 from emq_compat.celery_shim import chain, chord, group
 from emq_compat.shim.exceptions import ChordError
-from tests.cases.conftest import ANY_POOL
+from tests.cases.conftest import ANY_POOL, pass_s
 from tests.cases.workflows import open_workflow_site
 from tests.processes import wait_until
 from tests.site import Site
@@ -17,11 +17,29 @@ from tests.site import Site
 pytestmark = pytest.mark.cases
 
 
-@pytest.fixture(scope="module", params=ANY_POOL)
+@pytest.fixture(scope="module", params=[*ANY_POOL, pytest.param("redis", marks=pytest.mark.long)])
 def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site with one worker of this pool."""
-    with open_workflow_site(tmp_path_factory.mktemp(f"flows-{request.param}"), request.param) as site:
+    """A site with one worker of this pool, or one that puts its results into Redis."""
+    folder = tmp_path_factory.mktemp(f"flows-{request.param}")
+    pool, backend = request.param, ""
+    if pool == "redis":
+        pool, backend = "prefork", request.getfixturevalue("redis_url")
+    with open_workflow_site(folder, pool, backend) as site:
         yield site
+
+
+def assert_nothing_queued(flows: Site, for_s: float = 1.0) -> None:
+    """Assert that soon no queue has a message of any kind, and that this stays so."""
+
+    def counts() -> list[tuple[str, int]]:
+        kinds = ("waiting", "delayed", "in_flight", "held")
+        return [(row["name"], row[kind]) for row in flows.client.ask("queues") for kind in kinds if row[kind]]
+
+    wait_until(lambda: [] == counts(), 10)
+    published = flows.client.ask("stats")["published"]
+    pass_s(for_s)
+    assert [] == counts()
+    assert published == flows.client.ask("stats")["published"]
 
 
 Make = Callable[[Any], Any]
@@ -156,10 +174,10 @@ def test_steps_know_root_parent_and_group(flows: Site) -> None:
     assert body["parent"] in [part.id for part in header]
 
 
-@pytest.mark.parametrize("times", [2])
-def test_a_retry_keeps_options_and_chain(flows: Site, times: int) -> None:
+def test_a_retry_keeps_options_and_chain(flows: Site) -> None:
     """Case 13: each attempt has the queue, priority, headers and root; the chain goes on once."""
     t = flows.tasks
+    times = 2
     before = flows.count("attempt")
     flaky = t.flaky.s(times=times).set(queue="q2", priority=5, headers={"own": "x"})
     result = (t.add.s(1, 2) | flaky | t.marked.s("case13")).apply_async()
@@ -177,7 +195,8 @@ def test_a_retry_keeps_the_expiry(flows: Site) -> None:
     result = flows.tasks.late.apply_async(expires=2)
 
     wait_until(lambda: result.state == "REVOKED", 15)
-    assert before + 1 == flows.count("late")
+    assert_nothing_queued(flows)
+    assert ("REVOKED", before + 1) == (result.state, flows.count("late"))
 
 
 def test_a_failing_step_ends_what_comes_later(flows: Site) -> None:
@@ -206,8 +225,22 @@ def test_a_failing_chain_in_a_chord_fails_the_chord(flows: Site) -> None:
 
     with pytest.raises(ChordError, match=rf"Dependency {culprit} raised ValueError\('boom'\)"):
         result.get(timeout=5, follow_parents=False)
-    assert "FAILURE" == after.state
+    assert ("FAILURE", "FAILURE") == (result.state, after.state)
+    assert_nothing_queued(flows)
     assert 0 == flows.count("ran after") + flows.count("ran ok2")
+
+
+@pytest.mark.long
+def test_no_message_polls_for_a_failed_chord(flows: Site) -> None:
+    """Case 17: for ten seconds after the chord's failure nothing is queued or published."""
+    t = flows.tasks
+    steps = chain(group(chain(t.add.s(1), t.boom.s(), t.add.s(1)), t.add.s(1)), t.marked.s("polled"))
+    result = steps.apply_async()
+
+    with pytest.raises(ChordError):
+        result.get(timeout=5, follow_parents=False)
+    assert_nothing_queued(flows, 10)
+    assert 0 == flows.count("ran polled")
 
 
 def test_a_failing_inner_chord_fails_the_outer_one(flows: Site) -> None:
@@ -220,8 +253,8 @@ def test_a_failing_inner_chord_fails_the_outer_one(flows: Site) -> None:
 
     with pytest.raises(ChordError, match=culprit):
         result.get(timeout=5, follow_parents=False)
+    assert_nothing_queued(flows)
     assert 0 == flows.count("ran inner") + flows.count("ran outer")
-    wait_until(lambda: flows.queue()["waiting"] == 0, 10)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +330,30 @@ def test_errbacks_of_a_chain_are_called_once(flows: Site) -> None:
     assert 0 == flows.count("ran later")
 
 
+def test_errbacks_that_are_given_with_the_call(flows: Site) -> None:
+    """Case 19: link_error as an option is as good as link_error(): both forms, for each kind of canvas."""
+    t = flows.tasks
+    both = [t.new_errback.s(), t.old_errback.s()]
+    steps = chain(t.add.s(1), t.boom.s(), t.marked.s("later")).apply_async(link_error=both)
+    header = [t.add.s(1), t.boom.s(), t.boom.s()]
+    joined = chord(header, t.marked.s("never")).apply_async(link_error=both)
+    members = group(sig.set(link_error=both) for sig in (t.boom.s(), t.add.s(1), t.boom.s())).apply_async()
+    single = t.boom.apply_async(link_error=both)
+
+    told = {
+        **{one.id: "ValueError" for one in (steps.parent, members[0], members[2], single)},
+        joined.id: "ChordError",
+    }
+    for task_id, error in told.items():
+        flows.wait_runs(f"old {task_id}")
+        flows.wait_runs(f"new {task_id} {error}")
+    assert_nothing_queued(flows)
+    assert [1] * 10 == [flows.count(f"{form} {task_id}") for task_id in told for form in ("old", "new")]
+    untold = [steps.id, steps.parent.parent.id, members[1].id]
+    assert [] == [line for line in flows.runs() for one in untold if line.split()[1:2] == [one]]
+    assert 0 == flows.count("ran later") + flows.count("ran never")
+
+
 def test_errbacks_get_their_own_arguments_as_they_were(flows: Site) -> None:
     """An errback that is called in the worker has the bytes that its signature was made with."""
     t = flows.tasks
@@ -316,6 +373,29 @@ def test_every_member_has_the_priority(flows: Site) -> None:
     assert 7 == result.parent.parent.parent.get(timeout=20)["priority"]
 
 
+@pytest.mark.parametrize("how", ["call", "each"])
+def test_every_part_of_a_chord_has_the_priority(flows: Site, how: str) -> None:
+    """Case 35 (d): parts, also those that are chains or chords, and bodies, have it, given either way."""
+    t = flows.tasks
+    step = t.context.s().set(priority=7) if how == "each" else t.context.s()
+    inner = chord([step.clone(), step.clone()], step.clone())
+    sig = chord([step.clone(), chain(step.clone(), step.clone()), inner], step.clone() | step.clone())
+    result = sig.apply_async(**({"priority": 7} if how == "call" else {}))
+
+    last = result.get(timeout=20)
+    seen: list[Any] = []
+
+    def gather(value: Any) -> None:
+        if isinstance(value, dict):
+            seen.append(value["priority"])
+            value = value["args"]
+        for one in value if isinstance(value, list) else ():
+            gather(one)
+
+    gather(last)
+    assert [7] * 8 == seen
+
+
 def test_a_revoked_head_ends_its_chain(flows: Site) -> None:
     """Case 38 (d): no later step of a chain whose head was revoked runs; each ends REVOKED."""
     t = flows.tasks
@@ -325,6 +405,24 @@ def test_a_revoked_head_ends_its_chain(flows: Site) -> None:
     wait_until(lambda: result.state == "REVOKED", 10)
     assert ["REVOKED", "REVOKED"] == [result.parent.state, result.parent.parent.state]
     assert 0 == flows.count("ran 38d")
+
+
+def test_a_head_that_is_terminated_ends_its_chain(flows: Site) -> None:
+    """Case 38 (d): the same while the head runs; a chord that the chain is a part of fails."""
+    t = flows.tasks
+    head = t.sleep.s(30, "38d-running")
+    head_id = head.freeze().id
+    steps = chain(head, t.marked.s("38d"), t.marked.s("38d"))
+    result = chord([steps, t.add.s(1)], t.marked.s("38d")).apply_async()
+    flows.wait_runs("start 38d-running")
+    t.app.control.revoke(head_id, terminate=True)
+
+    with pytest.raises(ChordError, match=head_id):
+        result.get(timeout=10, follow_parents=False)
+    step = result.parent[0]
+    wait_until(lambda: step.state == "REVOKED", 10)
+    assert ["REVOKED", "REVOKED"] == [step.parent.state, step.parent.parent.state]
+    assert (0, 0) == (flows.count("ran 38d"), flows.count("end 38d-running"))
 
 
 def test_callbacks_get_the_value(flows: Site) -> None:

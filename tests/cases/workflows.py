@@ -118,14 +118,15 @@ def context(self, *args):
 
 
 @contextmanager
-def open_workflow_site(folder: Path, pool: str) -> Iterator[Site]:
-    """A site with a broker and one worker that runs the tasks above."""
+def open_workflow_site(folder: Path, pool: str, result_backend: str = "") -> Iterator[Site]:
+    """A site with a broker and one worker that runs the tasks above; the broker has results unless told."""
     logs = folder / "procs"
     logs.mkdir()
     processes = Procs(logs)
     try:
         with open_site(folder, processes, unused_port) as site:
-            site.write_project(TASKS)
+            backend = f"\napp.conf.result_backend = {result_backend!r}\n" if result_backend else ""
+            site.write_project(TASKS + backend)
             site.start_broker()
             site.start_worker("-P", pool, "-Q", "celery,q2")
             yield site

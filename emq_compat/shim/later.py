@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.canvas.stamping import StampingVisitor as StampingVisitor
     from emq_compat.shim.codec import dumps as dumps
     from emq_compat.shim.codec import jsonable as jsonable
+    from emq_compat.shim.codec import revive as revive
     from emq_compat.shim.connections import Connection as Connection
     from emq_compat.shim.connections import Given as Given
     from emq_compat.shim.connections import Pool as Pool
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from emq_compat.shim.execution import execute as execute
     from emq_compat.shim.flow import collected_into as collected_into
     from emq_compat.shim.flow import place_in_chord as place_in_chord
+    from emq_compat.shim.graph import DependencyGraph as DependencyGraph
+    from emq_compat.shim.graph import GraphFormatter as GraphFormatter
     from emq_compat.shim.models import dumped as dumped
     from emq_compat.shim.models import with_models as with_models
     from emq_compat.shim.options import ADDRESS as ADDRESS
@@ -60,8 +63,11 @@ if TYPE_CHECKING:
     from emq_compat.shim.pipeline import publish_with_tries as publish_with_tries
     from emq_compat.shim.programs import Worker as Worker
     from emq_compat.shim.programs import run_command as run_command
+    from emq_compat.shim.promise import Promise as Promise
     from emq_compat.shim.request import Context as Context
     from emq_compat.shim.request import request_of as request_of
+    from emq_compat.shim.results.content import exception_of as exception_of
+    from emq_compat.shim.results.content import value_of as value_of
     from emq_compat.shim.results.eager import EagerResult as EagerResult
     from emq_compat.shim.results.sets import GroupResult as GroupResult
     from emq_compat.shim.results.sets import ResultSet as ResultSet
@@ -93,17 +99,20 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.canvas.regen": ("as_list",),
     "shim.canvas.signature": ("Signature", "is_a", "maybe_signature", "signature"),
     "shim.canvas.stamping": ("StampingVisitor",),
-    "shim.codec": ("dumps", "jsonable"),
+    "shim.codec": ("dumps", "jsonable", "revive"),
     "shim.connections": ("Connection", "Given", "Pool", "Producer"),
     "shim.eager": ("run_here",),
     "shim.execution": ("execute",),
     "shim.flow": ("collected_into", "place_in_chord"),
+    "shim.graph": ("DependencyGraph", "GraphFormatter"),
     "shim.models": ("dumped", "with_models"),
     "shim.options": ("ADDRESS", "read_options"),
     "shim.paths": ("TaskPath", "path_of"),
     "shim.pipeline": ("Pipeline", "pipeline_of", "publish_with_tries"),
     "shim.programs": ("Worker", "run_command"),
+    "shim.promise": ("Promise",),
     "shim.request": ("Context", "request_of"),
+    "shim.results.content": ("exception_of", "value_of"),
     "shim.results.eager": ("EagerResult",),
     "shim.results.sets": ("GroupResult", "ResultSet"),
     "shim.results.single": ("AsyncResult",),

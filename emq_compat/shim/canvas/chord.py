@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.message import new_id
+from emq_compat.ids import new_id
 from emq_compat.shim import current
 from emq_compat.shim.canvas.group import group, stamp_each
 from emq_compat.shim.canvas.launch import hold

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.message import new_id
-from emq_compat.shim import current
+from emq_compat.ids import new_id
+from emq_compat.shim import current, later
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.regen import Regen, regen
 from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, is_empty, make, maybe_signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
-from emq_compat.shim.result import GroupResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -153,7 +152,7 @@ class group(Signature):  # noqa: N801 - Celery's name
                     **options,
                 )
         result = app.GroupResult(group_id, results)
-        if len(results) == 1 and isinstance(results[0], GroupResult):
+        if len(results) == 1 and isinstance(results[0], later.GroupResult):
             # A group of one chain that ends in a group.
             result = results[0]
         running = app.current_task

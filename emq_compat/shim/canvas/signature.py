@@ -10,16 +10,15 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from emq_compat.message import new_id
-from emq_compat.shim import current
-from emq_compat.shim.apublish import published
+from emq_compat.ids import new_id
+from emq_compat.shim import current, later
 from emq_compat.shim.canvas.launch import hold, must_be_launched
 from emq_compat.shim.canvas.regen import as_list
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
-from emq_compat.shim.result import AsyncResult as Result
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.results.single import AsyncResult as Result
     from emq_compat.shim.task import Task
 
 __all__ = [
@@ -172,7 +171,8 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """``apply_async`` for coroutines, with what a whole workflow publishes at once; the same options."""
         app = self.app
-        return await published(app, lambda: self.apply_async(args, kwargs, **options), app.tries(options))
+        policy = app.tries(options)
+        return await later.published(app, lambda: self.apply_async(args, kwargs, **options), policy)
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from emq_compat.message import new_id
-from emq_compat.shim import states
-from emq_compat.shim.promise import Promise
+from emq_compat.ids import new_id
+from emq_compat.shim import later, states
 from emq_compat.shim.results.single import AsyncResult
-from emq_compat.stored import StoredResult
+
+if TYPE_CHECKING:
+    from emq_compat.stored import StoredResult
 
 __all__ = ["EagerResult"]
 
@@ -35,7 +36,7 @@ class EagerResult(AsyncResult[R]):
         self._traceback = traceback
         self._name = name
         self._own_children = children
-        self._on_ready = Promise()
+        self._on_ready = later.Promise()
         self._on_ready(self)
 
     def get(

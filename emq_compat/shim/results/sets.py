@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.shim import current, states
-from emq_compat.shim.promise import Promise
+from emq_compat.shim import current, later, states
 from emq_compat.shim.results.blocking import assert_will_not_block
 from emq_compat.shim.results.single import AsyncResult, leaves
 from emq_compat.shim.results.tree import ResultBase
-from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.backend import Backend
+    from emq_compat.shim.promise import Promise
+    from emq_compat.stored import StoredResult
 
 __all__ = ["GroupResult", "ResultSet"]
 
@@ -316,7 +316,7 @@ class ResultSet(ResultBase):
     def on_ready(self) -> Promise:  # type: ignore[override]
         """The promise that ``then`` adds to."""
         if self._on_ready is None:
-            self._on_ready = Promise()
+            self._on_ready = later.Promise()
         return self._on_ready
 
     def then(

@@ -7,20 +7,18 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from emq_compat.shim import current, states
+from emq_compat.shim import current, later, states
 from emq_compat.shim import exceptions as errors
-from emq_compat.shim.codec import revive
 from emq_compat.shim.exceptions import IncompleteStream
-from emq_compat.shim.graph import DependencyGraph, GraphFormatter
-from emq_compat.shim.promise import Promise
 from emq_compat.shim.results.blocking import assert_will_not_block
-from emq_compat.shim.results.content import exception_of, value_of
 from emq_compat.shim.results.tree import ResultBase, result_from_tuple
-from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.backend import Backend
+    from emq_compat.shim.graph import DependencyGraph, GraphFormatter
+    from emq_compat.shim.promise import Promise
+    from emq_compat.stored import StoredResult
 
 __all__ = ["AsyncResult", "leaves"]
 
@@ -166,8 +164,8 @@ class AsyncResult(ResultBase, Generic[R]):
         propagate_states: frozenset[str] = states.PROPAGATE_STATES,
     ) -> Any:
         if propagate and stored.state in propagate_states:
-            raise exception_of(stored, self.app)
-        value = value_of(stored, self.app)
+            raise later.exception_of(stored, self.app)
+        value = later.value_of(stored, self.app)
         if callback is not None:
             callback(self.id, value)
         return value
@@ -213,7 +211,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def _throw_if_failed(self, stored: StoredResult) -> None:
         self._settle(stored)
         if stored.state in states.PROPAGATE_STATES:
-            raise exception_of(stored, self.app)
+            raise later.exception_of(stored, self.app)
 
     # What is stored.
 
@@ -253,7 +251,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def result(self) -> Any:
         """The value; the exception, where there is one; what ``update_state(meta=)`` set, in other states."""
         stored = self._stored()
-        return None if stored is None else value_of(stored, self.app)
+        return None if stored is None else later.value_of(stored, self.app)
 
     @property
     def info(self) -> Any:
@@ -294,12 +292,12 @@ class AsyncResult(ResultBase, Generic[R]):
     @property
     def args(self) -> Any:
         """The call's arguments."""
-        return revive(self._member("args"))
+        return later.revive(self._member("args"))
 
     @property
     def kwargs(self) -> Any:
         """The call's keyword arguments."""
-        return revive(self._member("kwargs"))
+        return later.revive(self._member("kwargs"))
 
     @property
     def worker(self) -> str | None:
@@ -362,7 +360,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def on_ready(self) -> Promise:  # type: ignore[override]
         """The promise that ``then`` adds to."""
         if self._on_ready is None:
-            self._on_ready = Promise()
+            self._on_ready = later.Promise()
             if self._final is not None:
                 self._on_ready(self)
         return self._on_ready
@@ -420,7 +418,7 @@ class AsyncResult(ResultBase, Generic[R]):
         self, intermediate: bool = False, formatter: GraphFormatter | None = None
     ) -> DependencyGraph:
         """Return the tree as a graph; raises as ``iterdeps``."""
-        graph = DependencyGraph(formatter=formatter or GraphFormatter(root=self, shape="oval"))
+        graph = later.DependencyGraph(formatter=formatter or later.GraphFormatter(root=self, shape="oval"))
         for parent, node in self.iterdeps(intermediate=intermediate):
             graph.add_arc(node)
             if parent is not None:

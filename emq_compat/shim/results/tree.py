@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import current
-from emq_compat.shim.promise import Promise
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.promise import Promise
 
 __all__ = ["ResultBase", "result_from_tuple"]
 

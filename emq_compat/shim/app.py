@@ -284,6 +284,8 @@ class Celery(Declarer):
         """The worker as a class: ``app.Worker(concurrency=2, loglevel="INFO").start()``."""
         return self.subclass_with_self(later.Worker)
 
+    WorkController = Worker
+
     def worker_main(self, argv: Sequence[str] | None = None) -> None:
         """Run a worker of this app, as the command line ``argv`` says: ``["worker", "-c", "2"]``.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,11 @@ __all__ = [
     "RequestStack",
     "app_or_none",
     "apps",
+    "finalizers",
     "frame_var",
     "get_app",
     "given_app",
+    "restored",
     "set_app",
     "set_default_app",
     "set_fallback",
@@ -135,6 +138,8 @@ apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _default: Celery | None = None
 _default_is_chosen = False
 _make_fallback: Callable[[], Celery] | None = None
+#: Called with each app that is finalized.
+finalizers: list[Callable[[Celery], object]] = []
 
 
 def app_or_none() -> Celery | None:
@@ -157,6 +162,17 @@ def set_default_app(app: Celery | None) -> None:
     _default_is_chosen = app is not None
     if app is None:
         _apps.current = None
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Put this thread's app and the default one back after the block."""
+    global _default, _default_is_chosen
+    before = _apps.current, _default, _default_is_chosen
+    try:
+        yield
+    finally:
+        _apps.current, _default, _default_is_chosen = before
 
 
 def set_fallback(make: Callable[[], Celery]) -> None:

@@ -89,6 +89,8 @@ class Declarer(Sender):
             from emq_compat.shim.canvas.builtin import register  # noqa: PLC0415 - it makes tasks of an app
 
             register(cast("Celery", self))
+            for finalizer in list(current.finalizers):
+                finalizer(cast("Celery", self))
             self.on_after_finalize.send(sender=self)
 
     def _check_finalized(self, auto: bool = True) -> None:

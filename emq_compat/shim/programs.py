@@ -34,11 +34,16 @@ def run_command(app: Celery, argv: Sequence[str] | None, *, only: str = "") -> N
 
 
 class Worker:
-    """The program ``worker`` of an app; options are those of its command line, without their dashes."""
+    """The program ``worker`` of an app; options are those of its command line, without their dashes.
+
+    ``app.Worker`` has its app already.
+    """
 
     app: Celery
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, app: Celery | None = None, **options: Any) -> None:
+        if app is not None:
+            self.app = app
         self.options = options
 
     def argv(self) -> list[str]:

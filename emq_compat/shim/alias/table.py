@@ -55,6 +55,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.app.amqp": _row(**_of("amqp", "AMQP"), **_of("queues", "Queues")),
     "celery.app.backends": _row(**_of("backend_kinds", "by_name", "by_url")),
     "celery.app.control": _row("control"),
+    "celery.app.autoretry": _row("surface.autoretry"),
     "celery.app.base": _row(Celery="app:Celery"),
     "celery.app.builtins": _row(),
     "celery.app.defaults": _row("surface.defaults"),
@@ -62,13 +63,17 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.app.registry": _row("registry"),
     "celery.app.routes": _row("routes", Router="amqp:Router"),
     "celery.app.task": _row(Task="task:Task", Context="request:Context"),
+    "celery.app.trace": _row("surface.trace"),
     "celery.app.utils": _row(
         Settings="settings:Settings", find_app="find_app:find_app", bugreport="surface.apps:bugreport"
     ),
+    "celery.apps": _row(),
+    "celery.apps.worker": _row(Worker="programs:Worker"),
     "celery.backends": _row(),
     "celery.backends.base": _row(
         Backend="backend:Backend",
         BaseBackend="backend:Backend",
+        KeyValueStoreBackend="surface.keyvalue_backend:KeyValueStoreBackend",
         DisabledBackend="backend_kinds:DisabledBackend",
     ),
     "celery.bin": _row(),
@@ -79,6 +84,10 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.contrib.abortable": _row("abortable"),
     "celery.contrib.django": _row(),
     "celery.contrib.django.task": _row(**_of("django", "DjangoTask")),
+    "celery.contrib.rdb": _row("surface.rdb"),
+    "celery.contrib.testing": _row(),
+    "celery.contrib.testing.app": _row("surface.testing_app"),
+    "celery.contrib.testing.tasks": _row("surface.testing_tasks"),
     "celery.exceptions": _row("exceptions", **_of("surface.command_error", "CeleryCommandException")),
     "celery.execute": _row(send_task="surface.apps:send_task"),
     "celery.fixups": _row(),
@@ -88,6 +97,13 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.loaders.base": _row("loader"),
     "celery.loaders.default": _row(Loader="loader:AppLoader"),
     "celery.local": _row("surface.local"),
+    "celery.log": _row(
+        **_of(
+            "surface.old_modules",
+            "get_default_logger", "redirect_stdouts_to_logger", "setup_logging_subsystem",
+        )
+    ),
+    "celery.messaging": _row(**_of("surface.old_modules", "establish_connection")),
     "celery.platforms": _row("surface.platforms"),
     "celery.registry": _row(tasks="surface.apps:tasks"),
     "celery.result": _row("result"),

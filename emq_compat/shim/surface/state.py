@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from emq_compat.shim import current
 from emq_compat.shim.current import set_default_app
 from emq_compat.shim.surface.apps import default_app
 
 __all__ = [
+    "connect_on_app_finalize",
     "default_app",
     "get_current_app",
     "get_current_task",
@@ -16,7 +18,15 @@ __all__ = [
     "set_default_app",
 ]
 
+F = TypeVar("F", bound=Callable[..., object])
+
 get_current_app = current.get_app
+
+
+def connect_on_app_finalize(callback: F) -> F:
+    """Have a function called with each app that is finalized from now on; usable as a decorator."""
+    current.finalizers.append(callback)
+    return callback
 
 
 def get_current_task() -> Any:

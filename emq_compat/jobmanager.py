@@ -6,10 +6,8 @@ where nothing is overridden the loop takes a shorter path to the same end.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +19,12 @@ from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.failures import failure_of
 from emq_compat.manager import control
 from emq_compat.manager.defaults import allowed_paths, timings
+from emq_compat.manager.endings import Endings
 from emq_compat.manager.inflight import JobInFlight, assignment_of
-from emq_compat.manager.life import Life
-from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.manager.losses import revoked
 from emq_compat.manager.messages import (
     delivery_of,
     message_of,
-    state_in,
     weighted,
     worker_addresses,
     workers_address,
@@ -36,8 +33,8 @@ from emq_compat.manager.placement import Placement
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
 from emq_compat.manager.throttle import Throttle
-from emq_compat.message import FAILURE, REVOKED, SUCCESS, Delivery, Outcome, Reply
-from emq_compat.pool.base import Begun, Finished, Lost, Pool, PoolBroken, PoolEvent, PoolOptions, Updated
+from emq_compat.message import FAILURE, Delivery, Outcome
+from emq_compat.pool.base import Pool, PoolOptions
 from emq_compat.pool.factory import make_pool
 from emq_compat.run import Program
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
@@ -58,12 +55,9 @@ _MEMBERS = (
     "worker_done_with_reply",
     "worker_ready",
 )
-_CALLBACKS = frozenset(
-    {"premature_death", "worker_death", "worker_done", "worker_done_with_reply", "worker_ready"}
-)
 
 
-class JobManager(Life):
+class JobManager(Endings):
     """Takes jobs from its upstreams, has its pool run them, answers.
 
     Args:
@@ -425,219 +419,6 @@ class JobManager(Life):
             self._credit_out[upstream] += count
         upstream.ready(count)
 
-    # What the pool tells.
-
-    def check_worker_health(self) -> None:
-        """Find dead processes in the pool and have them replaced.
-
-        The loop learns of a death at once, by pidfd; this is for those who don't want to wait for the loop.
-        """
-        for event in self.pool.step((), time.monotonic()):
-            self._on_pool_event(event)
-
-    def _on_pool_event(self, event: PoolEvent) -> None:
-        kind = type(event)
-        if kind is Finished:
-            assert isinstance(event, Finished)
-            job = self.jobs_in_flight.get(event.key[0])
-            if job is None:
-                return
-            self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
-            if event.reply.state == REVOKED:  # expired, or revoked by the child that was to run it
-                self.program.onlooker.unattended(job.delivery, event.reply)
-            if self._quick:
-                self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
-                self._answer(job, event.reply)
-            else:
-                job.reply = event.reply
-                self._respond(job, event.pid, death=False)
-        elif kind is Begun:
-            assert isinstance(event, Begun)
-            job = self.jobs_in_flight.get(event.key[0])
-            if job is not None:
-                job.pid = event.pid
-                job.began_at = time.time()
-                job.upstream.began(job.keys)
-        elif isinstance(event, Updated):
-            job = self.jobs_in_flight.get(event.key[0])
-            if job is not None:
-                job.upstream.update(job.keys[-1], event.state, event.body)
-        elif isinstance(event, Lost):
-            self._on_lost(event)
-        elif isinstance(event, PoolBroken):
-            logger.critical("the pool can't go on: %s", event.detail)
-            self._exit_code = 1
-            self.shut_down()
-
-    def _on_lost(self, lost: Lost) -> None:
-        job = self.jobs_in_flight.get(lost.key[0])
-        if job is None:
-            return
-        headers = job.delivery.headers
-        by_eventmq = not headers.task  # the shim's messages have a timeout, too, for stock workers
-        reply = reply_to_lost(
-            lost, job.delivery, job.policy, job.assignment.limit_s, expired_by_eventmq=by_eventmq
-        )
-        logger.error(
-            "Task %s[%s] lost (%s%s): %s",
-            headers.task or "-",
-            job.task_id,
-            lost.reason,
-            f", {lost.detail}" if lost.detail else "",
-            reply.state,
-        )
-        if self._quick:
-            self._end(job, reply)
-            return
-        self.program.onlooker.unattended(job.delivery, reply, signum=job.signum)
-        job.reply = reply
-        self._respond(job, lost.pid, death=True)
-        self.handle_response(
-            {"callback": "worker_death", "msgid": None, "return": "DEATH", "pid": lost.pid, "death": True}
-        )
-
-    def _respond(self, job: JobInFlight, pid: int, *, death: bool) -> None:
-        """Say what became of a job in eventmq's way."""
-        assert job.reply is not None
-        self.handle_response(
-            {
-                "callback": "worker_done_with_reply" if _wants_reply(job) else "worker_done",
-                "msgid": job.delivery.msgid,
-                "return": json.loads(job.reply.body),
-                "pid": pid,
-                "death": death,
-            }
-        )
-
-    def handle_response(self, resp: Mapping[str, Any]) -> None:
-        """Act on what a process of the pool said.
-
-        Args:
-            resp: ``callback``, the name of the method that is called with ``(return, msgid, death, pid)``;
-                ``msgid``; ``return``, the reply ``{"value": …}`` or ``"DEATH"``; ``pid``; ``death``, true
-                when the process is gone.
-
-        Raises:
-            ConfigurationError: the callback is none of this class's.
-        """
-        callback, msgid = resp["callback"], resp["msgid"]
-        if callback not in _CALLBACKS:
-            raise ConfigurationError(f"{callback!r} is no callback of a job manager")
-        getattr(self, callback)(resp["return"], msgid, resp["death"], resp["pid"])
-        job = self.jobs_in_flight.get(msgid) if msgid else None
-        if job is not None:
-            self._forget(job)
-            if job.unanswered:
-                self._reply_to(
-                    job, job.reply or Reply(state=SUCCESS, body=json.dumps(resp["return"]).encode())
-                )
-        if not resp["death"] and msgid:
-            self.pid_distribution[resp["pid"]] = self.pid_distribution.get(resp["pid"], 0) + 1
-
-    def worker_done(self, reply: Any, msgid: str, death: bool, pid: int) -> None:
-        """A job ended whose value nobody asked for: there is room for one more."""
-        if self._stage is Stage.RUNNING and not death:
-            self.send_ready()
-
-    def worker_done_with_reply(self, reply: Any, msgid: str, death: bool, pid: int) -> None:
-        """A job ended, and its broker waits for the reply; there is room for one more."""
-        try:
-            text = json.dumps(reply)
-        except (TypeError, ValueError) as exc:
-            text = json.dumps({"value": str(exc)})
-        self.send_reply(text, msgid)
-        self.worker_done(reply, msgid, death, pid)
-
-    def worker_ready(self, reply: Any, msgid: str | None, death: bool, pid: int) -> None:
-        """A process is ready for its first job."""
-        self.send_ready()
-
-    def worker_death(self, reply: Any, msgid: str | None, death: bool, pid: int) -> None:
-        """A process is gone. The pool replaces it; what it ran has been answered."""
-        logger.debug("process %s is gone", pid)
-
-    def premature_death(self, reply: Any, msgid: str | None, death: bool = True, pid: int = 0) -> None:
-        """A process was gone before it ran anything."""
-        logger.debug("process %s was gone before it ran anything", pid)
-
-    def send_reply(self, reply: Any, msgid: str) -> None:
-        """Answer a job.
-
-        Args:
-            reply: JSON text (``{"value": …}``), or an object that becomes it.
-            msgid: of the REQUEST.
-        """
-        body = (
-            reply
-            if isinstance(reply, bytes)
-            else (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-        )
-        job = self.jobs_in_flight.get(msgid)
-        if job is None:
-            self.outgoing.reply((msgid, 0), Reply(state=state_in(body), body=body))
-        elif job.reply is not None:
-            self._reply_to(job, replace(job.reply, body=body))
-        else:
-            self._reply_to(job, Reply(state=state_in(body), body=body))
-
-    def _answer(self, job: JobInFlight, reply: Reply) -> None:
-        """Reply to a job and forget it."""
-        if self._forget(job):
-            for key in job.keys:
-                job.upstream.reply(key, reply)
-
-    def _reply_to(self, job: JobInFlight, reply: Reply) -> None:
-        job.unanswered = False
-        for key in job.keys:
-            job.upstream.reply(key, reply)
-
-    def _forget(self, job: JobInFlight) -> bool:
-        if self._revoked:
-            self._revoked.discard(job.task_id)
-        return self._placement.forget(job)
-
-    def revoke(
-        self, ids: Sequence[str], *, terminate: bool = False, signum: int = signal.SIGTERM
-    ) -> dict[str, str]:
-        """Revoke jobs that this job manager holds; with ``terminate`` also those that run.
-
-        Returns:
-            Task id → ``revoked``, ``terminating``, ``running`` (it goes on) or ``unknown`` (not here).
-        """
-        wanted = dict.fromkeys(ids, "unknown")
-        waiting = False
-        for job in list(self.jobs_in_flight.values()):
-            if job.task_id not in wanted:
-                continue
-            if not job.began_at:
-                self._revoked.add(job.task_id)
-                wanted[job.task_id] = "revoked"
-                waiting = True
-            elif terminate and self._terminate(job, signum):
-                wanted[job.task_id] = "terminating"
-            else:
-                wanted[job.task_id] = "running"
-        if waiting:
-            self._give_back_revoked(wanted, terminate, signum)
-        return wanted
-
-    def _give_back_revoked(self, wanted: dict[str, str], terminate: bool, signum: int) -> None:
-        """Take back what waits, end what was revoked, and give the rest to the pool again."""
-        for job in self._placement.take_back():
-            if job.task_id in self._revoked:
-                self._end(job, revoked("revoked"))
-            else:
-                self._placement.take_in(job)
-        for job in list(self.jobs_in_flight.values()):
-            if job.task_id in self._revoked:  # it began in this very moment
-                self._revoked.discard(job.task_id)
-                ended = terminate and self._terminate(job, signum)
-                wanted[job.task_id] = "terminating" if ended else "running"
-
-    def _terminate(self, job: JobInFlight, signum: int) -> bool:
-        job.signum = signum
-        return self.pool.terminate(job.assignment.key, signum)
-
     def _nothing_overridden(self) -> bool:
         kind = type(self)
         return all(name not in self.__dict__ and getattr(kind, name) is _PLAIN[name] for name in _MEMBERS)
@@ -650,8 +431,3 @@ _PLAIN: dict[str, Callable[..., Any]] = {name: getattr(JobManager, name) for nam
 def jobmanager_main(broker_addr: str | None = None) -> int:
     """Run a job manager with eventmq's settings; returns the exit status."""
     return JobManager().jobmanager_main(broker_addr)
-
-
-def _wants_reply(job: JobInFlight) -> bool:
-    # Our broker learns by the REPLY that a job ended; a stock router only ever passes it on to who asked.
-    return job.upstream.takes_back or job.delivery.headers.reply_requested

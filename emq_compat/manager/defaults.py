@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.paths import PathProgram
-from emq_compat.upstream.emq import Timings
+from emq_compat.upstream.session import Timings
 
 __all__ = ["allowed_paths", "timings"]
 

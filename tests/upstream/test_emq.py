@@ -12,7 +12,8 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.message import SUCCESS, Headers, Reply
 from emq_compat.protocol import commands
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Told
-from emq_compat.upstream.emq import EmqUpstream, Timings
+from emq_compat.upstream.emq import EmqUpstream
+from emq_compat.upstream.session import Timings
 from tests.processes import wait_until
 from tests.upstream.fake_broker import FakeBroker, only
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+import emq_compat
 from emq_compat.address import DEFAULT_URL, Address
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
@@ -84,6 +87,10 @@ def load_app(written: str) -> Celery:
     return app
 
 
+#: Files whose frames say nothing of the project: importing, and this package.
+_NOT_THE_PROJECT = ("<frozen importlib", importlib.__file__, str(Path(emq_compat.__file__).parent))
+
+
 @contextmanager
 def one_line_errors(loglevel: str) -> Iterator[None]:
     """Turn what went wrong into one line and the exit status 1; with ``debug`` the traceback comes, too."""
@@ -98,14 +105,16 @@ def one_line_errors(loglevel: str) -> Iterator[None]:
 
 
 def _of_the_project(exc: BaseException) -> str:
-    """Return the traceback of an import that failed, without the frames of importing."""
+    """Return the traceback of an import that failed, from the project's first frame on; empty without one."""
     told = traceback.TracebackException.from_exception(exc)
+    frames = 0
     part: traceback.TracebackException | None = told
     while part is not None:
-        kept = [frame for frame in part.stack if not frame.filename.startswith("<frozen importlib")]
+        kept = [frame for frame in part.stack if not frame.filename.startswith(_NOT_THE_PROJECT)]
         part.stack = traceback.StackSummary.from_list(kept)
+        frames += len(kept)
         part = part.__cause__ or part.__context__
-    return "".join(told.format())
+    return "".join(told.format()) if frames else ""
 
 
 def talks_to_broker(command: Callable[..., None]) -> Callable[..., None]:

@@ -352,14 +352,15 @@ class chord(Signature):  # noqa: N801 - Celery's name
         return callback
 
     def link_error(self, errback: Any) -> Any:
-        """Link to the body, and to the header's tasks with task_allow_error_cb_on_chord_header."""
+        """Link to the body, and to the header's tasks with task_allow_error_cb_on_chord_header.
+
+        A chord in the header needs no link of its own: its failure reaches the body, so that the callback is
+        called once.
+        """
         errback = maybe_signature(errback, app=self._app)
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for task in self._members():
                 task.link_error(errback.clone())
-        for task in self._members():
-            if isinstance(task, chord):
-                task.link_error(errback)
         self.body.link_error(errback)
         return errback
 

@@ -214,6 +214,35 @@ class Control:
         """Have workers run ``n`` tasks less at once."""
         return self.broadcast("pool_shrink", destination=destination, arguments={"n": n}, **kwargs)
 
+    def rate_limit(
+        self,
+        task_name: str,
+        rate_limit: float | str | None,
+        destination: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Have workers run a task no more often than ``10/s``, ``100/m`` …; 0 or None: as often as it comes.
+
+        It holds until a worker ends.
+        """
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", destination=destination, arguments=arguments, **kwargs)
+
+    def time_limit(
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Have workers run a task under other limits, in seconds (None: none); what runs keeps those it has.
+
+        It holds until a worker ends.
+        """
+        arguments = {"task_name": task_name, "soft": soft, "hard": hard}
+        return self.broadcast("time_limit", destination=destination, arguments=arguments, **kwargs)
+
     def shutdown(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Have workers end once what runs is done."""
         return self.broadcast("shutdown", destination=destination, arguments={}, **kwargs)
@@ -314,8 +343,7 @@ def _lacks(name: str) -> NotImplementedError:
 
 
 for _name in (
-    "autoscale", "disable_events", "election", "enable_events", "heartbeat", "pool_restart", "rate_limit",
-    "time_limit",
+    "autoscale", "disable_events", "election", "enable_events", "heartbeat", "pool_restart",
 ):  # fmt: skip
     setattr(Control, _name, _unsupported(_name))
 Control.revoke_by_stamped_headers.__unsupported__ = True  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from emq_compat.shim.app import Celery
+from emq_compat.shim.checks import check_limits, interval_of, limit_of
 from emq_compat.shim.surface.apps import bugreport
 from emq_compat.shim.surface.debug import mem_rss
 
@@ -176,6 +177,35 @@ def clock(state: State, **kwargs: Any) -> Any:
 def memsample(state: State, **kwargs: Any) -> Any:
     """The memory in use."""
     return mem_rss()
+
+
+@control_command()
+def rate_limit(state: State, task_name: str, rate_limit: Any = None, **kwargs: Any) -> Any:
+    """Change how often a task may run on this worker."""
+    if task_name not in state.app.tasks:
+        return nok("unknown task")
+    if state.app.conf.worker_disable_rate_limits:
+        return nok("rate limits are disabled")
+    try:
+        interval_s = interval_of(rate_limit)
+    except ValueError as exc:
+        return nok(f"Invalid rate limit string: {exc}")
+    state.worker.limit_rate(task_name, interval_s)
+    state.app.tasks[task_name].rate_limit = rate_limit
+    return ok("new rate limit set successfully" if interval_s else "rate limit disabled successfully")
+
+
+@control_command()
+def time_limit(
+    state: State, task_name: str, hard: float | None = None, soft: float | None = None, **kwargs: Any
+) -> Any:
+    """Change a task's limits on this worker."""
+    if task_name not in state.app.tasks:
+        return nok("unknown task")
+    hard_s, soft_s = limit_of("time_limit", hard), limit_of("soft_time_limit", soft)
+    check_limits(hard_s, soft_s)
+    state.worker.program.limit_time(task_name, hard_s, soft_s)
+    return ok("time limits set successfully")
 
 
 def add_consumer(state: State, queue: str, **options: Any) -> Any:

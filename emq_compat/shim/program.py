@@ -131,6 +131,12 @@ class ShimProgram:
             }
         return self._policies
 
+    def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:
+        """Give a registered task other time limits, in seconds (None: none), from its next run on."""
+        _ = self.policies
+        assert self._policies is not None
+        self._policies[task] = replace(self._policies[task], limit_s=limit_s, soft_limit_s=soft_limit_s)
+
     def worker_init(self) -> None:
         """Import the app's task modules and say what is odd about its settings and tasks.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from emq_compat.celery_shim import SoftTimeLimitExceeded
 from tests.processes import Procs, unused_port, wait_until
 from tests.site import Site, open_site
 
@@ -108,6 +110,34 @@ def test_queues_change_while_it_runs(running: Site) -> None:
     assert "added" == result.get(timeout=20)
     control.cancel_consumer("further", reply=True, timeout=5)
     assert ["celery"] == [queue["name"] for queue in control.inspect(timeout=5).active_queues()["ctl@here"]]
+
+
+def test_limits_change_while_it_runs(running: Site) -> None:
+    """time_limit and rate_limit hold for runs that come later, and can be taken back."""
+    tasks = running.tasks
+    control = tasks.app.control
+    told = control.time_limit("siteproj.sleep", soft=0.3, hard=30, reply=True, timeout=5)
+    assert [{"ctl@here": {"ok": "time limits set successfully"}}] == told
+    with pytest.raises(SoftTimeLimitExceeded):
+        tasks.sleep.delay(5, mark="limited").get(timeout=20)
+    control.time_limit("siteproj.sleep", reply=True, timeout=5)
+    tasks.sleep.delay(0.6, mark="free").get(timeout=20)
+
+    told = control.rate_limit("siteproj.ping", "2/s", reply=True, timeout=5)
+    assert [{"ctl@here": {"ok": "new rate limit set successfully"}}] == told
+    begun = time.monotonic()
+    for result in [tasks.ping.delay(str(n)) for n in range(5)]:
+        result.get(timeout=20)
+    assert time.monotonic() - begun > 1.4
+    assert [{"ctl@here": {"ok": "rate limit disabled successfully"}}] == control.rate_limit(
+        "siteproj.ping", 0, reply=True, timeout=5
+    )
+
+    assert [{"ctl@here": {"error": "unknown task"}}] == control.rate_limit(
+        "no.such", "1/s", reply=True, timeout=5
+    )
+    (refused,) = control.rate_limit("siteproj.ping", "often", reply=True, timeout=5)
+    assert "Invalid rate limit string" in refused["ctl@here"]["error"]
 
 
 def test_commands_of_the_projects_own(running: Site) -> None:

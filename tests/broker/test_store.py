@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from emq_compat.broker.database import SCHEMA_VERSION, SQL
 from emq_compat.broker.records import ChordRow, StoredMessage, home_key
-from emq_compat.broker.store import _SQL, SCHEMA_VERSION, Store
+from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
 
 pytestmark = pytest.mark.integration
@@ -46,7 +47,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     with sqlite3.connect(journal(folder)) as db:
-        db.executescript(_SQL["schema"])
+        db.executescript(SQL["schema"])
         db.execute("INSERT INTO queues (name, waiting) VALUES ('q', 1)")
         key = home_key(1, 0) | 7
         db.execute(

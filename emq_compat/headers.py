@@ -62,6 +62,7 @@ class _HeaderFields:
         "retry_count",
         "settled",
         "soft_limit_s",
+        "tags",
         "task",
         "task_id",
         "timeout",
@@ -109,6 +110,7 @@ class Headers(_HeaderFields):
         settled: a state: nothing is run, the payload is the reply JSON of a task that ended so. It is stored
             and counted as if a worker had replied.
         keep_s: seconds that the result is kept, 0: without end; None: as the broker is told.
+        tags: labels, ``;`` between them, by which messages are revoked together.
     """
 
     __slots__ = ()
@@ -135,6 +137,7 @@ class Headers(_HeaderFields):
     concludes: bool = False
     settled: str = ""
     keep_s: float | None = None
+    tags: str = ""
 
     @property
     def part_of(self) -> tuple[str, tuple[int, ...], bool] | None:
@@ -207,6 +210,8 @@ class Headers(_HeaderFields):
             text += ",settled:" + _quoted(self.settled)
         if self.keep_s is not None:
             text += f",keep:{self.keep_s!r}"
+        if self.tags:
+            text += ",tags:" + quote(self.tags, safe=";")
         return text[1:]
 
     @classmethod
@@ -223,6 +228,7 @@ class Headers(_HeaderFields):
         headers.immutable = headers.epilogue = headers.concludes = False
         headers.retry_count = headers.priority = headers.attempt = headers.retries = 0
         headers.task_id = headers.task = headers.chord = headers.awaits = headers.settled = ""
+        headers.tags = ""
         headers.eta = headers.expires = 0.0
         headers.timeout = headers.limit_s = headers.soft_limit_s = headers.keep_s = None
         parts = text.split(",")
@@ -333,6 +339,7 @@ _READERS: dict[str, tuple[str, Any]] = {
     "concludes": ("concludes", None),
     "settled": ("settled", unquote),
     "keep": ("keep_s", _seconds),
+    "tags": ("tags", unquote),
 }
 
 _NO_HEADERS = Headers()

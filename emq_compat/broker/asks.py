@@ -23,6 +23,9 @@ __all__ = ["Asks"]
 
 Arguments = dict[str, Any]
 
+#: A delayed message with a larger payload is shown without it.
+SHOWN_BYTES = 16_384
+
 #: Begins to copy the journal to a file; the function is called, in the loop, with what went wrong or None.
 Backup = Callable[[Path, Callable[[EmqError | None], None]], None]
 
@@ -107,9 +110,14 @@ class Asks:
         signal = arguments.get("signal", "SIGTERM")
         if not isinstance(signal, str):
             raise MessageError("'signal' is the name of a signal")
+        withdrawals = self._engine.withdrawals
+        tags = arguments.get("tags", [])
+        if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
+            raise MessageError("'tags' is a list of texts")
+        ids = _ids(arguments) if "ids" in arguments or not tags else []
         return {
-            task_id: self._engine.withdrawals.revoke(task_id, now, terminate=terminate, signal=signal)
-            for task_id in _ids(arguments)
+            **withdrawals.revoke_tagged(tags, now, terminate=terminate, signal=signal),
+            **{one: withdrawals.revoke(one, now, terminate=terminate, signal=signal) for one in ids},
         }
 
     def _revoked(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[str]:
@@ -145,6 +153,23 @@ class Asks:
             }
             for queue in engine.queues.by_name.values()
         ]
+
+    def _delayed(
+        self, client: bytes, command: Ask, arguments: Arguments, now: Moment
+    ) -> list[dict[str, Any]]:
+        names, limit = arguments.get("queues"), arguments.get("limit", 1000)
+        if not isinstance(names, list) or type(limit) is not int or not 0 < limit <= 1000:
+            raise MessageError("delayed takes 'queues', a list of names, and 'limit' (1 to 1,000)")
+        rows = []
+        for name in names:
+            queue = self._engine.queues.by_name.get(name)
+            for row in self._engine.desk.journal.delayed_in(queue.id, limit) if queue is not None else ():
+                small = len(row.payload) <= SHOWN_BYTES
+                payload = row.payload.decode("utf-8", "replace") if small else None
+                shown = {"queue": name, "msgid": row.msgid, "headers": row.header_text, "payload": payload}
+                rows.append((Headers.decode(row.header_text).eta, shown))
+        rows.sort(key=lambda row: row[0])
+        return [shown for _, shown in rows[:limit]]
 
     def _workers(
         self, client: bytes, command: Ask, arguments: Arguments, now: Moment
@@ -344,6 +369,7 @@ _VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
     "revoked": Asks._revoked,
     "purge": Asks._purge,
     "queues": Asks._queues,
+    "delayed": Asks._delayed,
     "workers": Asks._workers,
     "stats": Asks._stats,
     "schedules": Asks._schedules,

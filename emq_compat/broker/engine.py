@@ -94,7 +94,7 @@ class Engine:
         self.chords = self.endings.chords
         self._entry = self.flights.entry
         self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
-        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals.revoked)
+        self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)
         self._journal = journal
         self._our_clients: dict[bytes, None] = {}
         self._acks: dict[bytes, list[str]] = {}

@@ -14,6 +14,7 @@ from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
 from emq_compat.broker.results import failure_body
 from emq_compat.broker.stock import stock_headers, unfit
+from emq_compat.broker.withdrawals import Withdrawals, has_tag
 from emq_compat.broker.workers import Worker
 from emq_compat.message import FAILURE, REVOKED
 
@@ -27,15 +28,15 @@ class HandOut:
     """Gives waiting messages to workers that asked.
 
     Args:
-        revoked: task ids that must not run; changed by the engine.
+        withdrawn: what must not run.
     """
 
-    def __init__(self, desk: Desk, fleet: Fleet, flights: Flights, revoked: set[str]) -> None:
+    def __init__(self, desk: Desk, fleet: Fleet, flights: Flights, withdrawn: Withdrawals) -> None:
         self._desk = desk
         self._fleet = fleet
         self._flights = flights
         self._endings = flights.endings
-        self._revoked = revoked
+        self._withdrawn = withdrawn
 
     def run(self, now: Moment) -> None:
         """Hand out all that can be handed out now."""
@@ -97,7 +98,9 @@ class HandOut:
         headers = message.headers
         if headers.expires and headers.expires <= now.wall:
             self._end_waiting(message, queue, "expired", now)
-        elif headers.task_id in self._revoked:
+        elif headers.task_id in self._withdrawn.revoked or (
+            headers.tags and has_tag(headers, self._withdrawn.tags)
+        ):
             self._end_waiting(message, queue, "revoked", now)
         elif worker.stock and (why := unfit(message.payload)):
             self._put_aside(message, queue, why, now)

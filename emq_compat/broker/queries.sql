@@ -76,6 +76,10 @@ UPDATE messages SET key = ?2, home = ?3, due_ms = ?4, headers = ?5, payload = ?6
 SELECT key, msgid, headers, payload, attempt, losses, home FROM messages
     WHERE task_id = ? AND (home IS NULL OR due_ms IS NOT NULL) AND key NOT IN (SELECT key FROM in_flight)
 
+-- name: delayed_in
+SELECT key, msgid, headers, payload, attempt, losses FROM messages
+    WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2 ORDER BY due_ms, key LIMIT ?3
+
 -- name: marked_in
 SELECT key, msgid, headers, CASE WHEN instr(headers, 'epilogue') THEN payload ELSE x'' END, attempt, losses FROM messages
     WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL)

@@ -273,6 +273,10 @@ class Journal(Protocol):
         """Return the marked messages of this task that wait, and (message, home) those that are delayed."""
         ...
 
+    def delayed_in(self, queue_id: int, limit: int) -> list[StoredMessage]:
+        """Return the delayed messages of a queue that are due first."""
+        ...
+
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
         """Return the marked messages of a queue that wait or are delayed; payloads only for epilogues."""
         ...

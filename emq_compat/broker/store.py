@@ -79,6 +79,10 @@ class Store(Database):
         """See Journal."""
         return [(StoredMessage(*row[:6]), row[6]) for row in self._execute("marked_as", (task_id,))]
 
+    def delayed_in(self, queue_id: int, limit: int) -> list[StoredMessage]:
+        """See Journal."""
+        return [StoredMessage(*row) for row in self._execute("delayed_in", (*_range(queue_id), limit))]
+
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
         """See Journal."""
         return [StoredMessage(*row) for row in self._execute("marked_in", _range(queue_id))]

@@ -6,6 +6,8 @@ found, and dropped, when it would be handed out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
+
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
@@ -14,7 +16,15 @@ from emq_compat.broker.results import Results, failure_body
 from emq_compat.message import FINAL_STATES, REVOKED, Headers, new_id
 from emq_compat.protocol.commands import Ask
 
-__all__ = ["Withdrawals"]
+__all__ = ["Withdrawals", "has_tag"]
+
+#: In the journal a tag stands beside the task ids, which are printable.
+_TAG = "\x1f"
+
+
+def has_tag(headers: Headers, tags: Set[str]) -> bool:
+    """Tell whether a message has one of these tags."""
+    return not tags.isdisjoint(headers.tags.split(";"))
 
 
 class Withdrawals:
@@ -22,6 +32,7 @@ class Withdrawals:
 
     Attributes:
         revoked: task ids that must not run.
+        tags: what has one of these tags must not run, either.
     """
 
     def __init__(self, desk: Desk, results: Results, flights: Flights, now: Moment) -> None:
@@ -31,10 +42,41 @@ class Withdrawals:
         self._flights = flights
         self._entry = flights.entry
         self._endings = flights.endings
-        self.revoked = set(desk.journal.revoked(now.wall))
+        self.revoked: set[str] = set()
+        self.tags: set[str] = set()
+        self._load(now)
+
+    def _load(self, now: Moment) -> None:
+        kept = self._journal.revoked(now.wall)
+        self.revoked.clear()
+        self.revoked.update(key for key in kept if not key.startswith(_TAG))
+        self.tags.clear()
+        self.tags.update(key[len(_TAG) :] for key in kept if key.startswith(_TAG))
+
+    def revoke_tagged(
+        self, tags: Iterable[str], now: Moment, *, terminate: bool, signal: str
+    ) -> dict[str, str]:
+        """Revoke what has one of these tags, now or later; returns what became of those handed out, by id.
+
+        What waits ends when it would be handed out.
+        """
+        wanted = set(tags)
+        self.tags.update(wanted)
+        for tag in wanted:
+            self._journal.revoke(_TAG + tag, now.wall + self._desk.options.revoke_expires_s)
+        tagged = [
+            flight.headers.task_id
+            for flight in self._flights.by_msgid.values()
+            if flight.headers.tags and flight.headers.task_id and has_tag(flight.headers, wanted)
+        ]
+        return {one: self.revoke(one, now, terminate=terminate, signal=signal) for one in tagged}
 
     def revoke(self, task_id: str, now: Moment, *, terminate: bool, signal: str) -> str:
-        """Revoke a task; returns ``finished``, ``terminating`` (its worker is told) or ``revoked``."""
+        """Revoke a task; returns ``finished``, ``terminating`` (its worker is told), ``revoked``, ``noted``.
+
+        Noted: no message of it is known that runs, has consequences or awaits something. A plain one that
+        waits ends when it would be handed out; one that comes later, too.
+        """
         stored = self._results.get([task_id]).get(task_id)
         if stored is not None and stored.state in FINAL_STATES:
             return "finished"
@@ -54,6 +96,7 @@ class Withdrawals:
             self._endings.end_held(chord, "revoked", now)
         elif not waiting:
             self._results.put(task_id, REVOKED, body, now)
+            return "noted"
         for message, home in waiting:
             queue = self._entry.withdraw(message, home)
             self._flights.astray.pop(message.msgid, None)
@@ -64,7 +107,7 @@ class Withdrawals:
 
     def forget_old(self, now: Moment) -> None:
         """Forget revokes past their time."""
-        self.revoked.intersection_update(self._journal.revoked(now.wall))
+        self._load(now)
 
     def purge(self, queue: MessageQueue, now: Moment) -> int:
         """Drop all that a queue holds and that is not handed out; returns how many messages.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.backends.base import ResultStore, without_password
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["Backend"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("emq_compat.task")
+
+#: States of a task that nobody has begun to run.
+_NOT_BEGUN = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
 
 
 class Backend(StoreAccess):
@@ -267,6 +273,33 @@ class Backend(StoreAccess):
         """Store that a task was revoked; use ``revoke`` to have it revoked."""
         if store_result:
             self.store_result(task_id, TaskRevokedError(reason), state, request=request)
+
+    def revoke(
+        self,
+        ids: Sequence[str],
+        terminate: bool = False,
+        signal: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, str]:
+        """Have the broker revoke tasks; returns what became of each id: revoked, terminating or finished.
+
+        Of a task that no worker has, and whose message nobody will have, REVOKED is stored here, unless it
+        has a state that says more.
+        """
+        answer = super().revoke(ids, terminate, signal, timeout)
+        for task_id in [one for one, what in answer.items() if what == "noted"]:
+            answer[task_id] = "revoked"
+            if not self.kept_by_broker:
+                self.note_revoked(task_id)
+        return answer
+
+    def note_revoked(self, task_id: str) -> None:
+        """Store that a task was revoked which nobody has begun to run."""
+        try:
+            if self.get_state(task_id) in _NOT_BEGUN:
+                self.mark_as_revoked(task_id, "revoked")
+        except Exception as exc:  # noqa: BLE001 - it is revoked; the store is whatever the project has
+            logger.warning("task %s is revoked, but %r doesn't know: %s", task_id, self, exc)
 
     def mark_as_retry(
         self,

@@ -47,6 +47,9 @@ class DisabledBackend(Backend):
         """Return ``disabled://``."""
         return DisabledStore.url
 
+    def note_revoked(self, task_id: str) -> None:
+        """Nothing."""
+
 
 #: Name → ``module:class``.
 _KINDS = {

@@ -32,7 +32,7 @@ class Options:
     __slots__ = (
         "awaits", "chord", "compression", "epilogue", "eta", "expires", "extra", "headers", "ignore_result",
         "immutable", "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "serializer",
-        "soft_limit_s", "task_id",
+        "soft_limit_s", "tags", "task_id",
     )  # fmt: skip
 
     def __init__(self, plan: Plan) -> None:
@@ -54,6 +54,7 @@ class Options:
         self.retries = 0
         self.root_id: str | None = None
         self.soft_limit_s: float | None = None
+        self.tags = ""
         self.task_id: str | None = None
 
 
@@ -227,6 +228,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             awaits=options.awaits,
             immutable=options.immutable,
             epilogue=options.epilogue,
+            tags=options.tags,
         ),
         payload=(payload + "}}]").encode(),
     )

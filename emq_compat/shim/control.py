@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from emq_compat.client import Client
 from emq_compat.shim import current
+from emq_compat.shim.canvas.stamping import tags_of
+from emq_compat.shim.control_shapes import celery_shape, scheduled_shape
 from emq_compat.shim.exceptions import ImproperlyConfigured, join_kombu
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ class Inspect:
         return self._request("reserved")
 
     def scheduled(self) -> Any:
-        """Return no tasks: those with an ETA wait in the broker, not in a worker."""
+        """Return the tasks that wait for their ETA, at most 1,000: dicts with eta, priority and request.
+
+        They wait in the broker. Each is told once, by the first node (by name) that listens on its queue.
+        """
         return self._request("scheduled")
 
     def revoked(self) -> Any:
@@ -169,8 +174,10 @@ class Control:
     ) -> Replies | None:
         """Keep tasks from running; with ``terminate`` also end those that run, by a signal."""
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
+        client = self._client()
         if destination is None:
-            self._client().ask("revoke", ids=ids, terminate=terminate, signal=str(signal))
+            backend: Any = self.app.backend
+            backend.revoke(ids, terminate, signal=str(signal), timeout=client.timeout_s)
         return self.broadcast(
             "revoke",
             destination=destination,
@@ -247,9 +254,37 @@ class Control:
         """Have workers end once what runs is done."""
         return self.broadcast("shutdown", destination=destination, arguments={}, **kwargs)
 
-    def revoke_by_stamped_headers(self, headers: Mapping[str, Any], *args: Any, **kwargs: Any) -> NoReturn:
-        """Not here yet."""
-        raise _lacks("revoke_by_stamped_headers")
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any] | Sequence[str],
+        destination: Sequence[str] | None = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        reply: bool = False,
+        timeout: float | None = 1.0,
+        **kwargs: Any,
+    ) -> Replies | None:
+        """Keep tasks with one of these stamps from running, also those that are sent later.
+
+        Args:
+            headers: stamp → a value, or several; or texts ``stamp=value``.
+            destination: whose answers are wanted; the broker revokes for all.
+            terminate, signal: end those that run, too, by this signal (SIGTERM).
+        """
+        stamps = headers if isinstance(headers, Mapping) else dict(one.split("=", 1) for one in headers)
+        client = self._client()
+        ended = client.ask(
+            "revoke", tags=tags_of(stamps), terminate=terminate, signal=str(signal or "SIGTERM")
+        )
+        if not reply:
+            return None
+        if not terminate:
+            told = f"headers {dict(stamps)} flagged as revoked, but not terminated"
+        elif "terminating" in ended.values():
+            told = f"headers {dict(stamps)} revoked"
+        else:
+            told = f"headers {dict(stamps)} were not terminated"
+        return [{node: {"ok": told}} for node in self._present(client, destination, timeout)]
 
     def broadcast(
         self,
@@ -290,8 +325,12 @@ class Control:
             nodes = [node for node in self._nodes(client) if _matches(node, pattern, matcher)]
         if nodes is not None and not nodes:
             return [] if reply else None
-        if command == "revoked":
-            return self._revoked(client, nodes, timeout)
+        if command == "revoke_by_stamped_headers":
+            return self.revoke_by_stamped_headers(destination=nodes, reply=reply, timeout=timeout, **given)
+        if command in ("revoked", "scheduled"):
+            present = self._present(client, nodes, timeout) if reply else []
+            told = (_revoked if command == "revoked" else _scheduled)(client, present)
+            return self._given(told, limit, callback) if reply else None
         wait_s = min(60.0, 1.0 if timeout is None else timeout) if reply else 0.0
         try:
             answers = client.inspect(command, given, nodes, wait_s)
@@ -301,11 +340,16 @@ class Control:
         if not reply:
             return None
         replies = [
-            {_node(worker): _celery_shape(command, given, answer)} for worker, answer in answers.items()
-        ][:limit]
-        for one in replies if callback is not None else ():
+            {_node(worker): celery_shape(command, given, answer)} for worker, answer in answers.items()
+        ]
+        return self._given(replies, limit, callback)
+
+    def _given(
+        self, replies: Replies, limit: int | None, callback: Callable[[Any], object] | None
+    ) -> Replies:
+        for one in replies[:limit] if callback is not None else ():
             callback(one)  # type: ignore[misc]
-        return replies
+        return replies[:limit]
 
     def _client(self) -> Client:
         client = self.app.client
@@ -322,10 +366,30 @@ class Control:
     def _nodes(self, client: Client) -> list[str]:
         return [_node(worker["name"]) for worker in client.ask("workers") if not worker["stock"]]
 
-    def _revoked(self, client: Client, nodes: Sequence[str] | None, timeout: float | None) -> Replies:
-        ids = client.ask("revoked")
-        present = client.inspect("ping", None, nodes, 1.0 if timeout is None else timeout)
-        return [{_node(worker): list(ids)} for worker in present]
+    def _present(self, client: Client, nodes: Sequence[str] | None, timeout: float | None) -> list[str]:
+        """Return the nodes, of these or all, that answer in time."""
+        answers = client.inspect("ping", None, nodes, min(60.0, 1.0 if timeout is None else timeout))
+        return [_node(worker) for worker in answers]
+
+
+def _revoked(client: Client, nodes: Sequence[str]) -> Replies:
+    ids = client.ask("revoked")
+    return [{node: list(ids)} for node in nodes]
+
+
+def _scheduled(client: Client, nodes: Sequence[str]) -> Replies:
+    """Return what waits for its time, each message under one node: the first that listens on its queue."""
+    teller: dict[str, str] = {}
+    for worker in sorted(client.ask("workers"), key=lambda worker: str(worker["name"])):
+        if worker["present"] and not worker["stock"]:
+            for queue in worker["queues"]:
+                teller.setdefault(queue, _node(worker["name"]))
+    told: dict[str, list[Any]] = {node: [] for node in nodes}
+    for row in client.ask("delayed", queues=sorted(teller)) if told else ():
+        node = teller[row["queue"]]
+        if node in told:
+            told[node].append(scheduled_shape(row, node))
+    return [{node: rows} for node, rows in told.items()]
 
 
 def _unsupported(name: str) -> Callable[..., NoReturn]:
@@ -346,7 +410,6 @@ for _name in (
     "autoscale", "disable_events", "election", "enable_events", "heartbeat", "pool_restart",
 ):  # fmt: skip
     setattr(Control, _name, _unsupported(_name))
-Control.revoke_by_stamped_headers.__unsupported__ = True  # type: ignore[attr-defined]
 
 
 def _matches(node: str, pattern: str, matcher: Any) -> bool:
@@ -360,56 +423,3 @@ def _matches(node: str, pattern: str, matcher: Any) -> bool:
 def _node(worker: str) -> str:
     """Return the node name of a worker, whose identity has a suffix."""
     return worker.rpartition(".")[0] or worker
-
-
-def _celery_shape(command: str, arguments: Mapping[str, Any], answer: Mapping[str, Any]) -> Any:
-    """Return a worker's answer as Celery's worker would have put it."""
-    if "error" in answer:
-        error = answer["error"]
-        told = f"{error.get('type')}({error.get('message')!r})" if isinstance(error, Mapping) else str(error)
-        return {"error": told}
-    value = answer.get("ok")
-    shape = _SHAPES.get(command)
-    return value if shape is None else shape(arguments, value)
-
-
-def _queue(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a queue with the keys that kombu's have."""
-    absent = (
-        "alias", "binding_arguments", "consumer_arguments", "expires", "max_length", "max_length_bytes",
-        "max_priority", "message_ttl", "no_declare", "queue_arguments",
-    )  # fmt: skip
-    return {
-        **dict.fromkeys(absent),
-        "name": entry["name"],
-        "routing_key": entry["name"],
-        "exchange": {
-            "name": entry["name"], "type": "direct", "arguments": None, "durable": True, "passive": False,
-            "auto_delete": False, "delivery_mode": None, "no_declare": False,
-        },
-        "bindings": [],
-        "durable": True,
-        "exclusive": False,
-        "auto_delete": False,
-        "no_ack": False,
-    }  # fmt: skip
-
-
-def _of_revoke(arguments: Mapping[str, Any], value: Any) -> Any:
-    ids = set(arguments.get("ids") or ())
-    ending = [one for one, what in (value or {}).items() if what == "terminating"]
-    if arguments.get("terminate"):
-        return {"ok": f"terminate: {', '.join(ending) or 'tasks unknown'}"}
-    return {"ok": f"tasks {ids} flagged as revoked"}
-
-
-_SHAPES: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
-    "ping": lambda arguments, value: {"ok": value},
-    "active_queues": lambda arguments, value: [_queue(entry) for entry in value],
-    "add_consumer": lambda arguments, value: {"ok": f"add consumer {arguments.get('queue')}"},
-    "cancel_consumer": lambda arguments, value: {"ok": f"no longer consuming from {arguments.get('queue')}"},
-    "pool_grow": lambda arguments, value: {"ok": "pool will grow"},
-    "pool_shrink": lambda arguments, value: {"ok": "pool will shrink"},
-    "revoke": _of_revoke,
-    "stats": lambda arguments, value: {"prefetch_count": 0, **value},
-}

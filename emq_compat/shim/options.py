@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.build import Options, Plan, unix_time
+from emq_compat.shim.canvas.stamping import tags_of
 from emq_compat.shim.checks import check_limits, interval_of, limit_of, priority_of, queue_name
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
     if stamps := given.get("stamped_headers"):
         extra["stamped_headers"] = list(stamps)
         extra["stamps"] = {name: given[name] for name in stamps if name in given}
+        options.tags = ";".join(tags_of(extra["stamps"]))
     if chord := given.get("chord"):
         extra["chord"] = chord
         options.chord = f"{chord['id']}:{chord['index']}"

@@ -101,6 +101,21 @@ def test_states_on_the_way_show_their_meta(app: Celery) -> None:
         result.get(timeout=5)
 
 
+def test_a_revoked_task_that_nobody_has_is_revoked_in_the_store(app: Celery) -> None:
+    """What a worker elsewhere has told of a task stays; what the broker ends by itself is its to tell."""
+    untold, begun, told, here = (new_id() for _ in range(4))
+    app.backend.store_result(begun, None, "PROGRESS")
+    app.backend.mark_as_done(told, 1)
+    client: Any = app.client
+    client.answers["revoke"] = {untold: "noted", begun: "noted", told: "noted", here: "revoked"}
+
+    answer = app.backend.revoke([untold, begun, told, here])
+
+    assert {"revoked"} == set(answer.values())
+    states = [app.backend.get_state(task_id) for task_id in (untold, begun, told, here)]
+    assert ["REVOKED", "PROGRESS", "SUCCESS", "PENDING"] == states
+
+
 def test_a_success_is_never_replaced(app: Celery) -> None:
     """What a lost worker says late changes nothing."""
     task_id = new_id()

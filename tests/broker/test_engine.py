@@ -319,12 +319,33 @@ def test_a_revoke_holds_with_no_worker_up_and_across_restarts(tmp_path: Path) ->
     """A revoked task never runs; its state is REVOKED at once."""
     b = Bench(tmp_path / "d")
     (m,) = b.publish()
-    assert "revoked" == b.engine.withdrawals.revoke("t-" + m, b.now, terminate=False, signal="SIGTERM")
+    assert "noted" == b.engine.withdrawals.revoke("t-" + m, b.now, terminate=False, signal="SIGTERM")
     b.turn()
     assert "REVOKED" == b.state(m)
     b.restart()
     assert [] == b.worker()
     assert 0 == b.engine.queues.by_name["q"].waiting
+
+
+def test_a_revoke_by_tag_is_for_all_that_have_it_now_or_later(tmp_path: Path) -> None:
+    """What waits ends when it would be handed out, what a worker holds at once; others run."""
+    b = Bench(tmp_path / "d")
+    b.worker(slots=2, credit=1)
+    (held,) = b.publish(tags="a;b")
+    b.sent.clear()
+    revoked = b.engine.withdrawals.revoke_tagged(["a"], b.now, terminate=True, signal="SIGTERM")
+    assert {"t-" + held: "terminating"} == revoked
+    (waiting,) = b.publish(tags="c;a")
+    b.restart()
+    (later,) = b.publish(tags="a")
+    (other,) = b.publish(tags="b")
+    (plain,) = b.publish()
+    b.worker(b"w.2", slots=5, credit=5)
+    assert ["REVOKED", "REVOKED"] == [b.state(m) for m in (waiting, later)]
+    assert {other, plain} <= set(b.engine.flights.by_msgid)
+    assert [] == sorted(b.engine.withdrawals.revoked - {"t-" + held})
+    b.pass_time(b.options.revoke_expires_s + 61)
+    assert set() == b.engine.withdrawals.tags
 
 
 def test_an_unknown_task_goes_to_a_worker_that_has_it() -> None:

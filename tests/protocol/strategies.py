@@ -80,6 +80,7 @@ HEADERS = st.builds(
     concludes=st.booleans(),
     settled=TEXT,
     keep_s=st.none() | SECONDS,
+    tags=TEXT,
 )
 REPLY_HEADERS = st.builds(
     ReplyHeaders, attempt=NUMBERS, state=TEXT, no_result=st.booleans(), unattended=st.booleans()

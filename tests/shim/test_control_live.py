@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from emq_compat.celery_shim import SoftTimeLimitExceeded
+from emq_compat.celery_shim import SoftTimeLimitExceeded, TaskRevokedError
 from tests.processes import Procs, unused_port, wait_until
 from tests.site import Site, open_site
 
@@ -82,6 +83,49 @@ def test_what_runs_is_shown(running: Site) -> None:
     control.revoke(result.id, terminate=True)
     wait_until(lambda: not inspect.active()["ctl@here"])
     assert result.id in inspect.revoked()["ctl@here"]
+
+
+def test_what_waits_for_its_time_is_shown(running: Site) -> None:
+    """scheduled has Celery's keys; a task is told by one node, and by none for a queue that has no worker."""
+    control = running.tasks.app.control
+    eta = datetime.now(timezone.utc) + timedelta(hours=1)
+    result = running.tasks.ping.apply_async(("later",), eta=eta, priority=3)
+    running.tasks.ping.apply_async(("elsewhere",), eta=eta, queue="nobodys")
+    (shown,) = control.inspect(timeout=5).scheduled()["ctl@here"]
+    assert (eta.isoformat(), 6) == (shown["eta"], shown["priority"])
+    assert {
+        "id": result.id, "name": "siteproj.ping", "type": "siteproj.ping", "args": ["later"], "kwargs": {},
+        "hostname": "ctl@here", "time_start": None, "acknowledged": False, "worker_pid": None,
+        "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 3, "redelivered": False},
+    } == shown["request"]  # fmt: skip
+    assert control.inspect(destination=["other@here"], timeout=5).scheduled() is None
+    result.revoke()
+    assert 1 == control.purge()
+
+
+def test_tasks_are_revoked_by_their_stamps(running: Site) -> None:
+    """What has a stamp in common doesn't run, or ends; a stamp of another value changes nothing."""
+    control = running.tasks.app.control
+
+    def stamped(value: Any, mark: str, seconds: float = 0) -> Any:
+        sig = running.tasks.sleep.si(seconds, mark=mark)
+        sig.stamp(order=value)
+        return sig.delay()
+
+    runs = stamped(["o-1", "o-2"], "stamped", 60)
+    wait_until(lambda: running.count("start stamped"))
+    told = "headers {'order': ['o-9']} flagged as revoked, but not terminated"
+    assert [{"ctl@here": {"ok": told}}] == control.revoke_by_stamped_headers(
+        {"order": ["o-9"]}, reply=True, timeout=5
+    )
+    assert [{"ctl@here": {"ok": "headers {'order': 'o-2'} revoked"}}] == control.revoke_by_stamped_headers(
+        ["order=o-2"], terminate=True, reply=True, timeout=5
+    )
+    for revoked in (runs, stamped("o-2", "never"), stamped(["x", "o-9"], "never")):
+        with pytest.raises(TaskRevokedError):
+            revoked.get(timeout=20)
+    stamped("o-3", "runs").get(timeout=20)
+    assert [1, 0] == [running.count("start runs"), running.count("start never")]
 
 
 def test_what_a_worker_has(running: Site) -> None:

@@ -145,6 +145,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.worker.consumer": _row(Consumer="worker:Consumer"),
     "celery.worker.control": _row("panel"),
     "celery.worker.request": _row(Request="worker:Request"),
+    "celery.worker.state": _row("surface.worker_state"),
     "billiard": _row(),
     "billiard.einfo": _row(ExceptionInfo="handlers:ExceptionInfo"),
     "billiard.exceptions": _row(

@@ -1,0 +1,101 @@
+"""What workers and the broker answer, in the shapes of Celery's remote control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from emq_compat.errors import MessageError
+from emq_compat.message import Headers, Job
+
+__all__ = ["celery_shape", "scheduled_shape"]
+
+#: Celery's timer gives each task with an ETA this one; it is no message's priority.
+_TIMER_PRIORITY = 6
+
+
+def celery_shape(command: str, arguments: Mapping[str, Any], answer: Mapping[str, Any]) -> Any:
+    """Return a worker's answer as Celery's worker would have put it."""
+    if "error" in answer:
+        error = answer["error"]
+        told = f"{error.get('type')}({error.get('message')!r})" if isinstance(error, Mapping) else str(error)
+        return {"error": told}
+    value = answer.get("ok")
+    shape = _SHAPES.get(command)
+    return value if shape is None else shape(arguments, value)
+
+
+def _queue(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a queue with the keys that kombu's have."""
+    absent = (
+        "alias", "binding_arguments", "consumer_arguments", "expires", "max_length", "max_length_bytes",
+        "max_priority", "message_ttl", "no_declare", "queue_arguments",
+    )  # fmt: skip
+    return {
+        **dict.fromkeys(absent),
+        "name": entry["name"],
+        "routing_key": entry["name"],
+        "exchange": {
+            "name": entry["name"], "type": "direct", "arguments": None, "durable": True, "passive": False,
+            "auto_delete": False, "delivery_mode": None, "no_declare": False,
+        },
+        "bindings": [],
+        "durable": True,
+        "exclusive": False,
+        "auto_delete": False,
+        "no_ack": False,
+    }  # fmt: skip
+
+
+def _of_revoke(arguments: Mapping[str, Any], value: Any) -> Any:
+    ids = set(arguments.get("ids") or ())
+    ending = [one for one, what in (value or {}).items() if what == "terminating"]
+    if arguments.get("terminate"):
+        return {"ok": f"terminate: {', '.join(ending) or 'tasks unknown'}"}
+    return {"ok": f"tasks {ids} flagged as revoked"}
+
+
+_SHAPES: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
+    "ping": lambda arguments, value: {"ok": value},
+    "active_queues": lambda arguments, value: [_queue(entry) for entry in value],
+    "add_consumer": lambda arguments, value: {"ok": f"add consumer {arguments.get('queue')}"},
+    "cancel_consumer": lambda arguments, value: {"ok": f"no longer consuming from {arguments.get('queue')}"},
+    "pool_grow": lambda arguments, value: {"ok": "pool will grow"},
+    "pool_shrink": lambda arguments, value: {"ok": "pool will shrink"},
+    "revoke": _of_revoke,
+    "stats": lambda arguments, value: {"prefetch_count": 0, **value},
+}
+
+
+def scheduled_shape(row: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """Return a delayed message of the broker as the worker ``node`` would show it in Celery."""
+    headers = Headers.decode(row["headers"])
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    try:
+        job = Job.decode((row["payload"] or "").encode())
+        args, kwargs = list(job.args), dict(job.kwargs)
+    except MessageError:
+        pass  # too large to be shown, or no task
+    return {
+        "eta": datetime.fromtimestamp(headers.eta, timezone.utc).isoformat(),
+        "priority": _TIMER_PRIORITY,
+        "request": {
+            "id": headers.task_id or row["msgid"],
+            "name": headers.task or row["msgid"],
+            "args": args,
+            "kwargs": kwargs,
+            "type": headers.task or row["msgid"],
+            "hostname": node,
+            "time_start": None,
+            "acknowledged": False,
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": row["queue"],
+                "priority": headers.priority,
+                "redelivered": headers.redelivered,
+            },
+            "worker_pid": None,
+        },
+    }

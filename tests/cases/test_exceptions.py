@@ -94,7 +94,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("pool", "kind"), POOLS_AND_KINDS)
-@pytest.mark.parametrize("serializer", ["json", "pickle"])
+@pytest.mark.parametrize("serializer", ["json", pytest.param("pickle", marks=pytest.mark.long)])
 def test_exceptions(
     site: Site, assert_alive: Callable[[Proc], None], pool: str, kind: str, serializer: str
 ) -> None:

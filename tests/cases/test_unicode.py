@@ -36,8 +36,14 @@ def echo(text, *, key):
 """
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("to_file", [False, True], ids=["pipe", "file"])
+@pytest.mark.parametrize(
+    ("pool", "to_file"),
+    [
+        pytest.param("prefork", True, id="prefork-file"),
+        *(pytest.param(pool, False, id=f"{pool}-pipe") for pool in POOLS),
+        *(pytest.param(pool, True, id=f"{pool}-file", marks=pytest.mark.long) for pool in POOLS[1:]),
+    ],
+)
 def test_any_text_in_tasks_and_their_log(
     site: Site, assert_alive: Callable[[Proc], None], pool: str, to_file: bool
 ) -> None:

@@ -147,6 +147,19 @@ def test_a_canvas_has_its_value(flows: Site, name: str) -> None:
     assert wanted == make(flows.tasks).apply_async().get(timeout=20)
 
 
+@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith("case 16")])
+def test_the_last_task_runs_once(flows: Site, name: str) -> None:
+    """Case 16: what the nested groups are joined to runs once, within 5 s, with the values in order."""
+    make, wanted = VALUES[name]
+    mark = name.replace(" ", "-").replace(",", "")
+    before = flows.count(f"ran {mark}")
+    result = (make(flows.tasks) | flows.tasks.marked.s(mark)).apply_async()
+
+    assert wanted == result.get(timeout=5)
+    assert_nothing_queued(flows, 0.2)
+    assert before + 1 == flows.count(f"ran {mark}")
+
+
 def test_results_know_their_parents(flows: Site) -> None:
     """``parent`` walks back through a chain, over the group in front of a chord's body."""
     t = flows.tasks

@@ -125,6 +125,34 @@ def test_what_blocks_the_loop_is_named(in_loop: Run, caplog: pytest.LogCaptureFi
     assert "time.sleep(float(rest))" in caplog.text
 
 
+def test_a_loop_that_is_blocked_for_good_is_replaced(
+    in_loop: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Past its hard limit a new one runs what hadn't begun, and what comes; the old one ends later."""
+
+    def body(driver: Driver) -> None:
+        driver.submit(assignment("async 4", "begun"))
+        driver.until(lambda: "in sleep" in driver.pool.dump_stacks())
+        driver.submit(assignment("async_block 6", "blocker", limit_s=0.5))
+        driver.until(lambda: "time.sleep(float(rest))" in driver.pool.dump_stacks())
+        driver.submit(assignment("async 0", "waiting"))
+        driver.submit(assignment("async 30", "limited", limit_s=0.6))
+        driver.lost("blocker")
+        driver.lost("limited")
+        driver.finished("waiting")
+        driver.submit(assignment("async 0", "later"))
+        driver.finished("later")
+        assert "the loop goes on" not in caplog.text
+        driver.finished("begun")
+        driver.until(lambda: 1 == sum(t.name == "emq-asyncio" for t in threading.enumerate()))
+
+    with caplog.at_level(logging.WARNING):
+        in_loop(body, concurrency=4)
+
+    assert "blocker was told to stop and blocks the loop" in caplog.text
+    assert "waiting for it: begun" in caplog.text
+
+
 def test_a_body_that_goes_on_is_named(in_loop: Run, caplog: pytest.LogCaptureFixture) -> None:
     """One that ignores its cancellation for two seconds is logged by name."""
 

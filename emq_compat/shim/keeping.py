@@ -55,13 +55,14 @@ def kept(backend: Backend, delivery: Delivery, reply: Reply) -> Reply:
     Where the store can't be reached, for as long as it says, the broker keeps it, and the log tells.
     """
     try:
+        # Whoever sees that a task has failed finds that what would have come later has ended, too.
+        for message in reply.follow_ups:
+            if message.headers.settled and not message.headers.no_result:
+                backend.write(message.headers.task_id, json.loads(message.payload))
         if delivery.headers.concludes:
             _conclude(backend, delivery)
         elif reply.state in _STORED and not reply.no_result and delivery.headers.task_id:
             backend.write(delivery.headers.task_id, json.loads(reply.body))
-        for message in reply.follow_ups:
-            if message.headers.settled and not message.headers.no_result:
-                backend.write(message.headers.task_id, json.loads(message.payload))
     except (EmqError, ImproperlyConfigured) as exc:
         which = delivery.headers.task_id or delivery.msgid
         logger.error("the result of %s stays with the broker: %s", which, exc)

@@ -61,8 +61,8 @@ class Celery(Declarer):
 
     Attributes:
         on_after_fork: sent in each process that is forked from one with this app.
-        steps, user_options: filled by projects that extend Celery's worker; a worker says that it has no use
-            for them.
+        steps: what a project adds to a worker: ``steps["worker"].add(…)`` of a class of celery.bootsteps.
+        user_options: options of a project's own for commands; a worker says that it has no use for them.
         hostname: the node name that its tasks see in ``request.hostname``; a worker sets its own.
     """
 
@@ -206,8 +206,8 @@ class Celery(Declarer):
     def problems(self) -> list[str]:
         """Return a line for each setting, route and task that won't do what its author thinks."""
         lines = [*self.conf.problems(), *self.amqp.router.routes.problems(), *self.tasks.problems()]
-        if any(self.steps.values()):
-            lines.append("app.steps: bootsteps don't run, they are parts of Celery's own worker")
+        if any(steps for kind, steps in self.steps.items() if kind != "worker"):
+            lines.append("app.steps: only those of the worker run; a consumer of Celery's isn't there")
         if any(self.user_options.values()):
             lines.append("app.user_options: the commands take no options of a project's own")
         return lines

@@ -20,6 +20,7 @@ from emq_compat.shim.request import Context, request_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.surface.bootsteps import Steps, Timer
     from emq_compat.shim.task import Task
 
 __all__ = ["Announcer", "Consumer", "Request", "WorkController"]
@@ -38,6 +39,7 @@ class WorkController:
         concurrency, pool_cls, loglevel, logfile, pidfile: as far as they are known yet.
         pool: runs the tasks, once there is one.
         consumer: takes tasks in.
+        timer: calls functions later, for steps that a project adds.
     """
 
     def __init__(self, app: Celery, hostname: str, options: Mapping[str, Any] | None = None) -> None:
@@ -52,6 +54,39 @@ class WorkController:
         self.pidfile: str | None = None
         self.pool: Any = None
         self.consumer = Consumer(self)
+        self._timer: Timer | None = None
+        self._steps: Steps | None = None
+
+    @property
+    def timer(self) -> Timer:
+        """Calls functions later, from the moment that the worker is ready on."""
+        if self._timer is None:
+            from emq_compat.shim.surface.bootsteps import Timer  # noqa: PLC0415 - few need it
+
+            self._timer = Timer()
+        return self._timer
+
+    def create_steps(self) -> None:
+        """Make what the project adds to the worker (``app.steps["worker"]``)."""
+        classes = self.app.steps["worker"]
+        if classes:
+            from emq_compat.shim.surface.bootsteps import Steps  # noqa: PLC0415 - few need it
+
+            self._steps = Steps(classes, self, self.options)
+
+    def start_steps(self) -> None:
+        """Start what was made."""
+        if self._steps is not None:
+            self._steps.start()
+        if self._timer is not None:
+            self._timer.begin()
+
+    def stop_steps(self) -> None:
+        """Stop it."""
+        if self._steps is not None:
+            self._steps.stop()
+        if self._timer is not None:
+            self._timer.stop()
 
     def __repr__(self) -> str:
         return f"<Worker: {self.hostname}>"
@@ -158,17 +193,19 @@ class Announcer(Onlooker):
         return self._controller
 
     def worker_init(self) -> None:
-        """Send worker_init, once."""
+        """Send worker_init and make the project's steps, once; raises what a step raises."""
         if not self._initialised:
             self._initialised = True
             signals.worker_init.send(sender=self.controller)
+            self.controller.create_steps()
 
     def before_child(self) -> None:
         """Send worker_before_create_process."""
         signals.worker_before_create_process.send(sender=self.controller.pool or self.controller)
 
     def ready(self) -> None:
-        """Send worker_ready."""
+        """Start the project's steps and send worker_ready."""
+        self.controller.start_steps()
         signals.worker_ready.send(sender=self.controller.consumer)
 
     def heartbeat_sent(self) -> None:
@@ -190,7 +227,8 @@ class Announcer(Onlooker):
         )
 
     def shut_down(self) -> None:
-        """Send worker_shutdown."""
+        """Stop the project's steps and send worker_shutdown."""
+        self.controller.stop_steps()
         signals.worker_shutdown.send(sender=self.controller)
 
     @_safe

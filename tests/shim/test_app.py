@@ -239,10 +239,10 @@ def test_periodic_entries_are_added_before_and_after_the_settings_are_read() -> 
 
 
 def test_what_extends_celery_s_worker_is_told_to_do_nothing() -> None:
-    """A worker says that bootsteps and options of a project's own have no effect."""
+    """A worker says that steps of its consumer, and options of a project's own, have no effect."""
     app = new_app()
     assert [] == app.problems()
-    app.steps["worker"].add(object)
+    app.steps["consumer"].add(object)
     app.user_options["worker"].add(object)
 
     assert ["app.steps", "app.user_options"] == [line.partition(":")[0] for line in app.problems()]

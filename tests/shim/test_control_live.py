@@ -17,6 +17,7 @@ pytestmark = pytest.mark.integration
 
 MORE = '''
 from emq_compat.shim.panel import control_command, inspect_command
+from emq_compat.shim.surface.bootsteps import StartStopStep
 
 @control_command(args=[("n", int)])
 def add_up(state, n=1):
@@ -27,6 +28,17 @@ def add_up(state, n=1):
 @inspect_command()
 def breaks(state):
     raise RuntimeError("no")
+
+
+class Liveness(StartStopStep):
+    requires = {"celery.worker.components:Timer"}
+
+    def start(self, worker):
+        note(f"live {worker.hostname}")
+        worker.timer.call_repeatedly(0.1, note, ("beat",))
+
+
+app.steps["worker"].add(Liveness)
 '''
 
 
@@ -154,6 +166,12 @@ def test_queues_change_while_it_runs(running: Site) -> None:
     assert "added" == result.get(timeout=20)
     control.cancel_consumer("further", reply=True, timeout=5)
     assert ["celery"] == [queue["name"] for queue in control.inspect(timeout=5).active_queues()["ctl@here"]]
+
+
+def test_steps_of_the_projects_own(running: Site) -> None:
+    """A step of app.steps["worker"] is started in the worker's parent, and its timer beats."""
+    wait_until(lambda: running.count("beat") > 1)
+    assert 1 == running.count("live ctl@here")
 
 
 def test_limits_change_while_it_runs(running: Site) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from emq_compat.shim import signals
 from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import NotRegistered, TimeLimitExceeded, WorkerLostError
 from emq_compat.shim.program import ShimProgram
+from emq_compat.shim.surface.bootsteps import StartStopStep, Step, Timer
 from emq_compat.shim.worker import WorkController
 from tests.shim.recorder import Recorder, Worker, delivered
 
@@ -188,3 +191,73 @@ def test_an_onlooker_that_fails_does_no_harm(
     program.onlooker.unattended(broken, revoked("revoked"))
     assert not heard
     assert "Announcer.unattended failed" in caplog.text
+
+
+def test_steps_of_a_project(app: Celery, program: ShimProgram) -> None:
+    """Steps of the worker are made before its processes, started when it is ready, and stopped in reverse."""
+    told: list[tuple[str, Any]] = []
+
+    class First(StartStopStep):
+        requires = {"celery.worker.components:Timer"}  # noqa: RUF012 - as projects write it
+
+        def __init__(self, parent: Any, **kwargs: Any) -> None:
+            told.append(("made", kwargs["queues"]))
+
+        def create(self, parent: Any) -> None:
+            told.append(("create", parent.hostname))
+
+        def start(self, parent: Any) -> None:
+            told.append(("start", parent.hostname))
+
+        def stop(self, parent: Any) -> None:
+            told.append(("stop", "first"))
+
+    class Again(StartStopStep):
+        requires = (First,)
+
+        def create(self, parent: Any) -> Any:
+            told.append(("create", "again"))
+            return self
+
+        def start(self, parent: Any = None) -> None:
+            self.beat = threading.Event()
+            parent.timer.call_repeatedly(0.01, self.beat.set)
+
+        def stop(self, parent: Any = None) -> None:
+            raise RuntimeError("can't")
+
+    class Never(Step):
+        def include_if(self, parent: Any) -> bool:
+            return False
+
+        def create(self, parent: Any) -> None:
+            raise AssertionError
+
+    app.steps["worker"] |= {Again, First, Never}
+    onlooker, controller = program.onlooker, program.announcer.controller
+    program.worker_init()
+    assert [("made", "a"), ("create", "w@h"), ("create", "again")] == told
+    onlooker.ready()
+    assert ("start", "w@h") == told[-1]
+    assert controller._steps is not None
+    (again,) = [step for step in controller._steps._steps if isinstance(step, Again)]
+    assert again.beat.wait(10)
+    onlooker.shut_down()
+    assert ("stop", "first") == told[-1]
+
+
+def test_calls_of_a_timer() -> None:
+    """A timer calls once or again and again from its begin on; one that raises stops no other."""
+    timer, calls = Timer(), queue.SimpleQueue[str]()
+    timer.call_after(0, calls.put, ("once",))
+    timer.call_after(0, int, ("no number",))
+    beat = timer.call_repeatedly(0.001, calls.put, kwargs={"item": "beat"})
+    assert calls.empty()
+    timer.begin()
+    assert "once" == calls.get(timeout=10)
+    assert ["beat", "beat"] == [calls.get(timeout=10), calls.get(timeout=10)]
+    beat.cancel()
+    timer.stop()
+    assert timer._thread is not None
+    timer._thread.join(10)
+    assert not timer._thread.is_alive()

@@ -78,6 +78,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     ),
     "celery.bin": _row(),
     "celery.bin.celery": _row(celery="emq_compat.cli.main:cli", main="emq_compat.cli.main:main"),
+    "celery.bootsteps": _row("surface.bootsteps"),
     "celery.canvas": _row("canvas", _chain="canvas:_chain", _chord="canvas:_chord"),
     "celery.concurrency": _row("surface.pools"),
     "celery.contrib": _row(),

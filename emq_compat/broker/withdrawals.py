@@ -6,14 +6,15 @@ found, and dropped, when it would be handed out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Set
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
-from emq_compat.broker.records import Moment
+from emq_compat.broker.records import Moment, StoredResult
 from emq_compat.broker.results import Results, failure_body
-from emq_compat.message import FINAL_STATES, REVOKED, Headers, new_id
+from emq_compat.message import FINAL_STATES, RETRY, REVOKED, Headers, new_id
 from emq_compat.protocol.commands import Ask
 
 __all__ = ["Withdrawals", "has_tag"]
@@ -25,6 +26,20 @@ _TAG = "\x1f"
 def has_tag(headers: Headers, tags: Set[str]) -> bool:
     """Tell whether a message has one of these tags."""
     return not tags.isdisjoint(headers.tags.split(";"))
+
+
+#: States that say of a task that nobody has begun to run it.
+_NOT_BEGUN = frozenset({"PENDING", "RECEIVED", RETRY})
+
+
+def _from_outside(stored: StoredResult) -> bool:
+    """Tell whether a state was told by something else than a run that this broker has handed out."""
+    if stored.state in _NOT_BEGUN:
+        return False
+    try:
+        return json.loads(stored.body).get("from") == "store_result"  # type: ignore[no-any-return]
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 class Withdrawals:
@@ -95,7 +110,8 @@ class Withdrawals:
         if (chord := self._endings.chords.by_task.get(task_id)) is not None:
             self._endings.end_held(chord, "revoked", now)
         elif not waiting:
-            self._results.put(task_id, REVOKED, body, now)
+            if stored is None or not _from_outside(stored):
+                self._results.put(task_id, REVOKED, body, now)
             return "noted"
         for message, home in waiting:
             queue = self._entry.withdraw(message, home)

@@ -1,8 +1,8 @@
 """``celery.contrib.abortable``: tasks that look whether they have been asked to stop.
 
-Where the results are kept by our broker, only a task's own run may tell a state that isn't final. There the
-wish is a small result of its own, under the task's id with ``.abort`` behind it, and the task's state stays
-what it is; other stores hold the state ABORTED, as Celery's.
+Where the results are kept by our broker the wish is a small result of its own, under the task's id with
+``.abort`` behind it, that no state of the task's run replaces; other stores hold the state ABORTED, as
+Celery's.
 """
 
 from __future__ import annotations

@@ -186,11 +186,10 @@ class Backend(StoreAccess):
     ) -> Any:
         """Store a task's state and value (or exception); returns the value as it is stored.
 
-        Over our broker a state that isn't final can be told of the running task only, by its worker; a final
-        one settles the task as its worker's reply would: it is counted for its chord, and told to who waits.
+        Over our broker a final state settles the task as its worker's reply would: it is counted for its
+        chord, and told to who waits. What isn't final replaces no final state there.
 
         Raises:
-            ImproperlyConfigured: over our broker, a state that isn't final of a task that isn't running here.
             EncodeError: the value can't be carried.
         """
         reply = self._reply(result, state, traceback, request)
@@ -203,9 +202,7 @@ class Backend(StoreAccess):
         elif state in states.READY_STATES:
             self.write(task_id, reply)
         else:
-            raise ImproperlyConfigured(
-                f"over an emq:// broker only its own run can tell the state {state} of task {task_id}"
-            )
+            self.write(task_id, {**reply, "from": "store_result"})
         return reply.get("error") or reply["value"]
 
     def _reply(

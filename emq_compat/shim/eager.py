@@ -70,13 +70,24 @@ def run_here(
         except Reject as exc:
             return EagerResult(task_id, exc, states.REJECTED, name=task.name)
         except Exception as exc:
+            if task.store_errors_even_if_ignored or not context.ignore_result:
+                _keep(task, context, exc, states.FAILURE)
             if throw:
                 raise
             failed_here(task.app, context, exc, _text(exc))
             return EagerResult(task_id, exc, states.FAILURE, _text(exc), task.name)
         else:
+            if not context.ignore_result:
+                _keep(task, context, value, states.SUCCESS)
             succeeded_here(task.app, context, value)
             return EagerResult(task_id, value, states.SUCCESS, name=task.name)
+
+
+def _keep(task: Task[..., Any], context: Context, value: Any, state: str) -> None:
+    """Store what a run here came to, where store_eager_result (or its setting) asks for it."""
+    if task.store_eager_result:
+        text = _text(value) if isinstance(value, BaseException) else None
+        task._store().store_result(context.id, value, state, traceback=text, request=context)
 
 
 def _text(exc: BaseException) -> str:

@@ -65,8 +65,7 @@ _REASONS: Final[dict[str, str]] = {
         result_chord_expires result_chord_join_timeout result_chord_retry_interval
         """,
     "not there yet": """
-        result_failure_expires task_retry_on_worker_lost task_store_eager_result
-        worker_deduplicate_successful_tasks
+        result_failure_expires task_retry_on_worker_lost worker_deduplicate_successful_tasks
         """,
     "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",
     "messages and results have one form here": """

@@ -271,6 +271,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
 
         ``throw`` raises what the task raises (default: task_eager_propagates).
         """
+        ignored = options.get("ignore_result")
         hard = options.get("time_limit") or self.time_limit
         soft = options.get("soft_time_limit") or self.soft_time_limit
         request = {
@@ -279,7 +280,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             "headers": dict(headers) if headers else None,
             "logfile": logfile,
             "loglevel": loglevel or 0,
-            "ignore_result": bool(options.get("ignore_result", False)),
+            "ignore_result": bool(self.ignore_result if ignored is None else ignored),
             "callbacks": later.as_list(link) or None,
             "errbacks": later.as_list(link_error) or None,
             "timelimit": (hard, soft) if (hard, soft) != (None, None) else None,

@@ -327,6 +327,20 @@ def test_a_revoke_holds_with_no_worker_up_and_across_restarts(tmp_path: Path) ->
     assert 0 == b.engine.queues.by_name["q"].waiting
 
 
+def test_a_revoke_leaves_a_state_that_was_told_from_outside() -> None:
+    """store_result of another task's state isn't a run's: who told it ends it. It replaces no final state."""
+    b = Bench()
+    body = {"value": {"done": 1}, "state": "PROGRESS", "from": "store_result"}
+    settled = Headers(guarantee=True, task_id="t", settled="PROGRESS")
+    b.engine.publish(Publish(queue="q", headers=settled, payload=json.dumps(body).encode()), b.now)
+    assert "noted" == b.engine.withdrawals.revoke("t", b.now, terminate=False, signal="SIGTERM")
+    assert "PROGRESS" == b.engine.results.get(["t"])["t"].state
+    end = Headers(guarantee=True, task_id="t", settled="SUCCESS")
+    b.engine.publish(Publish(queue="q", headers=end, payload=b'{"value":1,"state":"SUCCESS"}'), b.now)
+    b.engine.publish(Publish(queue="q", headers=settled, payload=json.dumps(body).encode()), b.now)
+    assert "SUCCESS" == b.engine.results.get(["t"])["t"].state
+
+
 def test_a_revoke_by_tag_is_for_all_that_have_it_now_or_later(tmp_path: Path) -> None:
     """What waits ends when it would be handed out, what a worker holds at once; others run."""
     b = Bench(tmp_path / "d")

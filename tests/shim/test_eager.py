@@ -144,3 +144,24 @@ def test_the_request_of_apply_is_a_worker_s(app: Celery) -> None:
         return r.called_directly, r.headers, (r.delivery_info or {})["routing_key"], r.task
 
     assert (False, {"a": 1}, "q", f.name) == f.apply(headers={"a": 1}, queue="q").get()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_results_of_runs_here_are_stored_where_that_is_asked_for(ignored: bool) -> None:
+    """task_store_eager_result: value and exception are found in the result backend by their ids."""
+    app = Celery("e", backend="cache+memory://", changes={"task_always_eager": True})
+    app.conf.task_store_eager_result = True
+
+    @app.task(ignore_result=ignored)
+    def half(x: int) -> float:
+        return 1 / x
+
+    good, bad = half.delay(2), half.delay(0)
+    states = [app.AsyncResult(one.id).state for one in (good, bad)]
+    assert (["PENDING"] * 2 if ignored else ["SUCCESS", "FAILURE"]) == states
+    if not ignored:
+        assert 0.5 == app.AsyncResult(good.id).get(timeout=0)
+        with pytest.raises(ZeroDivisionError):
+            app.AsyncResult(bad.id).get(timeout=0)
+    app.conf.task_store_eager_result = False
+    assert "PENDING" == app.AsyncResult(half.delay(2).id).state

@@ -31,7 +31,7 @@ from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
     from emq_compat.shim.alias.finder import install
-    from emq_compat.shim.canvas import (
+    from emq_compat.shim.canvas.kinds import (
         Signature,
         StampingVisitor,
         chain,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.canvas.chain import chain as chain
     from emq_compat.shim.canvas.chord import chord as chord
     from emq_compat.shim.canvas.group import group as group
+    from emq_compat.shim.canvas.kinds import KINDS as KINDS
     from emq_compat.shim.canvas.maps import chunks as chunks
     from emq_compat.shim.canvas.maps import xmap as xmap
     from emq_compat.shim.canvas.maps import xstarmap as xstarmap
@@ -95,6 +96,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.canvas.chain": ("chain",),
     "shim.canvas.chord": ("chord",),
     "shim.canvas.group": ("group",),
+    "shim.canvas.kinds": ("KINDS",),
     "shim.canvas.maps": ("chunks", "xmap", "xstarmap"),
     "shim.canvas.regen": ("as_list",),
     "shim.canvas.signature": ("Signature", "is_a", "maybe_signature", "signature"),

@@ -21,7 +21,7 @@ from emq_compat.celery_shim import (
     signature,
 )
 from emq_compat.failures import failure_of
-from emq_compat.shim.canvas import StampingVisitor, _chain
+from emq_compat.shim.canvas.kinds import StampingVisitor, _chain
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
 from emq_compat.shim.flow import failed
 from emq_compat.shim.request import Context

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,37 @@ def test_what_is_loaded_later_is_where_the_types_say() -> None:
         for alias in node.names
     }
     assert told == {(f"emq_compat.{home}", name) for home, names in later.NAMES.items() for name in names}
+
+
+def test_imports_of_the_shim_make_no_circle() -> None:
+    """No module needs one that needs it: threads that load at the same moment never wait for each other."""
+    root = Path(later.__file__).parent
+    modules = {_name(path, root): path for path in root.rglob("*.py")}
+    needs = {name: set(_needed(ast.parse(path.read_text()).body)) for name, path in modules.items()}
+    for name in needs:
+        needs[name].add(name.rpartition(".")[0])  # importing a module imports its package
+        needs[name] &= modules.keys()
+    TopologicalSorter(needs).prepare()
+
+
+def _name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(("emq_compat", "shim", *(part for part in parts if part != "__init__")))
+
+
+def _needed(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Yield what statements import when they are executed, of functions only their definition."""
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom):
+            assert statement.module is not None
+            yield statement.module
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.If):
+            if ast.unparse(statement.test) != "TYPE_CHECKING":
+                yield from _needed(statement.body)
+            yield from _needed(statement.orelse)
+        elif isinstance(statement, (ast.Try, ast.With, ast.ClassDef)):
+            yield from _needed(statement.body)
 
 
 def test_everything_can_be_loaded_at_once() -> None:

@@ -28,7 +28,7 @@ def _of(module: str, *names: str) -> dict[str, str]:
 
 _FACADE = "emq_compat.celery_shim"
 _CANVAS = _of(
-    "canvas",
+    "canvas.kinds",
     "Signature", "signature", "maybe_signature", "subtask", "chain", "group", "chord", "chunks", "xmap",
     "xstarmap",
 )  # fmt: skip
@@ -79,7 +79,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.bin": _row(),
     "celery.bin.celery": _row(celery="emq_compat.cli.main:cli", main="emq_compat.cli.main:main"),
     "celery.bootsteps": _row("surface.bootsteps"),
-    "celery.canvas": _row("canvas", _chain="canvas:_chain", _chord="canvas:_chord"),
+    "celery.canvas": _row("canvas.kinds", **_of("canvas.kinds", "_chain", "_chord")),
     "celery.concurrency": _row("surface.pools"),
     "celery.contrib": _row(),
     "celery.contrib.abortable": _row("abortable"),

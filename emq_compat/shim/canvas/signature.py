@@ -1,7 +1,7 @@
 """Signature: a call that can be passed around: a dict in Celery's own JSON layout.
 
 Composite signatures (chain, group, chord …) are classes of their own, known here by their ``subtask_type``
-through ``Signature.TYPES``: this module imports none of them.
+through ``Signature.TYPES``: importing this module imports none of them.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ class Member:
         self._holder(sig)[self.key] = value
 
 
+class _Types(dict[str, "type[Signature]"]):
+    """Kinds of signatures; a lookup of one that isn't there yet loads those of kinds.py. Else a KeyError."""
+
+    def __missing__(self, kind: str) -> type[Signature]:
+        return later.KINDS[kind]
+
+
 class Signature(dict[str, Any]):
     """A call of a task: its name, arguments and options.
 
@@ -66,7 +73,7 @@ class Signature(dict[str, Any]):
     """
 
     #: subtask_type → the class of such signatures.
-    TYPES: ClassVar[dict[str, type[Signature]]] = {}
+    TYPES: ClassVar[dict[str, type[Signature]]] = _Types()
     #: Options that stay as they are once they are set: another value would leave somebody waiting.
     _IMMUTABLE_OPTIONS: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
 

@@ -159,7 +159,11 @@ class Engine:
             self._seen.add(msgid)
             if headers.reply_requested:
                 self.endings.requesters[msgid] = (identity, msgid)
-            self._take(queue, msgid, headers, command.header_text.decode(), command.payload, now)
+            header_text = command.header_text.decode()
+            if headers.chord or headers.awaits or headers.settled:
+                self._take(queue, msgid, headers, header_text, command.payload, now)
+            else:
+                self._entry.add(queue, msgid, headers, header_text, command.payload, now)
         if headers.guarantee:
             acks = self._acks.get(identity)
             if acks is None:

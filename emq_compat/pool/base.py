@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from emq_compat.frozen import quickly_made
 from emq_compat.message import Delivery, Reply
 
 __all__ = [
@@ -47,6 +48,7 @@ class Work(Protocol):
     def __call__(self, delivery: Delivery, report: Report) -> Reply: ...
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """A delivery to be run, under the limits that hold for it (seconds; None: no limit)."""
@@ -65,6 +67,7 @@ Key: TypeAlias = tuple[str, int]
 LossReason: TypeAlias = Literal["died", "time-limit", "terminated", "stopped"]
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
     """The assignment has begun: it can't be taken back any more. ``pid`` is the process that runs it.
@@ -76,6 +79,7 @@ class Begun:
     pid: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Updated:
     """The running work reported a state."""
@@ -85,6 +89,7 @@ class Updated:
     body: bytes
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The work returned ``reply`` after ``runtime_s`` seconds."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from emq_compat.coroutines.settle import lasting_loop
+from emq_compat.frozen import quickly_made
 from emq_compat.message import Reply
 from emq_compat.pool.base import Assignment, Key, LossReason, Report, Work
 
@@ -38,6 +39,7 @@ class Given:
         self.given_up: LossReason | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """A slot has run something: to a reply, or to an exception that left the work."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from emq_compat.frozen import quickly_made
 from emq_compat.message import Headers, Publish, ReplyHeaders, slots_of_base
 
 __all__ = [
@@ -79,6 +80,7 @@ class Inform:
     capabilities: Capabilities | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     """Acknowledges messages by their msgid. Stock peers only ever get one at a time."""
@@ -87,6 +89,7 @@ class Ack:
     acked: tuple[str, ...]
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """A worker can take ``count`` more messages (stock: always one)."""
@@ -101,6 +104,7 @@ class _RequestFields:
     __slots__ = ("header_text", "headers", "msgid", "payload", "queue")
 
 
+@quickly_made
 @slots_of_base
 @dataclass(frozen=True, kw_only=True)
 class Request(_RequestFields):
@@ -137,6 +141,7 @@ class _ReplyFields:
     __slots__ = ("body", "follow_ups", "headers", "msgid", "request_msgid")
 
 
+@quickly_made
 @slots_of_base
 @dataclass(frozen=True, kw_only=True)
 class Reply(_ReplyFields):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from emq_compat.frozen import quickly_made
 from emq_compat.message import Delivery, Reply
 
 __all__ = ["Asked", "Connected", "Delivered", "Disconnected", "Key", "Told", "Upstream", "UpstreamEvent"]
@@ -34,6 +35,7 @@ class Disconnected:
     reason: str
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
     """A message to be run; its (msgid, attempt) must be answered by ``reply`` or ``nack``, once."""

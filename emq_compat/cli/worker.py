@@ -161,7 +161,7 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
             if own.fileno() >= 0:
                 companions["the embedded broker"] = own.fileno()
         manager = _manager(site, config, program, companions)
-        controller.pool = manager.pool
+        controller.manager, controller.pool = manager, manager.pool
         status = manager.start()
         app.loader.shutdown_worker()
     return status, manager.restart_wanted

@@ -37,6 +37,7 @@ __all__ = [
     "set_default_app",
     "set_fallback",
     "task_by_name",
+    "worker",
 ]
 
 
@@ -138,6 +139,8 @@ apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _default: Celery | None = None
 _default_is_chosen = False
 _make_fallback: Callable[[], Celery] | None = None
+#: The worker (shim/worker.py) whose parent process this is.
+worker: Any = None
 #: Called with each app that is finalized.
 finalizers: list[Callable[[Celery], object]] = []
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from emq_compat.errors import MessageError
 from emq_compat.message import FAILURE, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
-from emq_compat.shim import signals
+from emq_compat.shim import current, signals
 from emq_compat.shim.exceptions import NotRegistered
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.remote_error import exception_from
@@ -37,7 +37,7 @@ class WorkController:
         app, hostname: its app, and its node name.
         options: what the command line said.
         concurrency, pool_cls, loglevel, logfile, pidfile: as far as they are known yet.
-        pool: runs the tasks, once there is one.
+        pool, manager: runs the tasks, and gives it them, once there is one.
         consumer: takes tasks in.
         timer: calls functions later, for steps that a project adds.
     """
@@ -53,6 +53,7 @@ class WorkController:
         self.logfile: str | None = None
         self.pidfile: str | None = None
         self.pool: Any = None
+        self.manager: Any = None
         self.consumer = Consumer(self)
         self._timer: Timer | None = None
         self._steps: Steps | None = None
@@ -196,6 +197,7 @@ class Announcer(Onlooker):
         """Send worker_init and make the project's steps, once; raises what a step raises."""
         if not self._initialised:
             self._initialised = True
+            current.worker = self.controller
             signals.worker_init.send(sender=self.controller)
             self.controller.create_steps()
 

@@ -30,6 +30,14 @@ def breaks(state):
     raise RuntimeError("no")
 
 
+@inspect_command()
+def held(state):
+    from emq_compat.shim.surface.worker_state import active_requests, reserved_requests
+
+    (one,) = active_requests
+    return [one.name, one.task_id, len(reserved_requests), one in reserved_requests, "x" in active_requests]
+
+
 class Liveness(StartStopStep):
     requires = {"celery.worker.components:Timer"}
 
@@ -92,6 +100,8 @@ def test_what_runs_is_shown(running: Site) -> None:
     assert {"ctl@here": {result.id: ["active", shown]}} == inspect.query_task(result.id)
     assert {"ctl@here": {}} == inspect.query_task(["d08b257e-a7f1-4b92-9fea-be911441cb2a"])
     assert {"ctl@here": []} == inspect.scheduled()
+    (held,) = control.broadcast("held", reply=True, timeout=5)
+    assert ["siteproj.sleep", result.id, 1, True, False] == held["ctl@here"]
     control.revoke(result.id, terminate=True)
     wait_until(lambda: not inspect.active()["ctl@here"])
     assert result.id in inspect.revoked()["ctl@here"]

@@ -14,7 +14,7 @@ import pytest
 from emq_compat.shim import current
 from emq_compat.shim.app import Celery
 from emq_compat.shim.result import GroupResult
-from emq_compat.shim.surface import old_modules, rdb, testing_app
+from emq_compat.shim.surface import old_modules, rdb, testing_app, worker_state
 from emq_compat.shim.surface.autoretry import add_autoretry_behaviour
 from emq_compat.shim.surface.keyvalue_backend import KeyValueStoreBackend
 from emq_compat.shim.surface.state import connect_on_app_finalize
@@ -150,6 +150,14 @@ def test_a_backend_without_hooks_says_so(app: Celery) -> None:
     """A subclass that lacks one of them is named."""
     with pytest.raises(NotImplementedError, match="KeyValueStoreBackend has no get"):
         KeyValueStoreBackend(app=app).get_task_meta("x")
+
+
+def test_no_worker_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no worker is, celery.worker.state is empty."""
+    monkeypatch.setattr(current, "worker", None)
+    assert [] == list(worker_state.active_requests)
+    assert 0 == len(worker_state.reserved_requests)
+    assert "an-id" not in worker_state.reserved_requests
 
 
 def test_rdb_is_driven_over_a_socket() -> None:

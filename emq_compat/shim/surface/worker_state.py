@@ -1,7 +1,7 @@
 """``celery.worker.state``: what the worker of this process holds, in its parent.
 
-The broker remembers revokes (``app.control.inspect()`` shows them). The names that Celery's worker fills beside
-the two sets of requests are there to be imported, and stay empty unless somebody fills them.
+The broker remembers revokes (``app.control.inspect()`` shows them). What Celery's worker fills beside the two
+sets of requests is there to be imported, and stays empty unless somebody fills it.
 """
 
 from __future__ import annotations

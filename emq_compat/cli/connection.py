@@ -83,7 +83,8 @@ def load_app(written: str) -> Celery:
         app.loader.import_default_modules()
         app.finalize()
     except Exception as exc:
-        raise AppNotFound(f"-A {written}: importing its tasks failed: {told(exc)}") from exc
+        what = f" ({app.loader.importing})" if app.loader.importing else ""
+        raise AppNotFound(f"-A {written}: importing its tasks failed{what}: {told(exc)}") from exc
     return app
 
 

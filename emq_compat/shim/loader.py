@@ -33,6 +33,8 @@ class BaseLoader:
 
     builtin_modules: frozenset[str] = frozenset()
     worker_initialized = False
+    #: What is imported just now, or has failed to be.
+    importing = ""
 
     def __init__(self, app: Celery, **kwargs: Any) -> None:
         self.app = app
@@ -79,7 +81,10 @@ class BaseLoader:
     def import_task_module(self, module: str) -> Any:
         """Import a module for its tasks."""
         self.task_modules.add(module)
-        return self.import_from_cwd(module)
+        self.importing = module
+        imported = self.import_from_cwd(module)
+        self.importing = ""
+        return imported
 
     def discover(self, packages: Packages | None, related_name: str | None) -> None:
         """Note packages whose modules with tasks are to be imported later; None: those of the fix-ups."""
@@ -92,7 +97,9 @@ class BaseLoader:
             Exception: what importing one of them raises.
         """
         for package in packages:
+            self.importing = f"{package}.{related_name}" if related_name else package
             module = import_related(package, related_name)
+            self.importing = ""
             if module is not None:
                 self.task_modules.add(module.__name__)
 

@@ -31,6 +31,7 @@ from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.loggers import HELD, flush_held
 from emq_compat.shim.results.members import told_of
+from emq_compat.shim.run_plan import run_plan_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
@@ -71,7 +72,8 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     Raises:
         Stopped: the pool ends the run, and tells of it.
     """
-    request.timelimit = _limits(task, request)
+    limits = run_plan_of(task, task.app).limits
+    request.timelimit = limits if request.timelimit is None else _limits(request.timelimit, limits)
     frame = Frame(
         task,
         request,
@@ -140,12 +142,12 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=told_of(task, request))
 
 
-def _limits(task: Task[..., Any], request: Context) -> Sequence[float | None] | None:
-    """Return (hard, soft) of a run, in seconds: the message's, else the task's; None: there is neither."""
-    hard, soft = request.timelimit or (None, None)
-    hard = task.time_limit if hard is None else hard
-    soft = task.soft_time_limit if soft is None else soft
-    return None if hard is None and soft is None else (hard, soft)
+def _limits(
+    said: Sequence[float | None], own: Sequence[float | None] | None
+) -> Sequence[float | None]:
+    """Return (hard, soft) of a run, in seconds: the message's, and what it doesn't say the task's own."""
+    (hard, soft), (own_hard, own_soft) = said, own or (None, None)
+    return own_hard if hard is None else hard, own_soft if soft is None else soft
 
 
 def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:

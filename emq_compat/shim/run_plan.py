@@ -25,12 +25,13 @@ class RunPlan:
         extended: what result_extended adds is told, too.
         related: the group and the parent are told; result stores other than the broker want them.
         ignore_result, track_started: the task's.
+        limits: its own hard and soft limit in seconds; None: it has neither.
         plain_result: the value travels as JSON, not packed (result_serializer, result_compression).
     """
 
     __slots__ = (
-        "accept", "app", "extended", "ignore_result", "plain_result", "related", "store", "track_started",
-        "version",
+        "accept", "app", "extended", "ignore_result", "limits", "plain_result", "related", "store",
+        "track_started", "version",
     )  # fmt: skip
 
     def __init__(self, task: Task[..., Any], app: Celery) -> None:
@@ -44,6 +45,8 @@ class RunPlan:
         self.related = self.extended or self.store is not None
         self.ignore_result = bool(task.ignore_result)
         self.track_started = bool(task.track_started)
+        limits = task.time_limit, task.soft_time_limit
+        self.limits = None if limits == (None, None) else limits
         self.plain_result = is_plain(conf.result_serializer, conf.result_compression)
 
 

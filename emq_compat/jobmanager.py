@@ -173,11 +173,12 @@ class JobManager(Endings):
 
     def _upstream(self, addresses: Sequence[Address]) -> EmqUpstream:
         policies = self.program.policies
+        hears = "e" if self.program.onlooker.hears_ends else ""
         tasks = (
             None
             if policies is None
             else {
-                task: ("l" if policy.acks_late else "") + ("r" if policy.reject_on_worker_lost else "")
+                task: f"{'l' if policy.acks_late else ''}{'r' if policy.reject_on_worker_lost else ''}{hears}"
                 for task, policy in policies.items()
             }
         )

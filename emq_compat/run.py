@@ -52,6 +52,11 @@ class Onlooker:
 
     received_log = logging.getLogger("emq_compat.jobmanager")
 
+    @property
+    def hears_ends(self) -> bool:
+        """Whether ``unattended`` is to be called for what the broker ended before any worker had it, too."""
+        return False
+
     def before_child(self) -> None:
         """Called before each child process; the first time nothing has been forked yet."""
 

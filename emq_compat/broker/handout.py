@@ -14,6 +14,7 @@ from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
 from emq_compat.broker.results import failure_body
 from emq_compat.broker.stock import stock_headers, unfit
+from emq_compat.broker.telling import tell_end
 from emq_compat.broker.withdrawals import Withdrawals, has_tag
 from emq_compat.broker.workers import Worker
 from emq_compat.message import FAILURE, REVOKED
@@ -97,21 +98,32 @@ class HandOut:
         """Tell whether a message that was taken from its queue may still be run; end it if not."""
         headers = message.headers
         if headers.expires and headers.expires <= now.wall:
-            self._end_waiting(message, queue, "expired", now)
+            self._end_waiting(message, queue, worker, "expired", now)
         elif headers.task_id in self._withdrawn.revoked or (
             headers.tags and has_tag(headers, self._withdrawn.tags)
         ):
-            self._end_waiting(message, queue, "revoked", now)
+            self._end_waiting(message, queue, worker, "revoked", now)
         elif worker.stock and (why := unfit(message.payload)):
             self._put_aside(message, queue, why, now)
         else:
             return True
         return False
 
-    def _end_waiting(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:
+    def _end_waiting(
+        self, message: Waiting, queue: MessageQueue, worker: Worker, why: str, now: Moment
+    ) -> None:
         self._flights.astray.pop(message.msgid, None)
         self._desk.journal.finish(message.key, message.msgid)
         body = failure_body("TaskRevokedError", why, REVOKED)
+        tell_end(
+            self._desk,
+            (worker,) if worker.has(message.headers.task) else self._fleet.workers.values(),
+            queue,
+            msgid=message.msgid,
+            headers=message.headers,
+            payload=message.payload,
+            body=body,
+        )
         self._ended(message, queue, REVOKED, body, now)
 
     def _put_aside(self, message: Waiting, queue: MessageQueue, why: str, now: Moment) -> None:

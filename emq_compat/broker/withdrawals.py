@@ -14,6 +14,7 @@ from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import Moment, StoredResult
 from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.telling import tell_end
 from emq_compat.message import FINAL_STATES, RETRY, REVOKED, Headers, new_id
 from emq_compat.protocol.commands import Ask
 
@@ -118,6 +119,15 @@ class Withdrawals:
             self._flights.astray.pop(message.msgid, None)
             self._journal.finish(message.key, message.msgid)
             headers = Headers.decode(message.header_text)
+            tell_end(
+                self._desk,
+                self._flights.workers.values(),
+                queue,
+                msgid=message.msgid,
+                headers=headers,
+                payload=message.payload,
+                body=body,
+            )
             self._endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
         return "revoked"
 

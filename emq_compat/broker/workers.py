@@ -106,6 +106,10 @@ class Worker:
         """Whether it acknowledges this task late, so that the task may be handed out again if it is lost."""
         return self.stock or (self.tasks is not None and "l" in self.tasks.get(task, ""))
 
+    def hears_ends(self, task: str) -> bool:
+        """Whether it wants to know of tasks of this name that the broker ends by itself."""
+        return self.tasks is not None and "e" in self.tasks.get(task, "")
+
     @property
     def idle_slots(self) -> int:
         """How many messages would be begun at once, as far as the broker can tell."""

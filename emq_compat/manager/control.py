@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from emq_compat.errors import MessageError
 from emq_compat.manager.inflight import JobInFlight
-from emq_compat.message import Job
+from emq_compat.message import Delivery, Headers, Job, Reply
 from emq_compat.pool.base import Pool
 from emq_compat.run import Program
 
@@ -109,6 +109,20 @@ def _revoke(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     return manager.revoke(_ids(arguments), terminate=bool(arguments.get("terminate")), signum=signum)
 
 
+def _ended(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    """Take note of a job that the broker ended before any worker had it."""
+    told = arguments["reply"]
+    delivery = Delivery(
+        msgid=str(arguments["msgid"]),
+        queue=str(arguments["queue"]),
+        headers=Headers.decode(str(arguments["headers"])),
+        payload=str(arguments["payload"]).encode(),
+    )
+    reply = Reply(state=str(told.get("state")), body=json.dumps(told).encode(), unattended=True)
+    manager.program.onlooker.unattended(delivery, reply)
+    return True
+
+
 def _shutdown(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     manager.shut_down()
     return True
@@ -154,6 +168,7 @@ _VERBS: dict[str, Callable[[Controlled, Mapping[str, Any]], Any]] = {
     "active_queues": _active_queues,
     "query_task": _query_task,
     "revoke": _revoke,
+    "ended": _ended,
     "shutdown": _shutdown,
     "pool_grow": _pool_grow,
     "pool_shrink": _pool_shrink,

@@ -56,7 +56,8 @@ class Capabilities:
         held: (msgid, attempt, begun) of every hand-out it still holds or whose REPLY isn't acknowledged;
             a broker hands out again whatever it had given to this worker and is not in here.
         tasks: registered task name → flags, a string of letters: ``l`` acks late, ``r`` rejects on worker
-            lost. None: it runs any allowed path (a plain job manager).
+            lost, ``e`` wants to be told when the broker ends one (the verb ``ended``). None: it runs any
+            allowed path (a plain job manager).
         intervals: task name → seconds between two of its messages, of the tasks that this worker limits
             (Celery's rate_limit): the broker gives it no more than that.
         pid, hostname: of its parent process; for people.

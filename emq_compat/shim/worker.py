@@ -193,6 +193,11 @@ class Announcer(Onlooker):
             self._controller = WorkController(self._app, self._app.hostname)
         return self._controller
 
+    @property
+    def hears_ends(self) -> bool:
+        """Whether task_revoked has receivers: a task may expire, or be revoked, in the broker."""
+        return bool(signals.task_revoked.receivers)
+
     def worker_init(self) -> None:
         """Send worker_init and make the project's steps, once; raises what a step raises."""
         if not self._initialised:

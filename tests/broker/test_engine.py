@@ -362,6 +362,28 @@ def test_a_revoke_by_tag_is_for_all_that_have_it_now_or_later(tmp_path: Path) ->
     assert set() == b.engine.withdrawals.tags
 
 
+def test_a_worker_that_wants_it_is_told_what_ended_before_any_had_it() -> None:
+    """Expired or revoked while it waited: one worker with the flag ``e`` hears of it, others don't."""
+    b = Bench()
+    about = {"tasks": {"t": "e"}}
+    (expired,) = b.publish(task="t", expires=b.wall + 1)
+    b.pass_time(2)
+    b.worker(b"w.1", **about)
+    (ask,) = b.commands(Ask)
+    told = ask.arguments
+    assert ("ended", expired, "q", "REVOKED") == (
+        ask.verb, told["msgid"], told["queue"], told["reply"]["state"],
+    )  # fmt: skip
+    assert "t-" + expired == Headers.decode(told["headers"]).task_id
+    b.publish(task="other", expires=b.wall + 1)
+    (part,) = b.publish(task="t", chord="c:0", eta=b.wall + 60)
+    b.sent.clear()
+    b.engine.withdrawals.revoke("t-" + part, b.now, terminate=False, signal="")
+    b.turn()
+    (ask,) = b.commands(Ask)
+    assert ("ended", part) == (ask.verb, ask.arguments["msgid"])
+
+
 def test_an_unknown_task_goes_to_a_worker_that_has_it() -> None:
     """A message whose task only one live worker has is never given to another; order is kept."""
     b = Bench()

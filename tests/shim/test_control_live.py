@@ -17,6 +17,13 @@ pytestmark = pytest.mark.integration
 
 MORE = '''
 from emq_compat.shim.panel import control_command, inspect_command
+from emq_compat.shim.signals import task_revoked
+
+
+@task_revoked.connect
+def noted(sender=None, request=None, terminated=None, expired=None, **kwargs):
+    note(f"task_revoked {request.id} {sender.name} {terminated} {expired}")
+
 from emq_compat.shim.surface.bootsteps import StartStopStep
 
 @control_command(args=[("n", int)])
@@ -148,6 +155,17 @@ def test_tasks_are_revoked_by_their_stamps(running: Site) -> None:
             revoked.get(timeout=20)
     stamped("o-3", "runs").get(timeout=20)
     assert [1, 0] == [running.count("start runs"), running.count("start never")]
+
+
+def test_a_worker_tells_of_what_the_broker_ended(running: Site) -> None:
+    """task_revoked is sent for a task that expired, or was revoked, before a worker had it, too."""
+    ping = running.tasks.ping
+    expired = ping.apply_async(("expired",), expires=datetime.now(timezone.utc) - timedelta(seconds=1))
+    running.wait_runs(f"task_revoked {expired.id} siteproj.ping False True")
+    revoked = ping.apply_async(("revoked",), countdown=3600, link_error=ping.si("error"))
+    revoked.revoke()
+    running.wait_runs(f"task_revoked {revoked.id} siteproj.ping False False")
+    assert 0 == running.count("ping expired") == running.count("ping revoked")
 
 
 def test_what_a_worker_has(running: Site) -> None:

@@ -147,11 +147,10 @@ class Celery(Declarer):
         """Return the result of a task by its id."""
         return later.AsyncResult(id, app=self, **kwargs)
 
-    def GroupResult(  # noqa: N802 - Celery's name
-        self, id: str | None = None, *args: Any, **kwargs: Any  # noqa: A002
-    ) -> ResultOfGroup:
-        """Return the result of a group: its id, and those of its members."""
-        return later.GroupResult(id, *args, app=self, **kwargs)
+    @property
+    def GroupResult(self) -> _Groups:  # noqa: N802 - Celery's name
+        """Makes the result of a group, ``(id, results)``; its ``restore(id)`` gives one that was saved."""
+        return _Groups(self)
 
     def ResultSet(self, results: Iterable[Any] | None = None, **kwargs: Any) -> SetOfResults:  # noqa: N802
         """Return results as one."""
@@ -354,6 +353,27 @@ def _oid(text: str) -> str:
     import uuid  # noqa: PLC0415 - start-up doesn't need it
 
     return str(uuid.uuid3(uuid.NAMESPACE_OID, text))
+
+
+class _Groups:
+    """``app.GroupResult``."""
+
+    __slots__ = ("_app",)
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __call__(
+        self, id: str | None = None, *args: Any, **kwargs: Any  # noqa: A002 - Celery's name
+    ) -> ResultOfGroup:
+        """Return the result of a group: its id, and those of its members."""
+        return later.GroupResult(id, *args, app=self._app, **kwargs)
+
+    def restore(
+        self, id: str, backend: Any = None, app: Celery | None = None  # noqa: A002 - Celery's name
+    ) -> ResultOfGroup | None:
+        """Return the group that was saved under this id; None: there is none."""
+        return later.GroupResult.restore(id, backend=backend, app=app or self._app)
 
 
 def _overridden(cls: type) -> set[str]:

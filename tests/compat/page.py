@@ -110,7 +110,7 @@ def _by_note(rows: Iterable[Item]) -> list[tuple[str, list[str]]]:
 def _suite(suite: dict[str, Any]) -> str:
     if not suite["runs"]:
         return "No run of this version is recorded yet."
-    columns = ("file", "results in", "passed", "failed", "skipped")
+    columns = ("file", "results in", "passed", "failed", "skipped", "can't apply")
     runs = [[str(run[name]) for name in columns] for run in suite["runs"]]
     parts = [_table(columns, runs)]
     if suite["not passed"]:

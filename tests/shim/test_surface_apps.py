@@ -133,7 +133,7 @@ def test_a_result_backend_of_ones_own() -> None:
     assert 60 == backend.expires
     group = app.GroupResult("members", [app.AsyncResult("one")])
     group.save()
-    assert group == GroupResult.restore("members", app=app)
+    assert group == GroupResult.restore("members", app=app) == app.GroupResult.restore("members")
     app.AsyncResult("one").forget()
     assert "PENDING" == app.AsyncResult("one").state
 

@@ -119,7 +119,8 @@ class AsyncResult(ResultBase, Generic[R]):
             self._throw_of_parents()
         stored = self._final
         if stored is None:
-            stored = self._waited(timeout, interval, on_interval, self._ancestors() if follow else {})
+            ancestors = self._ancestors(headers=False) if follow else {}
+            stored = self._waited(timeout, interval, on_interval, ancestors)
             if follow and stored.state in PROPAGATE_STATES:
                 # What failed in front of it may have been told at the same moment.
                 self._throw_of_parents(ask=True)
@@ -184,9 +185,13 @@ class AsyncResult(ResultBase, Generic[R]):
             ancestors[task_id]._throw_if_failed(stored)
         raise AssertionError("unreachable: arrivals raises when the time is over")
 
-    def _ancestors(self) -> dict[str, AsyncResult[Any]]:
-        """Return the results before it in its chain that aren't final yet, by id."""
-        return {member.id: member for member in self._before_it() if not member._known()}
+    def _ancestors(self, *, headers: bool = True) -> dict[str, AsyncResult[Any]]:
+        """Return the results before it in its chain that aren't final yet, by id.
+
+        ``headers=False`` leaves out those of groups: a chord's body fails as soon as a part of its header
+        does, so that nobody needs to wait for each part.
+        """
+        return {member.id: member for member in self._before_it(headers=headers) if not member._known()}
 
     def _throw_of_parents(self, *, ask: bool = False) -> None:
         """Raise the error of an earlier step; ``ask``: the store, for those that aren't known to be final."""
@@ -198,10 +203,11 @@ class AsyncResult(ResultBase, Generic[R]):
             if member._known() and not member.ignored:
                 member.maybe_throw()
 
-    def _before_it(self) -> Iterator[AsyncResult[Any]]:
+    def _before_it(self, *, headers: bool = True) -> Iterator[AsyncResult[Any]]:
         node = self.parent
         while node is not None:
-            yield from leaves(node)
+            if headers or isinstance(node, AsyncResult):
+                yield from leaves(node)
             node = node.parent
 
     def _known(self) -> bool:

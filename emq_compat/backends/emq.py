@@ -21,6 +21,8 @@ __all__ = ["BrokerStore", "BrokerWatcher", "ResultClient"]
 
 #: A saved group is a result of its own: no task has such an id.
 _GROUP = "group:"
+#: The state of one: not final, so that the group can be saved again.
+_SAVED = "SAVED"
 #: A settled message is no job: the queue that it names is never read.
 _QUEUE = "default"
 
@@ -120,7 +122,7 @@ class BrokerStore(ResultStore):
         self._ours().ask("forget", ids=list(ids))
 
     def save_group(self, group_id: str, tree: Tree) -> None:
-        self.write(_GROUP + group_id, {"value": tree, "state": "SUCCESS"})
+        self.write(_GROUP + group_id, {"value": tree, "state": _SAVED})
 
     def load_group(self, group_id: str) -> Tree | None:
         stored = self.read([_GROUP + group_id])[_GROUP + group_id]

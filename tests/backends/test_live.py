@@ -205,7 +205,7 @@ def test_waiting_in_an_event_loop(place: tuple[Site, str, Path]) -> None:
 
 
 def test_groups_are_saved(place: tuple[Site, str, Path]) -> None:
-    """save, restore and delete, wherever results are."""
+    """save, restore, save again and delete, wherever results are."""
     site, _, _ = place
     group = site.tasks.group(site.tasks.add.s(i, i) for i in range(3)).apply_async()
     group.save()
@@ -213,6 +213,9 @@ def test_groups_are_saved(place: tuple[Site, str, Path]) -> None:
 
     assert restored == group
     assert [0, 2, 4] == restored.get(timeout=30)
+    group.add(site.tasks.add.delay(4, 4))
+    group.save()
+    wait_until(lambda: group == GroupResult.restore(group.id, app=site.tasks.app), what="the new members")
     group.delete()
     wait_until(lambda: GroupResult.restore(group.id, app=site.tasks.app) is None, what="the group's end")
 

@@ -19,12 +19,17 @@ from emq_compat.shim.routes import Routes
 from emq_compat.shim.task_message import TaskMessage, as_task_v2
 
 if TYPE_CHECKING:
+    from emq_compat.shim.build import Plan
     from emq_compat.shim.sender import Sender
 
 __all__ = ["AMQP", "Destination", "Router"]
 
 #: Options that say where a message goes, besides ``queue``.
 _ADDRESS: Final = ("exchange", "exchange_type", "routing_key")
+#: Beside the queue, what decides where a call goes.
+_FURTHER: Final = (*_ADDRESS, "route_name", "router")
+#: So many queues that calls have named are remembered with a plan.
+_QUEUES_KNOWN: Final = 1000
 #: What a task may say of it by its attributes.
 _OF_TASKS: Final = ("queue", *_ADDRESS, "priority")
 #: What a route may say without being asked at each call.
@@ -241,6 +246,26 @@ class AMQP:
             priority=merged.get("priority"),
             by_call=inherits or not merged.keys() <= _IN_PLANS,
         )
+
+    def addressed(
+        self,
+        plan: Plan,
+        options: dict[str, Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        task: Any = None,
+    ) -> dict[str, Any]:
+        """Return what ``send_options`` does; a call that names just a queue is looked up in the plan."""
+        queue = options.get("queue")
+        if plan.by_call or type(queue) is not str or not options.keys().isdisjoint(_FURTHER):
+            return self.send_options(plan.name, options, args, kwargs, task)
+        known = plan.by_queue.get(queue)
+        if known is None:
+            known = self.send_options(plan.name, {"queue": queue}, None, None, task)
+            if len(plan.by_queue) < _QUEUES_KNOWN:
+                plan.by_queue[queue] = known
+        said = {key: value for key, value in options.items() if value is not None}
+        return {**known, **said, "queue": known["queue"]}
 
     def send_options(
         self,

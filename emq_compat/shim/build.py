@@ -62,9 +62,9 @@ class Plan:
     """What is the same in every message of one task, under one version of the app's settings."""
 
     __slots__ = (
-        "_head", "_origin_pid", "_tail", "by_call", "check", "compression", "dumps", "epilogue", "expires",
-        "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "packs", "path", "priority", "queue",
-        "serializer", "stock", "version",
+        "_head", "_origin_pid", "_tail", "by_call", "by_queue", "check", "compression", "dumps", "epilogue",
+        "expires", "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "packs", "path", "priority",
+        "queue", "serializer", "stock", "version",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,8 @@ class Plan:
         self.path = path
         self.queue = queue
         self.by_call = by_call
+        #: Queue that a call names → the options that its task, its route and that queue come to.
+        self.by_queue: dict[str, Mapping[str, Any]] = {}
         self.version = version
         self.stock = stock
         self.priority = priority

@@ -186,7 +186,7 @@ class Sender(Connecting):
         if plan is None or plan.version != self.conf.version:
             plan = self._plans[name] = self._plan_by_name(name)
         if plan.by_call or not options.keys().isdisjoint(later.ADDRESS):
-            options = self.amqp.send_options(name, options, args, kwargs, self._tasks.get(name))
+            options = self.amqp.addressed(plan, options, args, kwargs, self._tasks.get(name))
         frame = current.frame_var.get()
         read = later.read_options(plan, self.conf, options, None if frame is None else frame.request)
         message = later.build_with(plan, args or (), kwargs or {}, read)

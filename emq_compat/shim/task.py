@@ -174,7 +174,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         frame = frame_var.get()
         request = None if frame is None else frame.request
         if plan.by_call or not options.keys().isdisjoint(later.ADDRESS):
-            options = app.amqp.send_options(self.name, options, args, kwargs, self)
+            options = app.amqp.addressed(plan, options, args, kwargs, self)
         if options or task_id or link or link_error or shadow or plan.packs:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
             read = later.read_options(plan, app.conf, given, request)

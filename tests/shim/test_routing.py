@@ -297,3 +297,20 @@ def test_the_router_answers_for_itself(app: Celery) -> None:
     amqp.flush_routes()
     assert {"queue": "new"} == amqp.router.lookup_route("b")
     assert SimpleNamespace(queue="x").queue == amqp.router.expand_destination("x")["queue"].name
+
+
+def test_a_call_s_queue_counts_at_each_call_anew(app: Celery, client: Recorder) -> None:
+    """A queue that a call names goes with the route's priority each time, and with the call's own."""
+    app.conf.task_routes = {"a": {"queue": "routed", "priority": 3}}
+    for options, expected in (
+        ({"queue": "x"}, ("x", 3)),
+        ({"queue": "x", "priority": 7}, ("x", 7)),
+        ({"queue": "x", "priority": None}, ("x", 3)),
+        ({"queue": "y"}, ("y", 3)),
+        ({}, ("routed", 3)),
+    ):
+        queue = queue_of(app, client, "a", **options)
+        assert expected == (queue, client.last.headers.priority)
+    app.conf.task_routes = {"a": {"priority": 5}}
+    assert "x" == queue_of(app, client, "a", queue="x")
+    assert 5 == client.last.headers.priority

@@ -29,6 +29,7 @@ from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.flow import failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
+from emq_compat.shim.keeping import Keeper
 from emq_compat.shim.loggers import HELD, flush_held
 from emq_compat.shim.results.members import told_of
 from emq_compat.shim.run_plan import run_plan_of
@@ -157,7 +158,22 @@ def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None
         return
     assert frame.delivery is not None
     queue = frame.delivery.queue
-    for message in failed(frame.task.app, request, queue, state=state, exc=exc, failure=failure):
+    task, keeper = frame.task, frame.report
+
+    def keep(ends: Sequence[Publish]) -> None:
+        if isinstance(keeper, Keeper):
+            ignored = request.ignore_result and not task.store_errors_even_if_ignored
+            extra = told_of(task, request)
+            keeper.keep_failure(
+                Outcome(
+                    state=FAILURE, failure=failure, follow_ups=tuple(ends), extra=extra, no_result=ignored
+                )
+            )
+
+    messages = failed(
+        task.app, request, queue, state=state, exc=exc, failure=failure, before_errbacks=keep
+    )
+    for message in messages:
         frame.publish_later(message)
 
 

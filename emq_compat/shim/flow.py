@@ -107,6 +107,7 @@ def failed(
     state: str,
     exc: BaseException,
     failure: Failure,
+    before_errbacks: Callable[[Sequence[Publish]], None] | None = None,
 ) -> list[Publish]:
     """Return what is to be published after a run that didn't succeed, and call its errbacks.
 
@@ -116,26 +117,29 @@ def failed(
         state: FAILURE, REVOKED, IGNORED or REJECTED. Errbacks belong to the first only. What would have come
             later ends as FAILURE, too, with the same exception, or else as REVOKED: nobody waits for it in
             vain, and the chords that it is a part of fail.
+        before_errbacks: is called, where there are errbacks, with the ends of what would have come later.
     """
     ends = FAILURE if state == FAILURE else REVOKED
     reason = failure
     if state not in (FAILURE, REVOKED):
         reason = failure_of(TaskRevokedError(f"the task {request.id} in front of it was {state.lower()}"))
     end = _End(app, state=ends, failure=reason, cause=request.id or "", queue=queue)
+    settled: list[Publish] = []
+    held = request.args[-1] if request.task == LAUNCH and request.args else None
+    for step in (*(() if held is None else (held,)), *reversed(request.chain or ())):
+        end.of_all(step, settled.append)
+    called = [(errback, request) for errback in request.errbacks or ()]
+    if held is not None:
+        for task, errbacks in failing(held):
+            called += [(errback, _as_request(task, request)) for errback in errbacks]
+    if state != FAILURE or not called:
+        return settled
+    if before_errbacks is not None:
+        before_errbacks(settled)
     with collecting() as messages:
-        if state == FAILURE:
-            for errback in request.errbacks or ():
-                _call(app, errback, request, exc, failure.traceback)
-        if request.task == LAUNCH and request.args:
-            held = request.args[-1]
-            if state == FAILURE:
-                for task, errbacks in failing(held):
-                    for errback in errbacks:
-                        _call(app, errback, _as_request(task, request), exc, failure.traceback)
-            end.of_all(held, messages.append)
-        for step in reversed(request.chain or ()):
-            end.of_all(step, messages.append)
-    return messages
+        for errback, failing_request in called:
+            _call(app, errback, failing_request, exc, failure.traceback)
+    return [*messages, *settled]
 
 
 def _call(app: Celery, errback: Any, request: Context, exc: BaseException, traceback: str) -> None:

@@ -63,7 +63,7 @@ def check_names(given: Mapping[str, Any]) -> None:
         if name in _MEANT or name in _WITHOUT_MEANING or name in PROPERTIES or name in stamps:
             continue
         if value is not None:
-            near = difflib.get_close_matches(name, _MEANT, n=1)
+            near = difflib.get_close_matches(name, _MEANT | PROPERTIES, n=1)
             raise TypeError(f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else ""))
 
 

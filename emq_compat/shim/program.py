@@ -180,7 +180,8 @@ class ShimProgram:
         store = keeping.store_of(self.app, delivery.headers.task)
         if store is None:
             return self._ran(delivery, report)
-        return keeping.kept(store, delivery, self._ran(delivery, keeping.reporting(store, delivery)))
+        keeper = keeping.Keeper(store, delivery)
+        return keeper.kept(self._ran(delivery, keeper))
 
     def _ran(self, delivery: Delivery, report: Report) -> Reply:
         try:

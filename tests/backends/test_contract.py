@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from emq_compat.celery_shim import Celery
+from emq_compat.celery_shim import Celery, chain
 from emq_compat.shim import exceptions
+from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.request import Context
 from emq_compat.shim.result import GroupResult, ResultSet
 from tests.processes import wait_until
+from tests.shim.recorder import delivered
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +116,31 @@ def test_a_revoked_task_that_nobody_has_is_revoked_in_the_store(app: Celery) -> 
     assert {"revoked"} == set(answer.values())
     states = [app.backend.get_state(task_id) for task_id in (untold, begun, told, here)]
     assert ["REVOKED", "PROGRESS", "SUCCESS", "PENDING"] == states
+
+
+def test_an_errback_finds_what_it_is_told_of_stored(app: Celery) -> None:
+    """The failure, and the end of what would have come later, are in the store before; and go there once."""
+    seen: list[Any] = []
+
+    @app.task(name="proj.bad")
+    def bad() -> None:
+        raise OwnError("no")
+
+    @app.task(name="proj.look")
+    def look(request: Context, exc: Exception, traceback: str) -> None:
+        seen.extend(app.backend.get_state(one) for one in (request.id, rest.id))
+
+    rest = chain(bad.si().on_error(look.s()), bad.si()).apply_async()
+    client: Any = app.client
+    written: list[str] = []
+    write = app.backend.store.write
+    app.backend.store.write = lambda task_id, reply: (written.append(task_id), write(task_id, reply))
+    message = delivered(client.published[0])
+    reply = ShimProgram(app).work(message, lambda state, body: None)
+
+    assert ["FAILURE", "FAILURE"] == seen
+    assert [rest.id, message.headers.task_id] == written
+    assert (True, "FAILURE") == (reply.no_result, reply.state)
 
 
 def test_a_success_is_never_replaced(app: Celery) -> None:

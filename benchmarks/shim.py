@@ -3,7 +3,7 @@
 usage: shim.py [-n N] [--profile]
 
 Each figure is the best and the middle one of seven rounds: other load makes a round longer, never shorter.
-The goals are 15 µs for delay() and 20 µs for work().
+The goals are 11 µs for delay() and 13 µs for work().
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.current import given_app
+from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.find_app import AppNotFound, find_app, told
 
 __all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker"]
@@ -97,7 +98,7 @@ def one_line_errors(loglevel: str) -> Iterator[None]:
     """Turn what went wrong into one line and the exit status 1; with ``debug`` the traceback comes, too."""
     try:
         yield
-    except EmqError as exc:
+    except (EmqError, ImproperlyConfigured) as exc:
         if loglevel.lower() == "debug":
             traceback.print_exc()
         elif isinstance(exc, AppNotFound) and exc.__cause__ is not None:

@@ -19,6 +19,7 @@ from emq_compat.cli.table import amount, printable
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
+from emq_compat.shim.exceptions import ImproperlyConfigured
 
 __all__ = ["hidden", "report"]
 
@@ -105,8 +106,11 @@ def _app(connection: Connection) -> Iterator[str]:
 def _settings(app: Celery) -> Iterator[str]:
     for name, value in sorted(app.conf.changes.items()):
         yield f"{name} = {hidden(name, value)!r}"
-    yield from app.conf.problems()
-    yield from app.tasks.problems()
+    try:
+        yield from app.problems()
+        app.conf.settle()
+    except ImproperlyConfigured as exc:
+        yield f"a worker refuses to start: {exc}"
 
 
 def _broker(connection: Connection) -> Iterator[str]:

@@ -78,7 +78,7 @@ class _Site:
 @click.option("-O", "--optimization", metavar="fair|default", help="Accepted: hand-out is always fair.")
 @click.option("-I", "--include", metavar="MODULES", help="Import these, too, joined by commas.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
-@click.option("-E", "--task-events", is_flag=True, help="Send events of tasks.")
+@click.option("-E", "--task-events", "--events", "task_events", is_flag=True, help="Accepted: no events yet.")
 @click.option("-B", "--beat", is_flag=True, hidden=True)
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Hard limit.")
 @click.option(
@@ -192,6 +192,7 @@ def _configured_app(
     """Return the app, the broker's address, and the settings that the command line gave to the app."""
     app = load_app(app_name)
     conf = app.conf
+    conf.settle()
     own_url = None if broker else conf["broker_read_url"]
     url = own_url or Connection(app_name, broker).url
     changes: dict[str, Any] = {}
@@ -212,6 +213,7 @@ def _configured_app(
 
 def _config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:
     conf = app.conf
+    conf.settle()  # a receiver of celeryd_init may have changed them
 
     def chosen(option: str, setting: str) -> Any:
         return conf[setting] if options[option] is None else options[option]

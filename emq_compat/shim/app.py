@@ -203,8 +203,8 @@ class Celery(Declarer):
         return tuple(later.sources_of(self.conf.task_annotations))
 
     def problems(self) -> list[str]:
-        """Return a line for each setting, route and task that won't do what its author thinks."""
-        lines = [*self.conf.problems(), *self.amqp.router.routes.problems(), *self.tasks.problems()]
+        """Return a line for each setting and route that won't do what its author thinks."""
+        lines = [*self.conf.problems(), *self.amqp.router.routes.problems()]
         if any(steps for kind, steps in self.steps.items() if kind != "worker"):
             lines.append("app.steps: only those of the worker run; a consumer of Celery's isn't there")
         if any(self.user_options.values()):

@@ -15,7 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Headers, Publish, new_id
-from emq_compat.shim.codec import dumps, loads, plain_dumps
+from emq_compat.shim.codec import dumps, loads, plain_dumps, too_large
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
 from emq_compat.shim.packing import is_plain, pack, unpack
 from emq_compat.shim.paths import TaskPath
@@ -139,7 +139,8 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
     """Return the message of a call without options; ``request`` is that of the task that makes it.
 
     Raises:
-        EncodeError: an argument can't be carried; the message names it. It is a TypeError, as in Celery.
+        EncodeError: an argument can't be carried (it is named), or all are too large. It is a TypeError, as
+            in Celery.
         TypeError: the arguments don't fit the task's signature.
     """
     if plan.check is not None:
@@ -169,7 +170,7 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
             epilogue=plan.epilogue,
             keep_s=plan.keep_s,
         ),
-        payload=(payload + "}}]").encode(),
+        payload=_sized(plan.name, (payload + "}}]").encode()),
     )
 
 
@@ -232,8 +233,15 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             epilogue=options.epilogue,
             tags=options.tags,
         ),
-        payload=(payload + "}}]").encode(),
+        payload=_sized(plan.name, (payload + "}}]").encode()),
     )
+
+
+def _sized(name: str, payload: bytes) -> bytes:
+    if why := too_large(payload):
+        join_kombu()
+        raise EncodeError(f"the arguments of {name} are too large: {why}")
+    return payload
 
 
 def _packed(

@@ -17,10 +17,11 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
 
+from emq_compat.protocol.limits import LIMITS
 from emq_compat.shim.exceptions import EncodeError, join_kombu
 from emq_compat.shim.packing import MARKER, unpack
 
-__all__ = ["dumps", "jsonable", "loads", "mentions_types", "plain_dumps", "revive"]
+__all__ = ["dumps", "jsonable", "loads", "mentions_types", "plain_dumps", "revive", "too_large"]
 
 _ENCODERS: Final[tuple[tuple[type, str, Callable[[Any], Any]], ...]] = (
     (datetime, "datetime", datetime.isoformat),  # before date: a datetime is one
@@ -126,3 +127,9 @@ def _hook(document: dict[str, Any]) -> Any:
         except ValueError:
             pass
     raise ValueError(f"a value of the unknown type {marker!r}")
+
+
+def too_large(raw: bytes) -> str:
+    """Return why an encoded message or result can't be carried: both sizes; empty: it isn't too large."""
+    size, limit = len(raw), LIMITS.payload_bytes
+    return f"{size} bytes, and a message holds at most {limit}" if size > limit else ""

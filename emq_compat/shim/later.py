@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.models import with_models as with_models
     from emq_compat.shim.options import ADDRESS as ADDRESS
     from emq_compat.shim.options import read_options as read_options
+    from emq_compat.shim.options import unknown_options as unknown_options
     from emq_compat.shim.paths import TaskPath as TaskPath
     from emq_compat.shim.paths import path_of as path_of
     from emq_compat.shim.pipeline import Pipeline as Pipeline
@@ -80,6 +81,9 @@ if TYPE_CHECKING:
     from emq_compat.shim.settings_option import option_named as option_named
     from emq_compat.shim.settings_text import as_text as as_text
     from emq_compat.shim.settings_text import censored_items as censored_items
+    from emq_compat.shim.settings_values import check_values as check_values
+    from emq_compat.shim.settings_values import number_in as number_in
+    from emq_compat.shim.settings_values import odd_values as odd_values
     from emq_compat.shim.zones import zone_named as zone_named
 
 #: Module, below emq_compat → names of it.
@@ -108,7 +112,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.flow": ("collected_into", "place_in_chord"),
     "shim.graph": ("DependencyGraph", "GraphFormatter"),
     "shim.models": ("dumped", "with_models"),
-    "shim.options": ("ADDRESS", "read_options"),
+    "shim.options": ("ADDRESS", "read_options", "unknown_options"),
     "shim.paths": ("TaskPath", "path_of"),
     "shim.pipeline": ("Pipeline", "pipeline_of", "publish_with_tries"),
     "shim.programs": ("Worker", "run_command"),
@@ -123,6 +127,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.settings_effect": ("WITHOUT_EFFECT",),
     "shim.settings_option": ("option_named",),
     "shim.settings_text": ("as_text", "censored_items"),
+    "shim.settings_values": ("check_values", "number_in", "odd_values"),
     "shim.zones": ("zone_named",),
 }
 _HOMES: Final = {name: f"emq_compat.{home}" for home, names in NAMES.items() for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.message import MAX_ID_BYTES
@@ -26,6 +26,7 @@ __all__ = [
     "priority_of",
     "queue_name",
     "read_options",
+    "unknown_options",
 ]
 
 #: What says where a message goes.
@@ -58,13 +59,19 @@ def check_names(given: Mapping[str, Any]) -> None:
     Raises:
         TypeError: there is no such option; the nearest is named.
     """
+    for told in unknown_options(given):
+        raise TypeError(told)
+
+
+def unknown_options(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is to be said of each option that there isn't, with the nearest that there is."""
     stamps = given.get("stamped_headers") or ()
     for name, value in given.items():
         if name in _MEANT or name in _WITHOUT_MEANING or name in PROPERTIES or name in stamps:
             continue
         if value is not None:
             near = difflib.get_close_matches(name, _MEANT | PROPERTIES, n=1)
-            raise TypeError(f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else ""))
+            yield f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else "")
 
 
 def read_options(

@@ -30,7 +30,7 @@ from emq_compat.run import Onlooker, Report, TaskPolicy
 from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
-from emq_compat.shim.codec import dumps
+from emq_compat.shim.codec import dumps, too_large
 from emq_compat.shim.exceptions import (
     EncodeError,
     ImproperlyConfigured,
@@ -124,7 +124,7 @@ class ShimProgram:
                     reject_on_worker_lost=bool(task.reject_on_worker_lost),
                     limit_s=task.time_limit,
                     soft_limit_s=task.soft_time_limit,
-                    interval_s=interval_of(task.rate_limit) if limited else None,
+                    interval_s=_interval_of(task) if limited else None,
                     acks_on_timeout=bool(task.acks_on_timeout),
                 )
                 for name, task in self.app.tasks.items()
@@ -171,6 +171,7 @@ class ShimProgram:
         self.app.set_default()
         self.app.loader.init_worker()
         self.app.finalize()
+        self.app.conf.settle()
         if self.app.conf.task_annotations:
             for task in self.app.tasks.values():
                 task.annotate()
@@ -277,10 +278,13 @@ class ShimProgram:
                 value = value.as_tuple()
             text = dumps(value) if plan.plain_result else self._packed(value)
             body = f'{{"value":{text},"state":"SUCCESS"{_further(outcome.extra)}}}'
+            encoded = body.encode()
         except (TypeError, ValueError, RecursionError) as exc:
             raise EncodeError(f"the result of {task.name} can't be carried: {exc}") from exc
+        if why := too_large(encoded):
+            raise EncodeError(f"the result of {task.name} is too large: {why}")
         return Reply(
-            state=SUCCESS, body=body.encode(), follow_ups=outcome.follow_ups, no_result=outcome.no_result
+            state=SUCCESS, body=encoded, follow_ups=outcome.follow_ups, no_result=outcome.no_result
         )
 
     def _packed(self, value: Any) -> str:
@@ -325,6 +329,13 @@ class ShimProgram:
         if found is None:
             raise NotAllowed(f"{job.path}.{job.callable} is no registered task")
         return found
+
+
+def _interval_of(task: Task[..., object]) -> float | None:
+    try:
+        return interval_of(task.rate_limit)
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"task {task.name}: {exc}") from None
 
 
 def _further(extra: Mapping[str, Any]) -> str:

@@ -102,7 +102,8 @@ class Queues(dict[str, Any]):
         if isinstance(queue, str):
             queue = Queue(queue, **options)
         elif not hasattr(queue, "name"):
-            raise ImproperlyConfigured(f"task_queues: {queue!r} is no queue")
+            why = f"{queue!r} is no queue; a name or a kombu Queue is expected"
+            raise ImproperlyConfigured(f"task_queues: {why}")
         name = queue_name(queue)
         self[name] = queue
         alias = getattr(queue, "alias", None)

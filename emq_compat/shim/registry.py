@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskRegistry", "declaring_module", "nearest", "task_name"]
 
-#: Attributes that decide in Celery what becomes of a task, and nothing here yet: a worker must say so.
-_NOT_YET = ("rate_limit", "pydantic")
-
 
 def task_name(main: str | None, name: str, module: str | None) -> str:
     """Return the name of a task that is declared without one (Celery's gen_task_name).
@@ -65,15 +62,6 @@ class TaskRegistry(dict[str, "Task[..., Any]"]):
             del self[key]
         except KeyError:
             raise self.NotRegistered(key) from None
-
-    def problems(self) -> list[str]:
-        """Return a line for each task that this release can't run, or some of whose attributes do nothing."""
-        lines = []
-        for name, task in self.items():
-            attributes = [a for a in _NOT_YET if getattr(task, a, None)]
-            if attributes:
-                lines.append(f"task {name}: {', '.join(attributes)} without effect in this release")
-        return lines
 
     def own(self) -> list[str]:
         """Return the names of the project's tasks: without those that every app has."""

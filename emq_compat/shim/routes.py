@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from emq_compat.shim import later
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.symbols import symbol_by_name
 
@@ -65,6 +66,17 @@ class MapRoute:
         return hidden
 
 
+    def odd_options(self) -> list[str]:
+        """Return a line for each option that apply_async doesn't have, with the nearest that it has."""
+        entries = [*self.map.items(), *((written, route) for written, _, route in self.patterns)]
+        return [
+            f"task_routes: {written!r}: {told}"
+            for written, route in entries
+            if isinstance(route, Mapping)
+            for told in later.unknown_options(route)
+        ]
+
+
 def _covers(wide: str, narrow: str) -> bool:
     """Return whether the glob ``wide`` surely matches what ``narrow`` does: ``a.*`` covers ``a.b.*``."""
     if wide == narrow:
@@ -109,7 +121,10 @@ class Routes:
         return None
 
     def problems(self) -> list[str]:
-        """Return a line for each entry that can never count, because a wider one stands before it."""
+        """Return a line for each entry that can never count, because a wider one stands before it.
+
+        And for each option in one that apply_async doesn't have.
+        """
         covered: list[tuple[str, Callable[[str], object]]] = []
         lines = []
         for router in self.routers:
@@ -117,6 +132,7 @@ class Routes:
                 continue
             for hidden, wide in router.never_used(covered):
                 lines.append(f"task_routes: {hidden!r} never counts, {wide!r} stands before it")
+            lines += router.odd_options()
             covered += [(name, name.__eq__) for name in router.map]
             covered += [(written, pattern.match) for written, pattern, _ in router.patterns]
         return lines

@@ -31,6 +31,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+def _taken(name: str, value: str, number: float) -> str:
+    return f"setting {name} is the text {value!r}; taken as the number {number}"
+
+
 class Settings(MutableMapping[str, Any]):
     """Celery's settings; ``version`` grows with each change: what was computed from them is old then."""
 
@@ -47,6 +51,7 @@ class Settings(MutableMapping[str, Any]):
         own["_before_loading"] = None
         own["_source"] = Source()
         own["_added"] = {}
+        own["_told"] = []
         own["_defaults"] = defaults
         own["_all"] = {}
         self._changed()
@@ -90,7 +95,7 @@ class Settings(MutableMapping[str, Any]):
         for name in self.__dict__["_changes"]:
             if name not in SETTINGS:
                 odd[name] = meant(name)
-        lines = [f"unknown setting {name}{hint}" for name, hint in odd.items()]
+        lines = [f"unknown setting {name}{hint}" for name, hint in odd.items()] + self.__dict__["_told"]
         idle: dict[str, list[str]] = {}
         without_effect = later.WITHOUT_EFFECT
         for name, value in self.changes.items():
@@ -100,12 +105,27 @@ class Settings(MutableMapping[str, Any]):
             if name in without_effect and value != default:
                 idle.setdefault(without_effect[name], []).append(name)
             wanted = _KINDS.get(kind)
-            if value is not None and wanted is not None and not isinstance(value, wanted):
+            if (number := later.number_in(name, value)) is not None:
+                lines.append(_taken(name, value, number))
+            elif value is not None and wanted is not None and not isinstance(value, wanted):
                 lines.append(f"setting {name} is {value!r}; a {kind} is expected")
         for reason, names in idle.items():
             which = f"setting {names[0]} has" if len(names) == 1 else f"settings {', '.join(names)} have"
             lines.append(f"{which} no effect: {reason}")
-        return lines
+        return [*lines, *later.odd_values(self)]
+
+    def settle(self) -> None:
+        """Make numbers of those that are written as text (``problems`` tells them): before a worker begins.
+
+        Raises:
+            ImproperlyConfigured: a value can't be used; it is named with its setting and what is expected.
+        """
+        own = self.__dict__
+        for name, value in self.changes.items():
+            if name in SETTINGS and (number := later.number_in(name, value)) is not None:
+                own["_told"].append(_taken(name, value, number))
+                self[name] = number
+        later.check_values(self)
 
     @property
     def changes(self) -> dict[str, Any]:

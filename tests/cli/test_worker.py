@@ -195,6 +195,16 @@ def test_accepted_without_effect(site: Site) -> None:
         ("", ("-A", NAME, "-P", "gevent"), "there is no gevent pool"),
         ("", ("-A", NAME, "-P", "fibers"), "the pool 'fibers' is unknown; known: prefork"),
         ("", ("-A", NAME, "-I", "missing_module"), "missing_module"),
+        (
+            f"from {NAME} import app\napp.conf.worker_concurrency = 'two'",
+            ("-A", NAME, "-I", "proj2"),
+            "setting worker_concurrency is 'two'; a number is expected",
+        ),
+        (
+            f"from {NAME} import app\napp.conf.task_queues = ['a', 5]",
+            ("-A", NAME, "-I", "proj2"),
+            "task_queues: 5 is no queue; a name or a kombu Queue is expected",
+        ),
         ("", ("-A", NAME, "-f", "/nonexistent/worker.log"), "the log file /nonexistent/worker.log"),
         ("", ("-A", NAME, "--pidfile", "/nonexistent/pid"), "the pid file /nonexistent/pid"),
     ],

@@ -18,6 +18,8 @@ import pytest
 from emq_compat.celery_shim import AsyncResult, Celery, EncodeError, OperationalError, Task
 from emq_compat.errors import BrokerRefused, QueueFull
 from emq_compat.message import Headers
+from emq_compat.protocol.limits import Limits
+from emq_compat.shim import codec
 from emq_compat.shim.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from tests.shim.recorder import Recorder, Worker
 
@@ -199,6 +201,20 @@ def test_an_option_that_cant_be_is_refused_and_nothing_sent(
     """An unknown option, or a value that none can have, raises where it is written."""
     with pytest.raises(error, match=told):
         add.apply_async((1,), **options)
+
+    assert [] == client.published
+
+
+def test_a_message_that_is_too_large_is_an_encode_error(
+    add: Task[..., int], client: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the task and both sizes, with options and without, and nothing is sent."""
+    monkeypatch.setattr(codec, "LIMITS", Limits(payload_bytes=5000))
+    told = r"the arguments of proj\.add are too large: 5\d\d\d bytes, and a message holds at most 5000"
+    with pytest.raises(EncodeError, match=told):
+        add.delay(1, "x" * 5000)
+    with pytest.raises(EncodeError, match=told):
+        add.apply_async((1, "x" * 5000), countdown=5)
 
     assert [] == client.published
 

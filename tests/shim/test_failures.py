@@ -20,6 +20,8 @@ from emq_compat.celery_shim import (
 )
 from emq_compat.failures import TEXT_LIMIT
 from emq_compat.message import Job
+from emq_compat.protocol.limits import Limits
+from emq_compat.shim import codec
 from emq_compat.shim.surface.serialization import UnpickleableExceptionWrapper
 from tests.shim.recorder import Recorder, Worker
 
@@ -248,6 +250,24 @@ def test_a_result_that_json_lacks_is_a_failure_encodeerror(
     with pytest.raises(EncodeError, match=r"proj\.returns"):
         result.get(timeout=0)
     assert "the result of proj.returns can't be carried" in caplog.text
+
+
+def test_a_result_that_is_too_large_is_a_failure_encodeerror(
+    app: Celery, client: Recorder, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the task and both sizes, instead of a reply that can't leave the worker."""
+
+    @app.task(name="proj.returns")
+    def returns() -> str:
+        return "x" * 5000
+
+    monkeypatch.setattr(codec, "LIMITS", Limits(payload_bytes=5000))
+    result = returns.delay()
+    reply = worker.run(client.last)
+
+    assert "FAILURE" == reply.state
+    with pytest.raises(EncodeError, match=r"result of proj\.returns is too large: 5\d\d\d bytes.* 5000"):
+        result.get(timeout=0)
 
 
 def test_ignore_records_nothing(app: Celery, client: Recorder, worker: Worker) -> None:

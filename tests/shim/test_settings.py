@@ -191,6 +191,83 @@ def test_values_of_a_wrong_kind_and_settings_without_effect_are_told() -> None:
     assert 3 == len(told)
 
 
+def test_numbers_written_as_text_are_taken_and_told() -> None:
+    """settle() makes numbers of texts that are plainly meant so, and problems() tells each once."""
+    conf = Celery("p").conf
+    conf.update(task_time_limit="60", worker_soft_shutdown_timeout="0.5", result_expires="3600")
+    before = conf.problems()
+
+    conf.settle()
+    conf.settle()
+
+    assert (60, 0.5, 3600) == (
+        conf.task_time_limit, conf.worker_soft_shutdown_timeout, conf.result_expires,
+    )  # fmt: skip
+    assert before == conf.problems()
+    assert "setting task_time_limit is the text '60'; taken as the number 60" in before
+    assert 3 == len(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("worker_concurrency", "two", "a number"),
+        ("task_time_limit", "nan", "a number"),
+        ("task_time_limit", [], "a number"),
+        ("task_publish_retry_policy", "x", "a mapping"),
+        ("task_default_rate_limit", "fast", "/s, /m or /h"),
+        ("result_expires", "x", "seconds"),
+        ("result_backend", "rpc://", "RabbitMQ"),
+        ("result_backend", 5, "an address"),
+        ("task_queues", 5, "a list of queues"),
+    ],
+)
+def test_what_a_worker_cannot_use_is_refused(name: str, value: object, expected: str) -> None:
+    """settle() names the setting, its value and what is expected."""
+    conf = Celery("p").conf
+    conf[name] = value
+
+    with pytest.raises(ImproperlyConfigured) as caught:
+        conf.settle()
+
+    assert [True] * 3 == [part in str(caught.value) for part in (name, repr(value), expected)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("timezone", "Europe/Berlim", "'Europe/Berlim': there is no such zone: is 'Europe/Berlin' meant?"),
+        ("accept_content", ["json", "jsn"], "there is no serializer 'jsn': is 'json' meant?"),
+        ("task_serializer", "pickl", "there is no serializer 'pickl': is 'pickle' meant?"),
+        ("task_default_priority", 20, "20; 0 to 9 is expected"),
+        ("task_annotations", {"*": {"rate_limt": 1, "own": 2}}, "'rate_limt': is 'rate_limit' meant?"),
+        ("task_routes", {"a": {"qeue": "x", "priority": 1}}, "'qeue': is 'queue' meant?"),
+    ],
+)
+def test_values_that_name_nothing_are_told(name: str, value: object, told: str) -> None:
+    """A worker says what a value names that there isn't, and the nearest that there is."""
+    app = Celery("p")
+    app.conf[name] = value
+
+    (line,) = app.problems()
+
+    assert line.startswith((f"setting {name}", name))
+    assert line.endswith(told)
+
+
+def test_values_that_name_something_are_not_told() -> None:
+    """Zones, serializers, options, own attributes and decorators of methods that there are pass."""
+    app = Celery("p")
+    app.conf.update(
+        timezone="Europe/Berlin",
+        accept_content=["json", "pickle", "application/x-yaml"],
+        task_serializer="pickle",
+        task_annotations={"*": {"rate_limit": 1, "@run": repr}, "a": {"tenant": "x"}},
+        task_routes={"a": {"queue": "x", "exchange": "y", "delivery_mode": 1}, "b.*": "q"},
+    )
+    assert [] == app.problems()
+
+
 def test_what_was_set_is_listed_with_secrets_masked() -> None:
     """table() and humanize() show what was set, or all with_defaults, and mask passwords and keys."""
     app = Celery("p", broker="emq://user:hidden@h")

@@ -87,6 +87,7 @@ class JobManager(Endings):
         jobs_in_flight: msgid → all details of each job that was delivered and is not answered.
         pid_distribution: pid → jobs completed by that process.
         total_requests: REQUESTs received.
+        runs_by_task: name of each registered task → runs that began.
         total_ready_sent: READYs sent, one a job.
         outgoing: the (first) upstream.
     """
@@ -135,10 +136,11 @@ class JobManager(Endings):
         self.total_ready_sent = 0
         self.started_at = time.monotonic()
 
-        if isinstance(pool, Pool):
-            self.pool = pool
-        else:
-            self.pool = make_pool(pool, self._pool_options(pool_options), self.program.work)
+        self.runs_by_task = dict.fromkeys(self.program.policies or (), 0)
+
+        options = self._pool_options(pool_options)
+        self.max_tasks_per_child = options.max_tasks_per_child
+        self.pool = pool if isinstance(pool, Pool) else make_pool(pool, options, self.program.work)
         throttle = Throttle(
             {
                 task: policy.interval_s

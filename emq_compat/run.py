@@ -84,6 +84,10 @@ class Onlooker:
         """
         raise LookupError(f"the verb {verb!r} is unknown")
 
+    def stats(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what remote control's ``stats`` answers: what the job manager tells, and more."""
+        return told
+
     def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
         """Called when the end begins (``Warm``), and when it is hurried (``Cold``).
 

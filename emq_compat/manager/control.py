@@ -29,6 +29,8 @@ class Controlled(Protocol):
     jobs_in_flight: dict[str, JobInFlight]
     total_requests: int
     pid_distribution: dict[int, int]
+    runs_by_task: dict[str, int]
+    max_tasks_per_child: int | None
     started_at: float
 
     def revoke(self, ids: Sequence[str], *, terminate: bool, signum: int) -> dict[str, str]: ...
@@ -74,7 +76,8 @@ def _registered(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
 
 def _stats(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
+    told = {
+        "total": {task: count for task, count in manager.runs_by_task.items() if count},
         "pid": os.getpid(),
         "uptime": int(time.monotonic() - manager.started_at),
         "total_requests": manager.total_requests,
@@ -82,10 +85,14 @@ def _stats(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
             "implementation": manager.pool.name,
             "max-concurrency": manager.pool.concurrency,
             "processes": manager.pool.pids(),
+            "max-tasks-per-child": manager.max_tasks_per_child or "N/A",
             "completed": {str(pid): count for pid, count in manager.pid_distribution.items()},
         },
-        "rusage": {"utime": usage.ru_utime, "stime": usage.ru_stime, "maxrss": usage.ru_maxrss},
+        "rusage": {
+            name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")
+        },
     }
+    return manager.program.onlooker.stats(told)
 
 
 def _active_queues(manager: Controlled, arguments: Mapping[str, Any]) -> Any:

@@ -35,10 +35,12 @@ class Endings(Life):
 
     Attributes:
         pid_distribution: pid → jobs completed by that process.
+        runs_by_task: name of each registered task → runs that began.
         outgoing: the (first) upstream.
     """
 
     pid_distribution: dict[int, int]
+    runs_by_task: dict[str, int]
     outgoing: Upstream
     #: None of eventmq's members is overridden: a shorter path leads to the same end.
     _quick: bool
@@ -78,6 +80,8 @@ class Endings(Life):
             if job is not None:
                 job.pid = event.pid
                 job.began_at = time.time()
+                if (task := job.delivery.headers.task) in self.runs_by_task:
+                    self.runs_by_task[task] += 1
                 job.upstream.began(job.keys)
         elif isinstance(event, Updated):
             job = self.jobs_in_flight.get(event.key[0])

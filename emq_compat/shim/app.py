@@ -345,7 +345,7 @@ class Celery(Declarer):
         }
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.main or '__main__'}:{id(self):#x}>"
+        return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
 
 
 def _oid(text: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.shim.codec import dumps, loads, plain_dumps, too_large
@@ -165,7 +165,7 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
             task_id=task_id,
             task=plan.name,
             priority=plan.priority,
-            expires=0.0 if plan.expires is None else unix_time(plan.expires, time.time()),
+            expires=0.0 if plan.expires is None else unix_time(plan.expires, time.time(), name="expires"),
             no_result=plan.ignore_result and not plan.keeps_errors,
             epilogue=plan.epilogue,
             keep_s=plan.keep_s,
@@ -261,12 +261,30 @@ def _packed(
         raise EncodeError(f"the arguments of {plan.name} can't be carried: {exc}") from exc
 
 
-def unix_time(value: float | datetime | str, now: float, *, tz: Any = timezone.utc) -> float:
+#: 9999-12-31, the last day that a datetime knows.
+_LAST: Final = 253_402_214_400.0
+
+
+def unix_time(
+    value: float | datetime | str, now: float, *, tz: Any = timezone.utc, name: str = "a time"
+) -> float:
     """Return a countdown in seconds, a datetime (naive: in ``tz``) or its ISO text as unix time.
 
+    ``name`` is what an error calls it.
+
     Raises:
-        TypeError, ValueError: it is none of these.
+        TypeError, ValueError: it is none of these, or later than there are dates.
     """
+    try:
+        when = _unix_time(value, now, tz)
+    except OverflowError:
+        when = _LAST + 1
+    if not when <= _LAST:  # nor is NaN
+        raise ValueError(f"{name} must come to a time before the year 10000: {value!r}")
+    return max(when, 1.0)  # 0.0: there is none
+
+
+def _unix_time(value: float | datetime | str, now: float, tz: Any) -> float:
     if isinstance(value, str):
         # Python 3.10 doesn't read the Z.
         value = datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)

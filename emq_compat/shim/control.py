@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +16,7 @@ from emq_compat.client import Client
 from emq_compat.shim import current
 from emq_compat.shim.canvas.stamping import tags_of
 from emq_compat.shim.control_shapes import celery_shape, scheduled_shape
-from emq_compat.shim.exceptions import ImproperlyConfigured, join_kombu
+from emq_compat.shim.exceptions import DuplicateNodenameWarning, ImproperlyConfigured, join_kombu
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -26,10 +27,19 @@ Replies = list[dict[str, Any]]
 
 
 def flatten_reply(reply: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the replies of several nodes as one dict."""
+    """Return the replies of several nodes as one dict; of nodes of one name, the last one's.
+
+    Warns:
+        DuplicateNodenameWarning: some have one name.
+    """
     merged: dict[str, Any] = {}
+    twice: set[str] = set()
     for one in reply:
+        twice.update(node for node in one if node in merged)
         merged.update(one)
+    if twice:
+        told = f"several workers are named {', '.join(sorted(twice))}: give each a name of its own (-n)"
+        warnings.warn(DuplicateNodenameWarning(told), stacklevel=2)
     return merged
 
 

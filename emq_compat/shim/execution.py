@@ -74,7 +74,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         Stopped: the pool ends the run, and tells of it.
     """
     limits = run_plan_of(task, task.app).limits
-    request.timelimit = limits if request.timelimit is None else _limits(request.timelimit, limits)
+    request.timelimit = [*limits] if request.timelimit is None else _limits(request.timelimit, limits)
     frame = Frame(
         task,
         request,
@@ -143,12 +143,10 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     return Outcome(state=SUCCESS, value=value, follow_ups=frame.published(), extra=told_of(task, request))
 
 
-def _limits(
-    said: Sequence[float | None], own: Sequence[float | None] | None
-) -> Sequence[float | None]:
-    """Return (hard, soft) of a run, in seconds: the message's, and what it doesn't say the task's own."""
-    (hard, soft), (own_hard, own_soft) = said, own or (None, None)
-    return own_hard if hard is None else hard, own_soft if soft is None else soft
+def _limits(said: Sequence[float | None], own: Sequence[float | None]) -> list[float | None]:
+    """Return [hard, soft] of a run, in seconds: the message's, and what it doesn't say the task's own."""
+    (hard, soft), (own_hard, own_soft) = said, own
+    return [own_hard if hard is None else hard, own_soft if soft is None else soft]
 
 
 def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:

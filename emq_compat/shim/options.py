@@ -154,16 +154,25 @@ def _read_times(options: Options, plan: Plan, conf: Settings, given: Mapping[str
     zone = None if conf.enable_utc else _zone(conf)
     tz: dict[str, Any] = {} if zone is None else {"tz": zone}
     if (eta := get("eta")) is not None:
-        options.eta = unix_time(eta, now, **tz)
-    elif (countdown := get("countdown")) is not None and float(countdown) > 0:
-        options.eta = now + float(countdown)
+        options.eta = unix_time(eta, now, name="eta", **tz)
+    elif (countdown := get("countdown")) is not None and (seconds := _seconds(countdown)) is not None:
+        options.eta = unix_time(seconds, now, name="countdown")
     if (expires := get("expires")) is not None:
-        options.expires = unix_time(expires, now, **tz)
+        options.expires = unix_time(expires, now, name="expires", **tz)
     elif plan.expires is not None:
-        options.expires = unix_time(plan.expires, now)
+        options.expires = unix_time(plan.expires, now, name="expires")
     options.limit_s = limit_of("time_limit", get("time_limit"))
     options.soft_limit_s = limit_of("soft_time_limit", get("soft_time_limit"))
     check_limits(options.limit_s, options.soft_limit_s)
+
+
+def _seconds(countdown: Any) -> float | None:
+    """Return a countdown's seconds; None: at once."""
+    try:
+        seconds = float(countdown)
+    except OverflowError:
+        seconds = float("inf")
+    return None if seconds <= 0 else seconds
 
 
 def _zone(conf: Settings) -> Any:

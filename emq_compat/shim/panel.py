@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from emq_compat.shim.app import Celery
+from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.checks import check_limits, interval_of, limit_of
 from emq_compat.shim.surface.apps import bugreport
 from emq_compat.shim.surface.debug import mem_rss
@@ -154,6 +155,10 @@ def conf(state: State, with_defaults: bool = False, **kwargs: Any) -> Any:
     return {**shown, "deprecated_settings": state.app.conf.deprecated_settings}
 
 
+def _is_builtin(name: str) -> bool:
+    return name.startswith("celery.") or name == LAUNCH
+
+
 @inspect_command()
 def task_info(state: State, items: Any = None, builtins: bool = False, **kwargs: Any) -> Any:
     """The names of the registered tasks, each with the attributes asked for."""
@@ -164,7 +169,7 @@ def task_info(state: State, items: Any = None, builtins: bool = False, **kwargs:
         shown = [f"{item}={value}" for item, value in found.items() if value is not None]
         return f"{name} [{' '.join(shown)}]" if shown else name
 
-    return [described(name) for name in sorted(state.app.tasks) if builtins or not name.startswith("celery.")]
+    return [described(name) for name in sorted(state.app.tasks) if builtins or not _is_builtin(name)]
 
 
 @inspect_command()

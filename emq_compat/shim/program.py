@@ -54,6 +54,7 @@ from emq_compat.shim.signals import (
     worker_process_init,
     worker_process_shutdown,
 )
+from emq_compat.shim.surface.saferepr import saferepr
 from emq_compat.shim.task import Task
 from emq_compat.shim.worker import Announcer, WorkController
 
@@ -267,7 +268,8 @@ class ShimProgram:
             return self._ended(request, delivery, FAILURE, exc)
         if logger.isEnabledFor(logging.INFO):
             took_s = time.monotonic() - began
-            logger.info("Task %s[%s] succeeded in %.6fs", task.name, request.id, took_s)
+            shown = saferepr(outcome.value, task.resultrepr_maxsize)
+            logger.info("Task %s[%s] succeeded in %.6fs: %s", task.name, request.id, took_s, shown)
         return reply
 
     def _returned(self, task: Task[..., object], plan: RunPlan, outcome: Outcome) -> Reply:

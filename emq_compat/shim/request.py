@@ -50,6 +50,7 @@ class Context:
     ignore_result: bool = False
     is_eager: bool = False
     kwargs: Mapping[str, Any] | None = None
+    lang: str = "py"
     logfile: str | None = None
     loglevel: int | None = None
     origin: str | None = None
@@ -63,7 +64,7 @@ class Context:
     stamps: dict[str, Any] | None = None
     task: str | None = None
     taskset: str | None = None
-    #: (hard, soft) in seconds.
+    #: [hard, soft] in seconds; None where there is no message.
     timelimit: Sequence[float | None] | None = None
     utc: bool | None = None
 
@@ -84,6 +85,16 @@ class Context:
             "content_encoding": "utf-8",
             **(self._properties or {}),
         }
+
+    @_Computed
+    def argsrepr(self) -> str | None:
+        """The positional arguments as text, at most 1024 characters; None: there are none to tell of."""
+        return None if self.args is None else _shown(tuple(self.args))
+
+    @_Computed
+    def kwargsrepr(self) -> str | None:
+        """The keyword arguments as text, at most 1024 characters; None: there are none to tell of."""
+        return None if self.kwargs is None else _shown(dict(self.kwargs))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as dict.update does."""
@@ -200,7 +211,7 @@ def request_of(
     if headers.expires:
         own["expires"] = _iso(headers.expires)
     if headers.limit_s is not None or headers.soft_limit_s is not None:
-        own["timelimit"] = (headers.limit_s, headers.soft_limit_s)
+        own["timelimit"] = [_as_given(headers.limit_s), _as_given(headers.soft_limit_s)]
     return request
 
 
@@ -216,6 +227,17 @@ _FROM_MESSAGE = frozenset(
         "replaced_task_nesting", "reply_to", "root_id", "shadow", "stamped_headers", "stamps",
     }
 )  # fmt: skip
+
+
+def _shown(arguments: Any) -> str:
+    from emq_compat.shim.surface.saferepr import saferepr  # noqa: PLC0415 - few tasks ask
+
+    return saferepr(arguments, 1024)
+
+
+def _as_given(seconds: float | None) -> float | None:
+    """Return a limit, which the header has as a float, as the whole number that it most likely was."""
+    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
 
 
 def _iso(seconds: float) -> str:

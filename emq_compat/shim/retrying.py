@@ -61,6 +61,12 @@ def _positional(run: Callable[..., Any]) -> list[str]:
     return [p.name if p.kind is kinds[1] else "" for p in parameters if p.kind in kinds]
 
 
+def _eta(eta: datetime | float | str | None, countdown: float | None, now: float) -> float:
+    if eta is not None:
+        return unix_time(eta, now, name="eta")
+    return unix_time(0 if countdown is None or countdown <= 0 else countdown, now, name="countdown")
+
+
 def retry_message(
     frame: Frame,
     *,
@@ -90,12 +96,12 @@ def retry_message(
         "awaits": "",
         "chord": headers.chord.rstrip("+"),
         "retries": (frame.request.retries or 0) + 1,
-        "eta": unix_time(eta, now) if eta is not None else now + max(countdown or 0, 0),
+        "eta": _eta(eta, countdown, now),
     }
     if options.get("priority") is not None:
         changed["priority"] = priority_of(options["priority"])
     if options.get("expires") is not None:
-        changed["expires"] = unix_time(options["expires"], now)
+        changed["expires"] = unix_time(options["expires"], now, name="expires")
     if options.get("time_limit") is not None:
         changed["limit_s"] = limit_of("time_limit", options["time_limit"])
     if options.get("soft_time_limit") is not None:

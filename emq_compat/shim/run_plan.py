@@ -25,7 +25,7 @@ class RunPlan:
         extended: what result_extended adds is told, too.
         related: the group and the parent are told; result stores other than the broker want them.
         ignore_result, track_started: the task's.
-        limits: its own hard and soft limit in seconds; None: it has neither.
+        limits: its own hard and soft limit in seconds; None: it has none.
         plain_result: the value travels as JSON, not packed (result_serializer, result_compression).
     """
 
@@ -45,8 +45,7 @@ class RunPlan:
         self.related = self.extended or self.store is not None
         self.ignore_result = bool(task.ignore_result)
         self.track_started = bool(task.track_started)
-        limits = task.time_limit, task.soft_time_limit
-        self.limits = None if limits == (None, None) else limits
+        self.limits = (task.time_limit, task.soft_time_limit)
         self.plain_result = is_plain(conf.result_serializer, conf.result_compression)
 
 

@@ -83,7 +83,7 @@ _REASONS: Final[dict[str, str]] = {
     "a worker that is cut off goes on with what it has": """
         worker_cancel_long_running_tasks_on_connection_loss
         """,
-    "arguments are not logged": "task_repr_maxlevels",
+    "arguments are not logged, a result up to its task's `resultrepr_maxsize`": "task_repr_maxlevels",
     "delayed tasks wait in the broker, and nothing is fetched ahead of need": """
         worker_disable_prefetch worker_enable_prefetch_count_reduction worker_eta_task_limit
         """,

@@ -283,7 +283,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
             "ignore_result": bool(self.ignore_result if ignored is None else ignored),
             "callbacks": later.as_list(link) or None,
             "errbacks": later.as_list(link_error) or None,
-            "timelimit": (hard, soft) if (hard, soft) != (None, None) else None,
+            "timelimit": [hard, soft] if (hard, soft) != (None, None) else None,
             "group": options.get("group_id"),
             "group_index": options.get("group_index"),
             "stamped_headers": options.get("stamped_headers"),
@@ -468,7 +468,7 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
         return unpickle_task, (self.name, self.__module__)
 
     def __repr__(self) -> str:
-        return f"<@task: {self.name}>"
+        return f"<@task: {self.name or None} of {self.app.main or '__main__'} at {id(self.app):#x}>"
 
 
 def unpickle_task(name: str, module: str | None = None) -> Task[..., Any]:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -226,6 +227,18 @@ class Announcer(Onlooker):
         controller = self.controller
         state = panel.State(self._app, controller.hostname, controller.consumer, manager)
         return panel.run(state, verb, arguments)
+
+    def stats(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return the job manager's statistics and what Celery's have beside them."""
+        conf = self._app.conf
+        limits = [conf.task_soft_time_limit or 0, conf.task_time_limit or 0]
+        return {
+            **told,
+            "clock": str(int(time.time())),  # as the command ``clock``
+            "broker": dict(self._app.connection_for_read().info()),
+            "prefetch_count": 0,
+            "pool": {**told["pool"], "timeouts": limits, "put-guarded-by-semaphore": False},
+        }
 
     def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
         """Send worker_shutting_down."""

@@ -177,6 +177,11 @@ def test_settings_are_the_defaults_of_the_defaults(app: Celery, client: Recorder
         ({"queue": "a\nb"}, ImproperlyConfigured, "queue"),
         ({"expires": "soon"}, ValueError, "soon"),
         ({"eta": "soon"}, ValueError, "soon"),
+        *(
+            ({name: value}, ValueError, name)
+            for name in ("countdown", "eta", "expires")
+            for value in (float("nan"), float("inf"), 10**12, 10**400)
+        ),
         ({"expires": object()}, TypeError, "seconds or a datetime"),
         ({"time_limit": 0}, ValueError, "time_limit"),
         ({"time_limit": 1, "soft_time_limit": 2}, ValueError, "less than or equal"),

@@ -132,6 +132,19 @@ def test_a_generator_is_run_when_it_is_needed(t: Tasks) -> None:
 # Operators
 
 
+def test_how_workflows_are_shown(app: Celery) -> None:
+    """As in Celery: the tasks' module is named once, and a chord's body with its header as its argument."""
+    a, b = app.signature("proj.a"), app.signature("proj.b", (1.5,))
+
+    assert "proj.a() | b(1.5) | b(1.5)" == repr(chain(a, b, b))
+    assert "group([proj.a(), b(1.5)])" == repr(group([a, b]))
+    assert "%proj.b([a()], 1.5)" == repr(chord([a], b))
+    assert "%(proj.a([b(1.5)]) | a())" == repr(chord([b], chain(a, a)))
+    assert "add(1.5) | add(2.5)" == repr(chain(app.signature("add", (1.5,)), app.signature("add", (2.5,))))
+    assert f"<_chain@{id(empty := _chain()):#x}: empty>" == repr(empty)
+    assert f"<Celery {app.main} at {id(app):#x}>" == repr(app)
+
+
 def test_what_the_operator_makes(t: Tasks) -> None:
     """Celery's upgrades: a group in front of a task is a chord, chains are joined, groups of one unrolled."""
     a, g, b = t.add.s(1), group(t.add.s(2), t.add.s(3)), t.total.s()
@@ -146,7 +159,7 @@ def test_what_the_operator_makes(t: Tasks) -> None:
     assert g is g | group([])
     assert isinstance(chain(g, b), chord)
     assert isinstance(chain([a]), _chain)
-    assert "add(1) | %total()([add(2), add(3)])" == repr(a | g | b)
+    assert "add(1) | %total([add(2), add(3)])" == repr(a | g | b)
 
 
 def test_clones_are_independent(t: Tasks) -> None:

@@ -171,6 +171,9 @@ def test_a_worker_tells_of_what_the_broker_ended(running: Site) -> None:
 def test_what_a_worker_has(running: Site) -> None:
     """registered, active_queues, stats, conf and report have Celery's shapes."""
     inspect = running.tasks.app.control.inspect(timeout=5)
+    running.tasks.ping.delay("counted").get(timeout=20)
+    registered = inspect.registered()["ctl@here"]
+    assert [] == [name for name in registered if name.startswith(("celery.", "emq_compat."))]
     assert "siteproj.ping" in inspect.registered()["ctl@here"]
     assert "siteproj.ping [name=siteproj.ping]" in inspect.registered("name")["ctl@here"]
     (queue,) = inspect.active_queues()["ctl@here"]
@@ -178,7 +181,14 @@ def test_what_a_worker_has(running: Site) -> None:
         queue["name"], queue["routing_key"], queue["exchange"]["type"], queue["durable"],
     )  # fmt: skip
     stats = inspect.stats()["ctl@here"]
-    assert 2 == stats["pool"]["max-concurrency"]
+    pool = stats["pool"]
+    assert (2, "N/A", [0, 0], False) == tuple(
+        pool[name]
+        for name in ("max-concurrency", "max-tasks-per-child", "timeouts", "put-guarded-by-semaphore")
+    )
+    assert stats["total"]["siteproj.ping"] >= 1
+    assert {"clock", "broker", "pid", "prefetch_count", "uptime"} < stats.keys()
+    assert {"utime", "stime", "maxrss", "minflt", "nvcsw"} < stats["rusage"].keys()
     assert running.url == inspect.conf()["ctl@here"]["broker_url"]
     assert "emq-compat" in inspect.report()["ctl@here"]["ok"]
     assert inspect.clock()["ctl@here"]["clock"] > 0

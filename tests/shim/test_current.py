@@ -77,7 +77,7 @@ def test_a_task_pickles_as_its_name(app: Celery) -> None:
     def pickled() -> None: ...
 
     assert pickled is pickle.loads(pickle.dumps(pickled))
-    assert "<@task: proj.pickled>" == repr(pickled)
+    assert f"<@task: proj.pickled of {pickled.app.main} at {id(pickled.app):#x}>" == repr(pickled)
 
 
 def test_an_app_closes_its_connection(app: Celery, mocker: object) -> None:

@@ -115,7 +115,7 @@ def test_what_another_handler_raises_is_logged_and_changes_nothing(
         worker.run(client.last)
 
     assert 1 == result.get(timeout=0)
-    assert "on_success of <@task: proj.f> failed" in caplog.text
+    assert "on_success of <@task: proj.f of " in caplog.text
 
 
 def test_a_class_with_its_own_call_is_called_through_it(

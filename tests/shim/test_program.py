@@ -91,6 +91,24 @@ def test_an_unknown_name_is_notregistered_and_the_log_names_the_nearest(
     assert "no task 'proj.task.add' is registered here; near it: proj.tasks.add" in caplog.text
 
 
+def test_a_success_is_logged_with_its_result(
+    app: Celery, client: Recorder, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line ends with the result's repr, cut to resultrepr_maxsize."""
+
+    @app.task(name="proj.echo", resultrepr_maxsize=20)
+    def echo(value: object) -> object:
+        return value
+
+    with caplog.at_level(logging.INFO):
+        for value in ("short", "x" * 100):
+            echo.delay(value)
+            worker.run(client.last)
+
+    lines = [line for line in caplog.messages if "succeeded in" in line]
+    assert ["'short'", "'xxxxxxxxxxxxxxxx..."] == [line.partition("s: ")[2] for line in lines]
+
+
 def test_a_path_that_is_no_registered_task_is_refused(app: Celery, worker: Worker) -> None:
     """worker -A runs registered tasks and nothing else, whatever path a message names."""
     for path, called in (("os", "system"), ("emq_compat.shim.paths:ByName", "run"), (__name__, "_message")):

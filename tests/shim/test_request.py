@@ -54,7 +54,7 @@ def test_the_request_tells_how_the_task_was_sent(
     assert ([1, "x"], {"k": [2]}) == (r.args, r.kwargs)
     assert {"exchange": "", "routing_key": "q", "priority": 3, "redelivered": False} == r.delivery_info
     assert (eta.isoformat(), (eta + timedelta(days=1)).isoformat()) == (r.eta, r.expires)
-    assert ((20, 10), 20, 10) == (r.timelimit, r.time_limit, r.soft_time_limit)
+    assert ([20, 10], 20, 10) == (r.timelimit, r.time_limit, r.soft_time_limit)
     assert ({"a": 1}, "sh", "g", 4) == (r.headers, r.shadow, r.group, r.group_index)
     assert ("celery@node", 0, False, False, True) == (
         r.hostname,
@@ -75,14 +75,38 @@ def test_what_was_not_given_has_celery_s_default(
     worker.run(client.last)
 
     (r,) = seen
-    names = "parent_id headers eta expires timelimit callbacks errbacks chord chain group group_index"
+    names = "parent_id headers eta expires callbacks errbacks chord chain group group_index"
     for name in (names + " reply_to shadow logfile loglevel stamps taskset").split():
         assert getattr(r, name) is None, name
+    assert [None, None] == r.timelimit
     assert 0 == r.replaced_task_nesting
     assert [] == r.children
     assert r.get("no_such", 5) == 5
     with pytest.raises(AttributeError):
         _ = r.no_such  # type: ignore[attr-defined]
+
+
+def test_arguments_as_text(app: Celery, client: Recorder, worker: Worker, seen: list[Context]) -> None:
+    """argsrepr and kwargsrepr are there, cut to a bounded length, as is the language of the message."""
+    app.tasks["proj.look"].delay(1, "x" * 3000, k=[2])
+    worker.run(client.last)
+
+    (r,) = seen
+    assert "(1, 'xx" == r.argsrepr[:7]
+    assert 1024 >= len(r.argsrepr)
+    assert ("{'k': [2]}", "py", None) == (r.kwargsrepr, r.lang, Context().argsrepr)
+
+
+def test_limits_are_those_given(
+    app: Celery, client: Recorder, worker: Worker, seen: list[Context]
+) -> None:
+    """A whole number stays one on its way, and what isn't given is the task's own."""
+    look = app.tasks["proj.look"]
+    look.soft_time_limit = 0.5
+    look.apply_async(time_limit=9)
+    worker.run(client.last)
+
+    assert "[9, 0.5]" == str(seen[0].timelimit)
 
 
 def test_a_redelivery_is_flagged(

@@ -15,6 +15,22 @@ from tests.shim.recorder import Recorder, Worker
 pytestmark = pytest.mark.unit
 
 
+def test_a_countdown_that_comes_to_no_date_is_refused(
+    app: Celery, client: Recorder, worker: Worker
+) -> None:
+    """retry() raises ValueError naming it, which is the task's failure."""
+
+    @app.task(bind=True, name="proj.endless")
+    def endless(self: Task[..., Any], countdown: float) -> None:
+        raise self.retry(countdown=countdown)
+
+    for countdown in (float("nan"), 1e12):
+        result = endless.delay(countdown)
+        worker.run(client.last)
+        with pytest.raises(ValueError, match="countdown"):
+            result.get(timeout=0)
+
+
 @pytest.mark.cases
 def test_every_try_has_the_same_id_queue_priority_headers_and_expiry(
     app: Celery, client: Recorder, worker: Worker

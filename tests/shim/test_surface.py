@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from emq_compat.shim.control import flatten_reply
+from emq_compat.shim.exceptions import DuplicateNodenameWarning
 from emq_compat.shim.surface import collections, defaults, functional, imports, names, platforms, text, times
 from emq_compat.shim.surface.local import PromiseProxy, Proxy, maybe_evaluate, try_import
 from emq_compat.shim.surface.saferepr import saferepr
@@ -158,6 +160,24 @@ def test_saferepr_is_bounded() -> None:
     assert "[1, 'a', {'b': None}]" == saferepr([1, "a", {"b": None}])
     assert 50 >= len(saferepr(list(range(10_000)), maxlen=50))
     assert "Bad" in saferepr([Bad()])
+    shown = [(1,), {1}, frozenset(), {"a": {"b": [1]}}]
+    assert "[(1,), {1}, frozenset(), {'a': {'b': [...]}}]" == saferepr(shown)
+    around: list[object] = []
+    around.append(around)
+    assert "[[...]]" == saferepr(around)
+
+
+def test_saferepr_costs_no_more_than_it_shows() -> None:
+    """What is cut off isn't looked at."""
+    looked = []
+
+    class Item:
+        def __repr__(self) -> str:
+            looked.append(self)
+            return "item"
+
+    assert 60 >= len(saferepr([[Item()] * 100] * 100, 60))
+    assert 20 >= len(looked)
 
 
 def test_exceptions_that_cannot_be_pickled() -> None:
@@ -226,3 +246,10 @@ def test_settings_as_a_tree() -> None:
     assert "broker_url" in dict(defaults.flatten(defaults.NAMESPACES))
     with pytest.raises(KeyError):
         defaults.find("no_such_setting")
+
+
+def test_two_nodes_of_one_name_are_warned_about() -> None:
+    """Replies are told by node, so that one of two of the same name can't be seen."""
+    assert {"a@x": 1, "b@x": 2} == flatten_reply([{"a@x": 1}, {"b@x": 2}])
+    with pytest.warns(DuplicateNodenameWarning, match="a@x"):
+        assert {"a@x": 2} == flatten_reply([{"a@x": 1}, {"a@x": 2}])

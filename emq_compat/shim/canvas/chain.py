@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import current
 from emq_compat.shim.canvas.regen import as_list, regen
+from emq_compat.shim.canvas.shown import module_once
 from emq_compat.shim.canvas.signature import (
     Member,
     Signature,
@@ -307,8 +308,8 @@ class _chain(Signature):  # noqa: N801 - Celery's name
 
     def __repr__(self) -> str:
         if not self.tasks:
-            return f"<{type(self).__name__}: empty>"
-        return " | ".join(map(repr, self.tasks))
+            return f"<{type(self).__name__}@{id(self):#x}: empty>"
+        return module_once(self.tasks[0]["task"], " | ".join(map(repr, self.tasks)))
 
 
 class chain(_chain):  # noqa: N801 - Celery's name

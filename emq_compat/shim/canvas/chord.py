@@ -16,6 +16,7 @@ from emq_compat.shim import current
 from emq_compat.shim.canvas.group import group, stamp_each
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.regen import Regen, as_list
+from emq_compat.shim.canvas.shown import module_once
 from emq_compat.shim.canvas.signature import (
     Member,
     Signature,
@@ -372,7 +373,12 @@ class chord(Signature):  # noqa: N801 - Celery's name
     def __repr__(self) -> str:
         if self.body is None:
             return f"<chord without body: {self.tasks!r}>"
-        return f"%{self.body!r}({list(self._members())!r})"
+        header = (tuple if isinstance(self.tasks, tuple) else list)(self._members())
+        if not is_a("chain", self.body):
+            return "%" + module_once(self.body["task"], self.body.reprcall(header))
+        first, *rest = self.body.tasks
+        links = " | ".join([first.reprcall(header), *map(repr, rest)])
+        return module_once(first["task"], f"%({links})")
 
 
 #: Options of a chord that say of what its body is a part, and what comes after it.

@@ -9,6 +9,7 @@ from emq_compat.ids import new_id
 from emq_compat.shim import current, later
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.regen import Regen, regen
+from emq_compat.shim.canvas.shown import module_once
 from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, is_empty, make, maybe_signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 
@@ -257,7 +258,9 @@ class group(Signature):  # noqa: N801 - Celery's name
         return len(self.tasks)
 
     def __repr__(self) -> str:
-        return f"group({list(self.tasks)!r})" if self.tasks else "group(<empty>)"
+        if not self.tasks:
+            return "group(<empty>)"
+        return module_once(self.tasks[0]["task"], f"group({self.tasks!r})")
 
 
 def stamp_each(

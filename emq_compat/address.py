@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ __all__ = ["DEFAULT_URL", "Address", "endpoint_is_loopback"]
 DEFAULT_URL = "emq://127.0.0.1:47291"
 CLIENT_PORT = 47291
 
+#: How long a resolver may take that is asked for the sake of a message.
+_RESOLVER_S = 1.0
 #: A unix socket's path: 108 bytes with its final NUL (unix(7)).
 _SOCKET_PATH_BYTES = 107
 _EXAMPLES = "write emq://HOST:47291, emq+ipc://FOLDER, or tcp://HOST:47291 for a stock router"
@@ -68,6 +72,27 @@ class Address:
     def __str__(self) -> str:
         return self.url
 
+    def unresolved(self) -> str:
+        """Say that its name doesn't resolve; empty: it does, or is no name, or the resolver is still at it
+        after a second. For messages, once a connection has failed.
+        """
+        if not self.client_endpoint.startswith("tcp://") or _is_ip(self.host):
+            return ""
+        kind = "" if self.ipv6 else " to an IPv4 address"
+        found: list[str] = []
+
+        def resolve() -> None:
+            try:
+                socket.getaddrinfo(self.host, None, socket.AF_UNSPEC if self.ipv6 else socket.AF_INET)
+            except (OSError, UnicodeError) as exc:
+                why = getattr(exc, "strerror", None) or str(exc)
+                found.append(f"the name {self.host} does not resolve{kind} ({why})")
+
+        asking = threading.Thread(target=resolve, name="emq-resolve", daemon=True)
+        asking.start()
+        asking.join(_RESOLVER_S)
+        return found[0] if found else ""
+
     @classmethod
     def parse(cls, text: str | None = None, environ: Mapping[str, str] | None = None) -> tuple[Address, ...]:
         """Read a URL, or several separated by ``;`` (failover, in this order).
@@ -94,6 +119,14 @@ def endpoint_is_loopback(endpoint: str) -> bool:
     if not endpoint.startswith("tcp://"):
         return True
     return _is_loopback(endpoint[len("tcp://") :].rpartition(":")[0].strip("[]"))
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

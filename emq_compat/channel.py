@@ -41,6 +41,7 @@ _LONGEST_MS = (1 << 31) - 1
 _LEFT_OVER = 10_000
 
 
+_SILENCE = "nothing answers"
 _NO_HELLO = (
     "no emq-compat broker answers the HELLO there; is it a stock eventmq router? then write {}?stock=1"
 )
@@ -292,7 +293,10 @@ class Channels:
                 return channel
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                tried = "; ".join(f"{address}: {why}" for address, why in failed.items())
+                tried = "; ".join(
+                    f"{address}: {(why is _SILENCE and address.unresolved()) or why}"
+                    for address, why in failed.items()
+                )
                 raise OperationalError(f"no broker within {limit_s:.3g} s at {tried}")
             time.sleep(min(left_s, _pause_s(rounds)))
         raise AssertionError("unreachable")
@@ -319,7 +323,7 @@ class Channels:
                     failed[address] = _NO_HELLO.format(address)
                 else:
                     # The last try's time may have been too short to hear a refusal again.
-                    failed.setdefault(address, "nothing answers")
+                    failed.setdefault(address, _SILENCE)
             except (Cut, OperationalError) as exc:
                 failed[address] = str(exc)
             except BaseException:

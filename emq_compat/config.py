@@ -209,7 +209,9 @@ class WorkerConfig:
 
     @property
     def slots(self) -> int:
-        """``concurrency``, or the number of CPUs that this process may use; for asyncio 100."""
+        """``concurrency``, or the number of CPUs that this process may use; asyncio: 100, solo: always 1."""
+        if self.pool == "solo":
+            return 1
         if self.concurrency:
             return self.concurrency
         if self.pool == "asyncio":

@@ -95,7 +95,7 @@ class Flights:
             return True
         self.end(flight)
         if flight.late:
-            how += f"; it was handed out {losses} times, and the limit is {limit} redeliveries"
+            how += f"; it was lost {losses} times, and the limit is {limit} redeliveries"
         payload = self.payload(flight)
         self.bury(flight, f"WorkerLostError: {how}", now, losses)
         body = failure_body("WorkerLostError", how)
@@ -144,7 +144,10 @@ class Flights:
         """Move the message of a hand-out that was ended to the dead letters."""
         self._desk.counters["dead"] += 1
         queue = self.queues.by_id[queue_of(flight.key)]
-        self._desk.journal.bury(flight.key, flight.msgid, queue.name, reason, now.wall, losses)
+        name, attempt = queue.name, flight.attempt
+        self._desk.journal.bury(
+            flight.key, flight.msgid, name, reason, now.wall, attempt=attempt, losses=losses
+        )
 
     def worker_lost(self, worker: Worker, now: Moment, how: str) -> None:
         """End or give back all that a lost worker held."""

@@ -132,7 +132,10 @@ class HandOut:
         self._desk.counters["dead"] += 1
         self._desk.note("warning", f"{message.msgid} is put aside: {why}")
         reason = f"MessageError: {why}"
-        self._desk.journal.bury(message.key, message.msgid, queue.name, reason, now.wall, message.losses)
+        attempt, losses = message.attempt, message.losses
+        self._desk.journal.bury(
+            message.key, message.msgid, queue.name, reason, now.wall, attempt=attempt, losses=losses
+        )
         self._ended(message, queue, FAILURE, failure_body("MessageError", why), now)
 
     def _ended(self, message: Waiting, queue: MessageQueue, state: str, body: bytes, now: Moment) -> None:

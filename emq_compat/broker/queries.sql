@@ -127,7 +127,7 @@ DELETE FROM finished_{current}
 
 -- name: bury
 INSERT INTO dead (msgid, queue, headers, payload, attempt, losses, reason, at)
-    SELECT msgid, ?2, headers, payload, attempt, ?5, ?3, ?4 FROM messages WHERE key = ?1
+    SELECT msgid, ?2, headers, payload, ?6, ?5, ?3, ?4 FROM messages WHERE key = ?1
 
 -- name: purge_waiting
 DELETE FROM messages WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FROM in_flight)

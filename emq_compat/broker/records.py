@@ -316,8 +316,10 @@ class Journal(Protocol):
         """Remove a message, waiting or handed out, and remember its msgid for a minute."""
         ...
 
-    def bury(self, key: int, msgid: str, queue: str, reason: str, at: float, losses: int) -> None:
-        """Move a message to the dead letters."""
+    def bury(
+        self, key: int, msgid: str, queue: str, reason: str, at: float, *, attempt: int, losses: int
+    ) -> None:
+        """Move a message to the dead letters; it was handed out ``attempt`` times."""
         ...
 
     def purge(self, queue_id: int) -> int:

@@ -141,9 +141,11 @@ class Store(Database):
         self._write("drop_message", (key,))
         self._write("remember_finished", (msgid,))
 
-    def bury(self, key: int, msgid: str, queue: str, reason: str, at: float, losses: int) -> None:
+    def bury(
+        self, key: int, msgid: str, queue: str, reason: str, at: float, *, attempt: int, losses: int
+    ) -> None:
         """See Journal."""
-        self._write("bury", (key, queue, reason, at, losses))
+        self._write("bury", (key, queue, reason, at, losses, attempt))
         self.finish(key, msgid)
 
     def purge(self, queue_id: int) -> int:

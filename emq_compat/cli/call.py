@@ -13,10 +13,12 @@ import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.result import show_result, wait_for_result
+from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Job, Publish, new_id
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.registry import nearest
+from emq_compat.shim.signals import after_task_publish
 
 __all__ = ["Call", "call", "plain_publish"]
 
@@ -118,17 +120,25 @@ def call(
     )
     if ":" in name:
         with connection.client() as client:
-            client.publish(plain_publish(asked, stock=client.stock))
+            message = plain_publish(asked, stock=client.stock)
+            client.publish(message)
+            queue = message.queue
     else:
-        _publish_task(connection, asked, waits=wait_s is not None)
+        queue = _publish_task(connection, asked, waits=wait_s is not None)
     if wait_s is None:
         click.echo(asked.task_id)
         return
     with connection.client() as client:
         stored = wait_for_result(client, asked.task_id, wait_s)
-    if stored is None:
-        raise click.ClickException(f"{asked.task_id} is published, and not done after {wait_s:g} s")
+        if stored is None:
+            lonely = queue and not _is_listened_on(client, queue)
+            why = f": no worker listens on the queue {queue!r}" if lonely else ""
+            raise click.ClickException(f"{asked.task_id} is published, and not done after {wait_s:g} s{why}")
     show_result(asked.task_id, stored, traceback=traceback)
+
+
+def _is_listened_on(client: Client, queue: str) -> bool:
+    return any(row["workers"] for row in client.ask("queues") if row["name"] == queue)
 
 
 def _json(option: str, text: str, kind: type) -> Any:
@@ -144,7 +154,13 @@ def _json(option: str, text: str, kind: type) -> Any:
     return value
 
 
-def _publish_task(connection: Connection, asked: Call, *, waits: bool) -> None:
+def _publish_task(connection: Connection, asked: Call, *, waits: bool) -> str:
+    """Return the name of the queue it went to."""
+    queues: list[str] = []
+
+    def note_queue(routing_key: str, **_: Any) -> None:
+        queues.append(routing_key)
+
     options: dict[str, Any] = {
         "task_id": asked.task_id,
         "queue": asked.queue,
@@ -158,10 +174,11 @@ def _publish_task(connection: Connection, asked: Call, *, waits: bool) -> None:
         task = app.tasks.get(asked.name)
         if waits and (app.conf.task_ignore_result if task is None else task.ignore_result):
             raise ConfigurationError(f"{asked.name} ignores its result: leave --wait out")
+        after_task_publish.connect(note_queue)
         try:
             if task is not None:
                 task.apply_async(list(asked.args), dict(asked.kwargs), **given)
-                return
+                return next(iter(queues), "")
             if connection.app_name:
                 near = ", ".join(nearest(asked.name, app.tasks))
                 click.echo(
@@ -170,8 +187,11 @@ def _publish_task(connection: Connection, asked: Call, *, waits: bool) -> None:
                     err=True,
                 )
             app.send_task(asked.name, list(asked.args), dict(asked.kwargs), **given)
+            return next(iter(queues), "")
         except (TypeError, ValueError, ImproperlyConfigured) as exc:
             raise click.ClickException(str(exc)) from exc
+        finally:
+            after_task_publish.disconnect(note_queue)
 
 
 def _utc(unix_time: float) -> datetime | None:

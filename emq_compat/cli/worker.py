@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,8 @@ from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
 
 __all__ = ["worker"]
+
+logger = logging.getLogger(__name__)
 
 _NO_BEAT = (
     "-B: there is no scheduler inside the worker; the broker runs schedules that are stored in it "
@@ -149,6 +152,8 @@ def _run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple
     with ExitStack() as stack:
         stack.callback(_put_back, sys.stdout, sys.stderr)
         _set_up_log(app, config.log_level, site.log)
+        if config.pool == "solo" and config.concurrency > 1:
+            logger.warning("the solo pool runs one task at a time: -c %d has no effect", config.concurrency)
         signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
         config = replace(config, queues=_selected(app))
         stack.enter_context(pid_file(site.pid))

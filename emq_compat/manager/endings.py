@@ -103,14 +103,13 @@ class Endings(Life):
         reply = reply_to_lost(
             lost, job.delivery, job.policy, job.assignment.limit_s, expired_by_eventmq=by_eventmq
         )
-        logger.error(
-            "Task %s[%s] lost (%s%s): %s",
-            headers.task or "-",
-            job.task_id,
-            lost.reason,
-            f", {lost.detail}" if lost.detail else "",
-            reply.state,
-        )
+        name = headers.task or "-"
+        if lost.reason == "terminated":
+            by = f" by {signal.Signals(job.signum).name}" if job.signum else ""
+            logger.info("Task %s[%s] revoked (terminated%s)", name, job.task_id, by)
+        else:
+            why = f"{lost.reason}, {lost.detail}" if lost.detail else lost.reason
+            logger.error("Task %s[%s] lost (%s): %s", name, job.task_id, why, reply.state)
         if self._quick:
             self._end(job, reply)
             return

@@ -172,8 +172,6 @@ class Life(ABC):
             self._withdraw_credit()
             self._give_back(self._placement.take_back())
             self._placement.closed = True
-            if self._started:
-                self.pool.close()
         if stage is Stage.WARM and self.kill_grace_period is not None:
             self._stage_ends = now + self.kill_grace_period
         elif stage is Stage.SOFT:
@@ -185,6 +183,8 @@ class Life(ABC):
         if was < Stage.SOFT:
             how = "Warm" if stage is Stage.WARM else "Cold"
             self.program.onlooker.shutting_down(cause, how, self._exit_code)
+        if was is Stage.RUNNING and self._started:
+            self.pool.close()  # idle children leave now: told after the onlooker
 
     # The loop.
 

@@ -41,11 +41,14 @@ __all__ = ["ORDERLY_EXIT", "ChildFds", "ChildProgram", "name_process", "run_chil
 ORDERLY_EXIT = 88
 
 #: What a terminal or a service manager sends to whole groups: never meant for a child.
-_GROUP_SIGNALS = tuple(
+GROUP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 )
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
 DUMP_SIGNAL = signal.SIGUSR2
+#: Follows a group signal that was meant to end what runs: where no handler of the task's own took that one,
+#: the child ends at once.
+END_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 1
 
 _PR_SET_NAME = 15
 _OOM_SCORE_RAISE = 200
@@ -112,6 +115,7 @@ class _Child:
         self._writing = False
         self._soft_deferred = False
         self._masks = threading.local()
+        self._passed_over: int | None = None  # the group signal that came last, and that no task handled
 
     def prepare(self, number: int, dispositions: Mapping[int, Any]) -> None:
         """Make this process one that can be killed, found and signalled; then run ``child_init`` and say
@@ -122,11 +126,12 @@ class _Child:
         _die_with(self._fds.death)
         for signum, disposition in dispositions.items():
             signal.signal(signum, disposition)
-        for signum in _GROUP_SIGNALS:
+        for signum in GROUP_SIGNALS:
             # Not ignored: an ignored signal stays ignored in what a task executes.
-            signal.signal(signum, _do_nothing)
+            signal.signal(signum, self._pass_over)
             signal.siginterrupt(signum, False)
         signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        signal.signal(END_SIGNAL, self._on_end)
         os.set_blocking(self._fds.dump, False)
         faulthandler.register(DUMP_SIGNAL, file=self._fds.dump, all_threads=True, chain=False)
         os.register_at_fork(
@@ -155,6 +160,7 @@ class _Child:
             self._sequence, soft_limit_s, delivery = decode(message)
             self._soft_at = None if soft_limit_s is None else started + soft_limit_s
             self._soft_raised = False
+            self._passed_over = None
             result = run(delivery)
             self._soft_at = None
             if self._pid != os.getpid():  # a task forked, and its copy returned from the task
@@ -220,16 +226,24 @@ class _Child:
             self._soft_raised = True
             raise self._program.soft_limit_exceeded()
 
+    def _pass_over(self, signum: int, frame: FrameType | None) -> None:
+        self._passed_over = signum
+
+    def _on_end(self, signum: int, frame: FrameType | None) -> None:
+        told = self._passed_over
+        if told is not None and signal.getsignal(told) == self._pass_over and os.getpid() == self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+
     def _before_a_task_forks(self) -> None:
         # A signal sent to the new process at once waits until its dispositions are the default ones.
-        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
 
     def _after_a_task_forked(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _in_what_a_task_forks(self) -> None:
-        for signum in (*_GROUP_SIGNALS, SOFT_LIMIT_SIGNAL):
-            if signal.getsignal(signum) in (_do_nothing, self._on_soft_limit):
+        for signum in (*GROUP_SIGNALS, SOFT_LIMIT_SIGNAL, END_SIGNAL):
+            if signal.getsignal(signum) in (self._pass_over, self._on_soft_limit, self._on_end):
                 signal.signal(signum, signal.SIG_DFL)
         self._work.close()
         self._reply.close()
@@ -270,10 +284,6 @@ def _read_no_terminal() -> None:
     os.dup2(null, 0)
     if null != 0:
         os.close(null)
-
-
-def _do_nothing(signum: int, frame: FrameType | None) -> None:
-    pass
 
 
 def _die_with(death_fd: int) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from emq_compat.pool import channel
 from emq_compat.pool.base import Assignment, Key
-from emq_compat.pool.child import DUMP_SIGNAL, SOFT_LIMIT_SIGNAL
+from emq_compat.pool.child import DUMP_SIGNAL, END_SIGNAL, GROUP_SIGNALS, SOFT_LIMIT_SIGNAL
 
 __all__ = ["Entry", "Kid", "KillReason"]
 
@@ -159,6 +159,14 @@ class Kid:
         if self.kill_reason is None:
             self.kill_reason = reason
         self.signal(signal.SIGKILL)
+
+    def ask_to_end(self, signum: int) -> None:
+        """Send its process group a signal that is to end what runs; it's at once the child's end where the
+        task has no handler for it.
+        """
+        self.signal_group(signum)
+        if signum in GROUP_SIGNALS:
+            self.signal(END_SIGNAL)
 
     def remind_of_soft_limit(self, now: float) -> None:
         """Tell the child that the running assignment's soft limit is over."""

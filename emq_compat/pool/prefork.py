@@ -302,8 +302,8 @@ class PreforkPool(Pool):
         kid.set_due()
 
     def terminate(self, key: Key, signum: int | None = None) -> bool:
-        """Kill the child that runs it; a signal other than KILL goes to its group first, with half a second's
-        grace.
+        """Kill the child that runs it; a signal other than KILL goes to its group first. A task with a
+        handler of its own has half a second's grace.
         """
         now = time.monotonic()
         for kid in tuple(self._kids.values()):
@@ -331,7 +331,7 @@ class PreforkPool(Pool):
             kid.kill(reason)
         else:
             kid.kill_reason = reason
-            kid.signal_group(signum)
+            kid.ask_to_end(signum)
             kid.kill_at = now + _TERMINATE_GRACE_S
             kid.set_due()
         self._brood.refill(now)

@@ -83,7 +83,10 @@ def handler_for(logfile: LogFile = None) -> logging.Handler:
         OSError: the file can't be opened.
     """
     if logfile is None or not isinstance(logfile, (str, os.PathLike)):
-        return logging.StreamHandler(logfile if logfile is not None else sys.__stderr__)
+        stream = logfile if logfile is not None else sys.__stderr__
+        if stream is sys.__stderr__ and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # PYTHONIOENCODING makes it strict
+        return logging.StreamHandler(stream)
     return WatchedFileHandler(logfile, encoding="utf-8", errors="backslashreplace")
 
 

@@ -39,6 +39,8 @@ from emq_compat.wire.multipart import Socket
 
 __all__ = ["Session", "State", "Timings"]
 
+_NOBODY = "nobody answers there"
+
 logger = logging.getLogger("emq_compat.upstream.emq")
 
 
@@ -208,11 +210,11 @@ class Session(Upstream):
         if self._wire.connected:
             self._lose(now, events, f"it didn't answer within {self.timings.answer_s:g} s")
         elif len(self.addresses) > 1:
-            self._lose(now, events, "nobody answers there")
+            self._lose(now, events, _NOBODY)
         else:
             # ZeroMQ goes on trying by itself, and the INFORM waits in its queue.
             self._due = now + self.timings.answer_s
-            self._complain(now, "nobody answers there")
+            self._complain(now, _NOBODY)
 
     def _complain(self, now: float, why: str) -> None:
         where = self._address.worker_endpoint
@@ -220,6 +222,8 @@ class Session(Upstream):
             logger.debug("no broker at %s: %s", where, why)
             return
         self._complain_at = now + self.timings.complaint_s
+        if why is _NOBODY:
+            why = self._address.unresolved() or why
         logger.error("no broker at %s: %s; trying again until one is there", where, why)
 
     # What is said.

@@ -192,7 +192,9 @@ def test_past_max_redeliveries_a_task_is_dead() -> None:
         assert 1 == len(b.worker(b"w%d.1" % i, **LATE))
         b.pass_time(11)
     assert "FAILURE" == b.state(m)
-    assert 1 == len(b.store.dead_letters(0, 10))
+    (dead,) = b.store.dead_letters(0, 10)
+    assert (3, 3) == (dead.attempt, dead.losses)
+    assert "lost 3 times" in dead.reason
 
 
 def test_restarts_of_the_broker_count_nothing(tmp_path: Path) -> None:

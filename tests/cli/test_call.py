@@ -62,6 +62,18 @@ def test_id_is_printed_and_options_reach_the_broker(site: Site) -> None:
     assert {"q": (1, 0), "celery": (0, 1), "default": (0, 1)} == queues
 
 
+def test_a_queue_that_nobody_listens_on_is_told(site: Site) -> None:
+    """When --wait has been in vain, and no worker would take the call, its queue is named."""
+    site.start_broker()
+    plain = ("-b", site.url, "-Q", "slow", "functions:double")
+    for argv in (("-A", "proj", "proj.sleep", "-a", "[0]"), plain):
+        told = site.emq("call", *argv, "--wait", "0.2", status=1)
+        assert "not done after 0.2 s: no worker listens on the queue 'slow'" in told
+    site.start_worker()
+    told = site.emq("call", "-A", "proj", "proj.sleep", "-a", "[5]", "--wait", "0.2", status=1)
+    assert "listens" not in told
+
+
 def test_eta_holds_a_task_back(site: Site) -> None:
     """A task with --countdown runs when its time has come, not before."""
     site.start_broker()

@@ -165,6 +165,15 @@ def test_what_a_task_prints_never_fails_it(site: Site, pool: str) -> None:
     worker = site.start_worker("-P", pool, env={"PYTHONIOENCODING": "ascii:strict"})
     assert 1 == site.tasks.shout.delay().get(timeout=10)
     worker.wait_line("snow \\u2603")
+    assert "Logging error" not in worker.output()
+
+
+def test_solo_is_one_at_a_time(site: Site) -> None:
+    """-c has no effect on the solo pool: the banner says what is so, and a warning why."""
+    site.start_broker()
+    shown = site.start_worker("-P", "solo", "-c", "4").output()
+    assert re.search(r"^  pool +solo, 1 at once$", shown, re.M)
+    assert "the solo pool runs one task at a time: -c 4 has no effect" in shown
 
 
 def test_accepted_without_effect(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import string
 from pathlib import Path
 
@@ -202,3 +203,19 @@ def test_urls_are_read_again_as_themselves(parts: list[tuple[str, int]]) -> None
     addresses = Address.parse(";".join(f"emq://{host}:{port}" for host, port in parts), {})
 
     assert addresses == Address.parse(";".join(map(str, addresses)), {})
+
+
+def test_only_a_name_can_fail_to_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An IP address and a unix socket are not looked up; a known name says nothing, an unknown one why."""
+
+    def look_up(host: str, *args: object) -> list[object]:
+        if host == "known":
+            return []
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    told = [
+        Address.parse(url)[0].unresolved()
+        for url in ("emq://192.0.2.1", "emq://[::1]", "emq+ipc:///run/emq", "emq://known", "emq://a?ipv6=1")
+    ]
+    assert ["", "", "", "", "the name a does not resolve (Name or service not known)"] == told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -81,8 +82,27 @@ def test_a_life_in_order(manager: JobManager, upstream: FakeUpstream, diary: Dia
     assert ["ready", "received m1", "received m2", "SIGTERM Warm 0", "shut down"] == diary.lines
 
 
-def test_jobs_that_end_without_a_word(manager: JobManager, upstream: FakeUpstream, diary: Diary) -> None:
+def test_the_end_is_told_before_the_pool_ends(
+    manager: JobManager, upstream: FakeUpstream, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes with nothing to do leave, and tell so, after the worker has told that it shuts down."""
+    close = manager.pool.close
+
+    def closing() -> None:
+        diary.lines.append("the pool closes")
+        close()
+
+    monkeypatch.setattr(manager.pool, "close", closing)
+    with running(manager, upstream):
+        pass
+    assert ["SIGTERM Warm 0", "the pool closes", "shut down"] == diary.lines[-3:]
+
+
+def test_jobs_that_end_without_a_word(
+    manager: JobManager, upstream: FakeUpstream, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
     """A job over its limit, one that is terminated, and one revoked before it began are told."""
+    caplog.set_level(logging.INFO)
     with running(manager, upstream):
         upstream.deliver("m1", "time", "sleep", 60, headers=Headers(limit_s=0.05, task="t", attempt=1))
         upstream.reply_to("m1")
@@ -94,3 +114,6 @@ def test_jobs_that_end_without_a_word(manager: JobManager, upstream: FakeUpstrea
         "m1 FAILURE TimeLimitExceeded None",
         "m2 REVOKED TaskRevokedError 2",
     ] == [line for line in diary.lines if line[:2] in ("m1", "m2")]
+    logged = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert ("INFO", "Task -[i2] revoked (terminated by SIGINT)") in logged
+    assert ["Task t[m1] lost"] == [text[:15] for level, text in logged if level == "ERROR"]

@@ -167,6 +167,26 @@ def test_terminating_takes_the_group_too(prefork: Prefork) -> None:
         kill(in_session)
 
 
+def test_terminating_ends_at_once_what_handles_no_signal(prefork: Prefork) -> None:
+    """TERM is the end of a plain task; one with a handler of its own hears it, and has a moment's grace."""
+    driver = prefork(1)
+    key = driver.submit(assignment("sleep 30", "plain"))
+    driver.told("plain", "STARTED")
+    began = time.monotonic()
+    assert driver.pool.terminate(key, signal.SIGTERM)
+    assert "terminated" == driver.lost("plain").reason
+    assert time.monotonic() - began < 0.45
+
+    driver.idle(1)
+    key = driver.submit(assignment("own_term", "own"))
+    driver.told("own", "STARTED")
+    began = time.monotonic()
+    assert driver.pool.terminate(key, signal.SIGTERM)
+    driver.told("own", "HANDLED")
+    assert "terminated" == driver.lost("own").reason
+    assert time.monotonic() - began >= 0.45
+
+
 def test_terminating_one_leaves_the_bystander_alone(prefork: Prefork) -> None:
     """Beside and behind the terminated one, work goes on; the slot is free again."""
     driver = prefork(2)

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 
 from emq_compat.coroutines.settle import settle
 from emq_compat.message import Delivery, Headers, Publish, Reply
@@ -190,6 +191,16 @@ def _multiprocess_sleep(rest: bytes, delivery: Delivery, report: Report) -> Repl
         report("STARTED", b"{}")
         pool.map(time.sleep, [float(rest), float(rest)])
     return success(b"slept")
+
+
+def _own_term(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    def handle(signum: int, frame: FrameType | None) -> None:
+        report("HANDLED", b"")
+
+    signal.signal(signal.SIGTERM, handle)
+    report("STARTED", b"")
+    time.sleep(30)
+    return success(b"")
 
 
 def _terminate_own(rest: bytes, delivery: Delivery, report: Report) -> Reply:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import SUCCESS, Headers, Reply
 from emq_compat.protocol import commands
@@ -279,6 +281,28 @@ def test_no_broker_is_told_in_one_line_and_tried_for_ever(
         upstream.stop(0.0)
         (again or FakeBroker()).close()
         broker.__init__()  # type: ignore[misc] # the fixture closes it again
+
+
+def test_a_name_that_does_not_resolve_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody answers because the broker's name is unknown, the line says that."""
+
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    (address,) = Address.parse("emq://nosuchhost.invalid")
+    upstream = EmqUpstream(name="w", addresses=[address], timings=QUICK)
+    upstream.start()
+    try:
+        end = time.monotonic() + 20
+        while not caplog.records and time.monotonic() < end:
+            upstream.step(time.monotonic())
+            time.sleep(0.01)
+        assert "the name nosuchhost.invalid does not resolve" in caplog.text
+    finally:
+        upstream.stop(0.0)
 
 
 def test_what_was_not_begun_goes_back(broker: FakeBroker, upstream: EmqUpstream) -> None:

@@ -100,7 +100,7 @@ class Waiting:
 
     def _say(self, verb: str, ids: Sequence[str]) -> None:
         """Tell the broker; on a connection that is cut nothing is lost, the next one says it all."""
-        if self._channel is None or not ids:
+        if self._channel is None or not ids or self._channel.closed:  # closed: all goes to the collector
             return
         try:
             _ask_about(verb, self._channel, ids)

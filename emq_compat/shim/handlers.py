@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from emq_compat.coroutines.settle import settle
 from emq_compat.pool.slot import Stopped
-from emq_compat.shim.codec import dumps
-from emq_compat.shim.exceptions import EncodeError, Ignore, Reject, Retry
+from emq_compat.shim.carrying import result_text
+from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.signals import task_failure, task_postrun, task_prerun, task_retry, task_success
 from emq_compat.shim.states import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS
 
@@ -172,18 +172,11 @@ def call_handled(
     with Told(frame, args, kwargs) as run:
         run.begin()
         value = body(frame, args, kwargs)
-        if frame.delivery is not None:  # else nothing carries it
-            _check_result(frame, value)
+        if frame.delivery is not None:
+            # A value that can't be carried is a failure, and nobody is told else.
+            result_text(frame.task, value)
         run.value = value
     return value
-
-
-def _check_result(frame: Frame, value: Any) -> None:
-    """Raise EncodeError for a value that can't be carried: the task fails by it, and nobody is told else."""
-    try:
-        dumps(value)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise EncodeError(f"the result of {frame.task.name} can't be carried: {exc}") from exc
 
 
 def _tell(handler: Callable[..., Any], *args: Any) -> None:

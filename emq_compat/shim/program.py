@@ -30,6 +30,7 @@ from emq_compat.run import Onlooker, Report, TaskPolicy
 from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
+from emq_compat.shim.carrying import result_text
 from emq_compat.shim.codec import dumps, too_large
 from emq_compat.shim.exceptions import (
     EncodeError,
@@ -43,12 +44,10 @@ from emq_compat.shim.execution import execute
 from emq_compat.shim.find_app import find_app
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.options import interval_of
-from emq_compat.shim.packing import MARKER, pack
 from emq_compat.shim.paths import path_of
 from emq_compat.shim.registry import nearest
 from emq_compat.shim.request import Context, request_of, request_without_arguments
-from emq_compat.shim.result import ResultBase
-from emq_compat.shim.run_plan import RunPlan, run_plan_of
+from emq_compat.shim.run_plan import run_plan_of
 from emq_compat.shim.signals import (
     task_internal_error,
     worker_process_init,
@@ -205,7 +204,10 @@ class ShimProgram:
         task = self.app.tasks.get(name) if isinstance(name, str) else None
         if task is not None:
             accept = self.app.conf.accept_content  # it has been read once: it can be
-            request = request_of(task.name, job, delivery, self.app.hostname, accept=accept)
+            try:
+                request = request_of(task.name, job, delivery, self.app.hostname, accept=accept)
+            except Exception:  # noqa: BLE001 - what can't be read is what went wrong
+                request = Context(id=delivery.headers.task_id or delivery.msgid, task=task.name)
             task_internal_error.send(
                 sender=task,
                 task_id=request.id,
@@ -262,7 +264,7 @@ class ShimProgram:
         if outcome.state != SUCCESS:
             return reply_of(outcome)
         try:
-            reply = self._returned(task, plan, outcome)
+            reply = self._returned(task, outcome)
         except EncodeError as exc:
             logger.error("%s", exc)
             return self._ended(request, delivery, FAILURE, exc)
@@ -272,32 +274,19 @@ class ShimProgram:
             logger.info("Task %s[%s] succeeded in %.6fs: %s", task.name, request.id, took_s, shown)
         return reply
 
-    def _returned(self, task: Task[..., object], plan: RunPlan, outcome: Outcome) -> Reply:
+    def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
         """Return the Reply of a task that returned; raises EncodeError where the value can't be carried."""
+        text = result_text(task, outcome.value)
+        body = f'{{"value":{text},"state":"SUCCESS"{_further(outcome.extra)}}}'
         try:
-            value = outcome.value
-            if isinstance(value, ResultBase):  # its name can be carried, in Celery's form
-                value = value.as_tuple()
-            text = dumps(value) if plan.plain_result else self._packed(value)
-            body = f'{{"value":{text},"state":"SUCCESS"{_further(outcome.extra)}}}'
             encoded = body.encode()
-        except (TypeError, ValueError, RecursionError) as exc:
+        except ValueError as exc:  # a lone surrogate
             raise EncodeError(f"the result of {task.name} can't be carried: {exc}") from exc
         if why := too_large(encoded):
             raise EncodeError(f"the result of {task.name} is too large: {why}")
         return Reply(
             state=SUCCESS, body=encoded, follow_ups=outcome.follow_ups, no_result=outcome.no_result
         )
-
-    def _packed(self, value: Any) -> str:
-        """Return a result as JSON text, packed as result_serializer and result_compression say.
-
-        Raises:
-            TypeError, ValueError, RecursionError: it can't be carried.
-        """
-        conf = self.app.conf
-        packed = pack(value, conf.result_serializer, conf.result_compression)
-        return dumps({"__type__": MARKER, "__value__": packed})
 
     def _ended(self, request: Context, delivery: Delivery, state: str, exc: BaseException) -> Reply:
         """Return the Reply of a run that ended so outside of its body, with all that follows from it."""

@@ -200,7 +200,8 @@ def request_of(
         own.update(embedded[0] if embedded else {})
     if "headers" in celery:
         # Celery's message has them beside its own, and the request, too.
-        for key, value in (own["headers"] or {}).items():
+        given = own["headers"]
+        for key, value in given.items() if isinstance(given, dict) else ():
             if not hasattr(Context, key):
                 own.setdefault(key, value)
     if "properties" in celery:

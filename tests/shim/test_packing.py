@@ -11,6 +11,7 @@ from kombu import compression as compressions
 from emq_compat.celery_shim import Celery, EncodeError, Task
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.packing import pack, unpack
+from emq_compat.shim.signals import task_success
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = pytest.mark.unit
@@ -46,9 +47,7 @@ def echo(app: Celery) -> Any:
 
 @pytest.mark.parametrize("serializer", ["pickle", "yaml", "msgpack", "json"])
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2", "lzma", "zstd", "brotli"])
-def test_every_serializer_and_compression_carries_a_value(
-    serializer: str, compression: str | None
-) -> None:
+def test_every_serializer_and_compression_carries_a_value(serializer: str, compression: str | None) -> None:
     """What is packed comes out equal, and is plain JSON on its way."""
     if serializer in ("yaml", "msgpack"):
         pytest.importorskip(serializer)
@@ -79,9 +78,7 @@ def test_a_pickled_call_arrives_where_it_is_accepted(
     assert [([1, Point(2)], {"p": Point(3)})] == echo.seen
 
 
-def test_what_isnt_accepted_is_never_read(
-    app: Celery, client: Recorder, worker: Worker, echo: Any
-) -> None:
+def test_what_isnt_accepted_is_never_read(app: Celery, client: Recorder, worker: Worker, echo: Any) -> None:
     """A pickle that accept_content doesn't name ends as a FAILURE that says so; its errback is published."""
     result = echo.apply_async((Point(1),), serializer="pickle", link_error=echo.s())
     reply = worker.run(client.last)
@@ -130,8 +127,17 @@ def test_a_retry_keeps_serializer_and_compression(
     )
 
 
-def test_results_may_be_pickled(app: Celery, client: Recorder, worker: Worker, echo: Any) -> None:
-    """With result_serializer a value keeps its class; a reader that doesn't accept it gets an error."""
+@pytest.mark.parametrize("heard", [False, True])
+def test_results_may_be_pickled(
+    app: Celery, client: Recorder, worker: Worker, echo: Any, request: pytest.FixtureRequest, heard: bool
+) -> None:
+    """With result_serializer a value keeps its class, whoever listens; not accepted it is an error."""
+
+    def hear(**told: object) -> None: ...
+
+    if heard:
+        task_success.connect(hear)
+        request.addfinalizer(lambda: task_success.disconnect(hear))
     app.conf.update(accept_content=["json", "pickle"], result_serializer="pickle")
     result = echo.apply_async((Point(1),), serializer="pickle")
     worker.run(client.last)

@@ -17,6 +17,7 @@ from emq_compat.run import Program, TaskPolicy
 from emq_compat.shim import current
 from emq_compat.shim.loader import BaseLoader
 from emq_compat.shim.program import ShimProgram, rebuild
+from emq_compat.shim.signals import task_internal_error
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = pytest.mark.unit
@@ -148,9 +149,17 @@ def test_a_malformed_message_is_a_reply_never_an_exception(
     def f(*args: object) -> int:
         return 1
 
+    def hear(**told: object) -> None: ...
+
     reply = worker.run(_message(payload))
+    task_internal_error.connect(hear)
+    try:
+        again = worker.run(_message(payload))
+    finally:
+        task_internal_error.disconnect(hear)
 
     assert reply.state in ("FAILURE", "SUCCESS")
+    assert reply.state == again.state
     json.loads(reply.body)
 
 

@@ -106,11 +106,11 @@ def _app(connection: Connection) -> Iterator[str]:
 def _settings(app: Celery) -> Iterator[str]:
     for name, value in sorted(app.conf.changes.items()):
         yield f"{name} = {hidden(name, value)!r}"
-    try:
-        yield from app.problems()
-        app.conf.settle()
-    except ImproperlyConfigured as exc:
-        yield f"a worker refuses to start: {exc}"
+    for said in (app.problems, app.conf.settle):
+        try:
+            yield from said() or ()
+        except ImproperlyConfigured as exc:
+            yield f"a worker refuses to start: {exc}"
 
 
 def _broker(connection: Connection) -> Iterator[str]:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim.discover import Packages, import_related
+from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.settings_source import from_command_line
 from emq_compat.shim.signals import import_modules
 
@@ -128,10 +129,16 @@ class BaseLoader:
 
     @property
     def default_modules(self) -> Sequence[str]:
-        """The names in the settings ``imports`` and ``include``."""
-        conf = self.app.conf
+        """The names in the settings ``imports`` and ``include``.
+
+        Raises:
+            ImproperlyConfigured: one of them is no list of names.
+        """
         names = [*self.builtin_modules]
-        for setting in (conf.imports, conf.include):
+        for name in ("imports", "include"):
+            setting = self.app.conf[name]
+            if setting and not isinstance(setting, Iterable):
+                raise ImproperlyConfigured(f"setting {name} is {setting!r}; a list of modules is expected")
             names += [setting] if isinstance(setting, str) else setting or ()
         return tuple(names)
 

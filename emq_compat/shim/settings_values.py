@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from emq_compat.shim.backend import Backend
 from emq_compat.shim.backend_kinds import by_url
 from emq_compat.shim.checks import interval_of, priority_of
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.loggers import LOG_LEVELS
 from emq_compat.shim.retention import seconds_kept
 from emq_compat.shim.settings_effect import WITHOUT_EFFECT
 from emq_compat.shim.settings_table import SETTINGS
@@ -64,11 +66,26 @@ def check_values(conf: Settings) -> None:
         interval_of(rate)
     except ValueError:
         raise _refused("task_default_rate_limit", rate, "a number, or one with /s, /m or /h,") from None
+    _check_logging(changes)
+    accepted = changes.get("accept_content")
+    if accepted is not None and not isinstance(accepted, Iterable):
+        raise _refused("accept_content", accepted, "a list")
     queues = changes.get("task_queues")
     if queues is not None and not isinstance(queues, Iterable):
         raise _refused("task_queues", queues, "a list of queues")
     seconds_kept(conf)
     _check_backend(conf.result_backend)
+
+
+def _check_logging(changes: Mapping[str, Any]) -> None:
+    level = changes.get("worker_redirect_stdouts_level")
+    if isinstance(level, str) and level and level.upper() not in LOG_LEVELS:
+        raise _refused("worker_redirect_stdouts_level", level, "a level's name")
+    for name in ("worker_log_format", "worker_task_log_format"):
+        try:
+            logging.Formatter(changes.get(name))
+        except (TypeError, ValueError):
+            raise _refused(name, changes[name], "a format of logging, like '%(message)s',") from None
 
 
 def _check_backend(backend: object) -> None:

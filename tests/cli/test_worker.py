@@ -214,6 +214,7 @@ def test_accepted_without_effect(site: Site) -> None:
             ("-A", NAME, "-I", "proj2"),
             "task_queues: 5 is no queue; a name or a kombu Queue is expected",
         ),
+        (f"from {NAME} import app\napp.conf.imports = 5", ("-A", "proj2"), "setting imports is 5; a list"),
         ("", ("-A", NAME, "-f", "/nonexistent/worker.log"), "the log file /nonexistent/worker.log"),
         ("", ("-A", NAME, "--pidfile", "/nonexistent/pid"), "the pid file /nonexistent/pid"),
     ],

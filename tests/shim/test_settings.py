@@ -220,6 +220,9 @@ def test_numbers_written_as_text_are_taken_and_told() -> None:
         ("result_backend", "rpc://", "RabbitMQ"),
         ("result_backend", 5, "an address"),
         ("task_queues", 5, "a list of queues"),
+        ("accept_content", 5, "a list"),
+        ("worker_log_format", "%(nope", "a format of logging"),
+        ("worker_redirect_stdouts_level", "LOUD", "a level's name"),
     ],
 )
 def test_what_a_worker_cannot_use_is_refused(name: str, value: object, expected: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from emq_compat.address import Address
 from emq_compat.errors import MessageError
 from emq_compat.message import FAILURE, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
@@ -235,7 +236,7 @@ class Announcer(Onlooker):
         return {
             **told,
             "clock": str(int(time.time())),  # as the command ``clock``
-            "broker": dict(self._app.connection_for_read().info()),
+            "broker": _told_of(conf["broker_read_url"] or self._app.broker_url),
             "prefetch_count": 0,
             "pool": {**told["pool"], "timeouts": limits, "put-guarded-by-semaphore": False},
         }
@@ -317,3 +318,16 @@ class Announcer(Onlooker):
                 traceback=info.tb,
                 einfo=info,
             )
+
+
+def _told_of(url: str) -> dict[str, Any]:
+    """Return what a broker's address is made of, under kombu's names."""
+    first, *others = Address.parse(url)
+    port = first.client_endpoint.rpartition(":")[2]
+    return {
+        "hostname": first.host,
+        "port": int(port) if port.isdecimal() else None,
+        "transport": first.url.partition("://")[0],
+        "ssl": first.keys_dir is not None,
+        "alternates": [str(address) for address in others],
+    }

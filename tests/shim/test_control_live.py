@@ -187,7 +187,9 @@ def test_what_a_worker_has(running: Site) -> None:
         for name in ("max-concurrency", "max-tasks-per-child", "timeouts", "put-guarded-by-semaphore")
     )
     assert stats["total"]["siteproj.ping"] >= 1
-    assert {"clock", "broker", "pid", "prefetch_count", "uptime"} < stats.keys()
+    address = f"{stats['broker']['transport']}://{stats['broker']['hostname']}:{stats['broker']['port']}"
+    assert running.url.partition("?")[0] == address
+    assert {"clock", "pid", "prefetch_count", "uptime"} < stats.keys()
     assert {"utime", "stime", "maxrss", "minflt", "nvcsw"} < stats["rusage"].keys()
     assert running.url == inspect.conf()["ctl@here"]["broker_url"]
     assert "emq-compat" in inspect.report()["ctl@here"]["ok"]

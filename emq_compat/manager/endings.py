@@ -92,6 +92,7 @@ class Endings(Life):
         elif isinstance(event, PoolBroken):
             logger.critical("the pool can't go on: %s", event.detail)
             self._exit_code = 1
+            self._pool_broken = True
             self.shut_down()
 
     def _on_lost(self, lost: Lost) -> None:

@@ -74,6 +74,7 @@ class Life(ABC):
         self._stage = Stage.RUNNING
         self._stage_ends = math.inf
         self._exit_code = 0
+        self._pool_broken = False
         self._started = False
 
     @abstractmethod
@@ -217,6 +218,9 @@ class Life(ABC):
             if from_pool or (pool_due is not None and pool_due <= now):
                 for pool_event in self.pool.step(from_pool, now):
                     self._on_pool_event(pool_event)
+                if self._pool_broken:
+                    # A child whose death is seen only now leaves what it had not begun to nobody.
+                    self._give_back(self._placement.stranded())
             for upstream, fds in zip(self.upstreams, upstream_fds, strict=True):
                 upstream_due = upstream.deadline()
                 if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):

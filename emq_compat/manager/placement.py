@@ -126,6 +126,10 @@ class Placement:
         self._held_back.clear()
         return taken
 
+    def stranded(self) -> list[JobInFlight]:
+        """Take back what has not begun in a pool that has no new children any more."""
+        return self._out_of_the_pool(self._pool.take_back())
+
     def wanted(self, now: float) -> tuple[int, int]:
         """Return how many jobs could begin at once, and how many more may wait behind short ones."""
         if self.closed or self._held_back:

@@ -182,7 +182,9 @@ class AsyncResult(ResultBase, Generic[R]):
         for task_id, stored in arrivals:
             if task_id == self.id:
                 return self._settle(stored)
-            ancestors[task_id]._throw_if_failed(stored)
+            ancestors[task_id]._settle(stored)
+            if stored.state in states.PROPAGATE_STATES:
+                self._throw_of_parents(ask=True)
         raise AssertionError("unreachable: arrivals raises when the time is over")
 
     def _ancestors(self, *, headers: bool = True) -> dict[str, AsyncResult[Any]]:
@@ -194,7 +196,10 @@ class AsyncResult(ResultBase, Generic[R]):
         return {member.id: member for member in self._before_it(headers=headers) if not member._known()}
 
     def _throw_of_parents(self, *, ask: bool = False) -> None:
-        """Raise the error of an earlier step; ``ask``: the store, for those that aren't known to be final."""
+        """Raise the error of the earliest step that failed; ``ask`` the store for those that aren't known.
+
+        The first of them is the cause: what comes after a failed chord has its ChordError.
+        """
         if ask and (unknown := self._ancestors()):
             for task_id, stored in self.backend.stored(list(unknown)).items():
                 if stored is not None and stored.state in states.READY_STATES:
@@ -204,11 +209,15 @@ class AsyncResult(ResultBase, Generic[R]):
                 member.maybe_throw()
 
     def _before_it(self, *, headers: bool = True) -> Iterator[AsyncResult[Any]]:
+        """Yield the results before it in its chain, the earliest first."""
+        before = []
         node = self.parent
         while node is not None:
+            before.append(node)
+            node = node.parent
+        for node in reversed(before):
             if headers or isinstance(node, AsyncResult):
                 yield from leaves(node)
-            node = node.parent
 
     def _known(self) -> bool:
         """Return whether nothing has to be asked or waited for to tell the result."""

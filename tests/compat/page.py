@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from emq_compat.migration.items import AREAS, PROBE, STATUSES, Item, read_items
 from emq_compat.shim.settings_effect import DIFFERENT, WITHOUT_EFFECT
 from emq_compat.shim.settings_table import SETTINGS
-from tests.compat.items import AREAS, PROBE, STATUSES, Item, read_items
 
 __all__ = ["PAGE", "page"]
 

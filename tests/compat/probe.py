@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tests.compat.items import PROBE, read_items
+from emq_compat.migration.items import PROBE, read_items
 
 __all__: list[str] = []
 

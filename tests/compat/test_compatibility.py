@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.items import AREAS, PROBE, STATUSES, read_items
+from emq_compat.migration.items import AREAS, PROBE, STATUSES, read_items
 from tests.compat.page import PAGE, page
 
 ROOT = Path(__file__).resolve().parents[2]

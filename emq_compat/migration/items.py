@@ -1,4 +1,7 @@
-"""The list of Celery's names and behaviours, ``items.tsv``: what each comes to here."""
+"""The list of Celery's names and behaviours, ``items.tsv``: what each comes to here.
+
+The compatibility page is made of it, and ``emq-compat migrate scan`` judges a code base by it.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""The options of ``emq-compat worker``: Celery's worker's, and some of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from emq_compat.cli.worker_log import log_level
+from emq_compat.config import default_data_dir
+
+__all__ = ["worker_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def worker_options(command: Command) -> Command:
+    """Add the options to a click command, in the order in which its help lists them."""
+    for option in reversed((*_WHAT_IT_RUNS, *_HOW_IT_RUNS, *_WHERE_IT_RUNS, *_BESIDE_TASKS, *_ACCEPTED)):
+        command = option(command)
+    return command
+
+
+_WHAT_IT_RUNS = (
+    click.option("-A", "--app", "app_name", metavar="APP", help="The app: proj, proj.celery, proj:app."),
+    click.option("-b", "--broker", metavar="URL", help="The broker. [default: the app's, EMQ_BROKER_ADDR]"),
+    click.option(
+        "-Q", "--queues", metavar="NAMES", help="Listen on these, joined by commas. [default: the app's]"
+    ),
+    click.option("-X", "--exclude-queues", metavar="NAMES", help="Leave these of the app's queues out."),
+    click.option("-I", "--include", metavar="MODULES", help="Import these, too, joined by commas."),
+)
+
+_HOW_IT_RUNS = (
+    click.option(
+        "-c",
+        "--concurrency",
+        type=click.IntRange(min=0),
+        help="Tasks at once. [default: the CPUs; asyncio: 100]",
+    ),
+    click.option("-P", "--pool", metavar="POOL", help="prefork, threads, solo, asyncio. [default: prefork]"),
+    click.option(
+        "--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Hard limit."
+    ),
+    click.option(
+        "--soft-time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Soft limit."
+    ),
+    click.option(
+        "--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a child after so many tasks."
+    ),
+    click.option(
+        "--max-memory-per-child", type=click.IntRange(min=1), metavar="KB", help="… once it uses more."
+    ),
+    click.option(
+        "--prefetch-multiplier",
+        type=click.IntRange(min=0),
+        help="1: hold nothing but what runs. Else without effect: only short tasks are held, and given back.",
+    ),
+)
+
+_WHERE_IT_RUNS = (
+    click.option(
+        "-n", "--hostname", metavar="NAME", help="Its name; %h, %n, %d: this host. [default: celery@%h]"
+    ),
+    click.option(
+        "-l", "--loglevel", callback=log_level, default="warning", show_default=True, help="debug … critical."
+    ),
+    click.option(
+        "-f", "--logfile", metavar="FILE", help="Log here; %n, %h, %p: of the name. [default: stderr]"
+    ),
+    click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second worker from starting."),
+    click.option("-D", "--detach", is_flag=True, help="Run in the background."),
+    click.option("-q", "--quiet", is_flag=True, help="No banner."),
+)
+
+_BESIDE_TASKS = (
+    click.option(
+        "-E", "--task-events", "--events", "task_events", is_flag=True, help="Accepted: no events yet."
+    ),
+    click.option("-B", "--beat", is_flag=True, hidden=True),
+    click.option(
+        "--embed-broker",
+        type=click.Path(path_type=Path, file_okay=False),
+        is_flag=False,
+        flag_value=default_data_dir(),
+        metavar="[DIR]",
+        help=f"Start a broker, too, with its journal in this folder. [default folder: {default_data_dir()}]",
+    ),
+)
+
+_ACCEPTED = (
+    click.option("-O", "--optimization", metavar="fair|default", help="Accepted: hand-out is always fair."),
+    click.option("--without-gossip", is_flag=True, help="Accepted, without effect."),
+    click.option("--without-mingle", is_flag=True, help="Accepted, without effect."),
+    click.option("--without-heartbeat", is_flag=True, help="Accepted: without heartbeats nothing works."),
+    click.option("--heartbeat-interval", type=float, hidden=True),
+    click.option("-S", "--statedb", hidden=True),
+)

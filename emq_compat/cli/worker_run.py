@@ -1,0 +1,154 @@
+"""One run of a worker, from its app to its exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from emq_compat import __version__
+from emq_compat.cli.background import started
+from emq_compat.cli.node_name import node_name
+from emq_compat.cli.own_broker import OwnBroker, broker_argv, own_address
+from emq_compat.cli.pid_file import pid_file
+from emq_compat.cli.worker_site import WorkerSite, configured_app, selected_queues, site_of, worker_config
+from emq_compat.config import WorkerConfig
+from emq_compat.errors import ConfigurationError
+from emq_compat.jobmanager import JobManager
+from emq_compat.manager.settings import EventmqSettings
+from emq_compat.pool.base import PoolOptions
+from emq_compat.shim import signals
+from emq_compat.shim.app import Celery
+from emq_compat.shim.program import ShimProgram
+from emq_compat.shim.worker import WorkController
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[int, bool]:
+    """Run a worker to its end; returns its exit status and whether it is to start again."""
+    app, url, changes = configured_app(app_name, broker, options)
+    app.hostname = node_name(options["hostname"])
+    controller = WorkController(app, app.hostname, options)
+    program = ShimProgram(app, found_as=app_name, changes=changes, controller=controller)
+    # In Celery's order: tasks' modules may have receivers of what comes, and those may change settings.
+    program.load()
+    signals.celeryd_init.send(
+        sender=app.hostname, instance=controller, conf=app.conf, options=controller.options
+    )
+    config = worker_config(app, url, options)
+    site = site_of(app, app_name, url, config, options)
+    controller.concurrency, controller.pool_cls = config.slots, config.pool
+    controller.loglevel = config.log_level
+    controller.logfile, controller.pidfile = (str(path) if path else None for path in (site.log, site.pid))
+    program.announcer.worker_init()
+    with ExitStack() as stack:
+        stack.callback(_put_back, sys.stdout, sys.stderr)
+        _set_up_log(app, config.log_level, site.log)
+        if config.pool == "solo" and config.concurrency > 1:
+            logger.warning("the solo pool runs one task at a time: -c %d has no effect", config.concurrency)
+        signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
+        config = replace(config, queues=selected_queues(app))
+        stack.enter_context(pid_file(site.pid))
+        companions = {}
+        if site.broker_data is not None:
+            address = own_address(url, "--embed-broker")
+            own = OwnBroker(address, broker_argv(address, site.broker_data, config.log_level.lower()))
+            stack.callback(own.stop)
+            own.start()
+            if own.fileno() >= 0:
+                companions["the embedded broker"] = own.fileno()
+        manager = _manager(site, config, program, companions)
+        controller.manager, controller.pool = manager, manager.pool
+        status = manager.start()
+        app.loader.shutdown_worker()
+    return status, manager.restart_wanted
+
+
+def _set_up_log(app: Celery, level: str, file: Path | None) -> None:
+    """Set logging up as the app's settings say, and have what tasks print logged."""
+    conf = app.conf
+    try:
+        app.log.setup(
+            level,
+            file,
+            bool(conf.worker_redirect_stdouts),
+            conf.worker_redirect_stdouts_level,
+            hostname=app.hostname,
+        )
+    except OSError as exc:
+        raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
+
+
+def _put_back(stdout: TextIO, stderr: TextIO) -> None:
+    sys.stdout, sys.stderr = stdout, stderr
+
+
+def _manager(
+    site: WorkerSite, config: WorkerConfig, program: ShimProgram, companions: Mapping[str, int]
+) -> JobManager:
+    queues = config.listens_to(program.default_queue)
+    conf = site.app.conf
+    pool_options = PoolOptions(
+        max_tasks_per_child=config.max_tasks_per_child,
+        max_memory_per_child_kb=config.max_memory_per_child_kb,
+        start_method="spawn" if conf.worker_pool_start_method == "spawn" else None,
+        start_timeout_s=max(PoolOptions().start_timeout_s, float(conf.worker_proc_alive_timeout)),
+    )
+    said_ready = False
+
+    def show_banner() -> None:
+        if not site.quiet:
+            click.echo(_banner(site, config, queues, sorted(site.app.tasks.own())), file=sys.__stdout__)
+        started(site.log)
+
+    def say_ready(address: str) -> None:
+        nonlocal said_ready
+        if not said_ready and not site.quiet:
+            click.echo(f"{config.name} is ready, connected to {address}", file=sys.__stdout__)
+        said_ready = True
+
+    return JobManager(
+        config.name,
+        queues,
+        concurrent_jobs=config.slots,
+        program=program,
+        pool=config.pool,
+        pool_options=pool_options,
+        addresses=config.addresses,
+        settings=EventmqSettings(),
+        kill_grace_period=config.kill_grace_period_s,
+        soft_shutdown_timeout_s=config.soft_shutdown_timeout_s,
+        restart_on_hup=True,
+        reserve=config.prefetch_multiplier != 1,
+        before_fork=show_banner,
+        on_connected=say_ready,
+        companions=companions,
+    )
+
+
+def _banner(
+    site: WorkerSite, config: WorkerConfig, queues: Iterable[tuple[int, str]], tasks: Iterable[str]
+) -> str:
+    addresses = ", ".join(map(str, config.addresses))
+    own = f" (started here, journal in {site.broker_data})" if site.broker_data is not None else ""
+    tasks = list(tasks)
+    rows = [
+        ("app", site.app.main or site.app_name),
+        ("broker", addresses + own),
+        ("queues", ", ".join(name for _, name in queues)),
+        ("pool", f"{config.pool}, {config.slots} at once"),
+        ("tasks", tasks[0] if tasks else "none"),
+        *(("", task) for task in tasks[1:]),
+    ]
+    lines = [f"emq-compat {__version__}, worker {config.name}, process {os.getpid()}", ""]
+    return "\n".join([*lines, *(f"  {head:<8}{text}" for head, text in rows), ""])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.build import build_with as build_with
     from emq_compat.shim.canvas.chain import chain as chain
     from emq_compat.shim.canvas.chord import chord as chord
+    from emq_compat.shim.canvas.composite import is_a as is_a
     from emq_compat.shim.canvas.group import group as group
     from emq_compat.shim.canvas.kinds import KINDS as KINDS
     from emq_compat.shim.canvas.maps import chunks as chunks
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from emq_compat.shim.canvas.maps import xstarmap as xstarmap
     from emq_compat.shim.canvas.regen import as_list as as_list
     from emq_compat.shim.canvas.signature import Signature as Signature
-    from emq_compat.shim.canvas.signature import is_a as is_a
     from emq_compat.shim.canvas.signature import maybe_signature as maybe_signature
     from emq_compat.shim.canvas.signature import signature as signature
     from emq_compat.shim.canvas.stamping import StampingVisitor as StampingVisitor
@@ -99,11 +99,12 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.build": ("Plan", "argument_check", "as_carried", "build", "build_with"),
     "shim.canvas.chain": ("chain",),
     "shim.canvas.chord": ("chord",),
+    "shim.canvas.composite": ("is_a",),
     "shim.canvas.group": ("group",),
     "shim.canvas.kinds": ("KINDS",),
     "shim.canvas.maps": ("chunks", "xmap", "xstarmap"),
     "shim.canvas.regen": ("as_list",),
-    "shim.canvas.signature": ("Signature", "is_a", "maybe_signature", "signature"),
+    "shim.canvas.signature": ("Signature", "maybe_signature", "signature"),
     "shim.canvas.stamping": ("StampingVisitor",),
     "shim.codec": ("dumps", "jsonable", "revive"),
     "shim.connections": ("Connection", "Given", "Pool", "Producer"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.shim.canvas.composite import make
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.canvas.maps import chunks
-from emq_compat.shim.canvas.signature import make, maybe_signature, signature
+from emq_compat.shim.canvas.signature import maybe_signature, signature
 from emq_compat.shim.declare import task_of
 from emq_compat.shim.flow import collected_into
 from emq_compat.shim.task import Task

@@ -10,20 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from emq_compat.shim import current
-from emq_compat.shim.canvas.regen import as_list, regen
-from emq_compat.shim.canvas.shown import module_once
-from emq_compat.shim.canvas.signature import (
-    Member,
-    Signature,
+from emq_compat.shim.canvas.composite import (
+    Composite,
     chaining,
     in_full,
     is_a,
     is_empty,
     make,
-    maybe_signature,
+    oldest,
     unrolled,
 )
+from emq_compat.shim.canvas.member import Member
+from emq_compat.shim.canvas.regen import as_list, regen
+from emq_compat.shim.canvas.shown import module_once
+from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 from emq_compat.shim.states import IGNORED, REJECTED
 
@@ -34,7 +34,7 @@ __all__ = ["_chain", "chain"]
 
 
 @Signature.register_type("chain")
-class _chain(Signature):  # noqa: N801 - Celery's name
+class _chain(Composite):  # noqa: N801 - Celery's name
     """A chain as ``a | b`` makes it."""
 
     tasks = Member("kwargs.tasks", "Its steps.")
@@ -48,6 +48,13 @@ class _chain(Signature):  # noqa: N801 - Celery's name
         made["immutable"] = bool(d.get("immutable"))
         return made
 
+    @classmethod
+    def of_two(cls, first: Any, second: Any) -> Any:
+        """Return ``first | second`` of a first one that is no chain, group or chord."""
+        if is_a("chain", second):
+            return make("chain", first, *second.unchain_tasks(), app=first._app)
+        return make("chain", first, unrolled(second), app=first._app)
+
     def __init__(self, *tasks: Any, **options: Any) -> None:
         steps = regen(tasks[0]) if len(tasks) == 1 and _iterable(tasks[0]) else list(tasks)
         super().__init__("celery.chain", (), {"tasks": steps}, **options)
@@ -56,18 +63,6 @@ class _chain(Signature):  # noqa: N801 - Celery's name
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Publish it."""
         return self.apply_async(args, kwargs) if self.tasks else None
-
-    @property
-    def app(self) -> Celery:
-        """Its app, or its first step's."""
-        app = self._app
-        if app is None and self.tasks:
-            app = getattr(self.tasks[0], "_app", None)
-        return app or current.get_app()
-
-    @app.setter
-    def app(self, app: Celery) -> None:
-        self._app = app
 
     def clone(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
@@ -252,7 +247,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
                 step.link_error(errback)
             steps.append(step)
             results.append(result)
-            heads.append(_oldest(result) if is_a("chord", step) else result)
+            heads.append(oldest(result) if is_a("chord", step) else result)
         if results:
             self.id = results[0].id
         return steps, results
@@ -300,7 +295,7 @@ class _chain(Signature):  # noqa: N801 - Celery's name
             for errback in errbacks:
                 task.link_error(errback)
             result = task.clone(*given).apply((last.get(),) if last is not None else (), **options)
-            _oldest(result).parent = last
+            oldest(result).parent = last
             last, given = result, ((), {})
             if getattr(result, "state", None) in (IGNORED, REJECTED):
                 break
@@ -339,10 +334,3 @@ _OF_THE_STEPS = frozenset({"link", "link_error", "task_id"})
 def _iterable(value: Any) -> bool:
     """Return whether it is steps rather than a step."""
     return isinstance(value, Iterable) and not isinstance(value, (dict, str, bytes))
-
-
-def _oldest(result: Any) -> Any:
-    """Return the first of a result's parents, or itself: what happens before it is to be its parent."""
-    while result.parent is not None:
-        result = result.parent
-    return result

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from emq_compat.ids import new_id
 from emq_compat.shim import current
+from emq_compat.shim.canvas.composite import Composite, is_a, oldest, unrolled
 from emq_compat.shim.canvas.group import group, stamp_each
 from emq_compat.shim.canvas.launch import hold
+from emq_compat.shim.canvas.member import Member
 from emq_compat.shim.canvas.regen import Regen, as_list
 from emq_compat.shim.canvas.shown import module_once
-from emq_compat.shim.canvas.signature import (
-    Member,
-    Signature,
-    is_a,
-    maybe_signature,
-    signature,
-    unrolled,
-)
+from emq_compat.shim.canvas.signature import Signature, maybe_signature, signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 
 if TYPE_CHECKING:
@@ -34,7 +29,7 @@ __all__ = ["chord"]
 
 
 @Signature.register_type("chord")
-class chord(Signature):  # noqa: N801 - Celery's name
+class chord(Composite):  # noqa: N801 - Celery's name
     """A header (signatures, a group, a generator of signatures) and its body."""
 
     tasks = Member("kwargs.header", "The header's tasks.")
@@ -75,22 +70,15 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """Publish it, with ``body`` as its body."""
         return self.apply_async((), {"body": body} if body else {}, **options)
 
-    @property
-    def app(self) -> Celery:
-        """Its app, or its header's, or its body's."""
-        return self._get_app(self.body)
-
-    @app.setter
-    def app(self, app: Celery) -> None:
-        self._app = app
-
-    def _get_app(self, body: Any = None) -> Celery:
-        app = self._app
+    def _own_app(self, body: Any = None) -> Celery | None:
+        """Return its app, or its body's (or that of ``body``), or its header's."""
+        app: Celery | None = self._app
+        body = self.body if body is None else body
         if app is None and body is not None:
             app = body._app
         if app is None and self.tasks:
             app = getattr(next(iter(self._members())), "_app", None)
-        return app or current.get_app()
+        return app
 
     def _members(self) -> Any:
         tasks = self.tasks
@@ -147,7 +135,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         result = self.body.freeze(
             _id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index
         )
-        _oldest(result).parent = header_result
+        oldest(result).parent = header_result
         return result
 
     def stamp(
@@ -186,7 +174,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """Publish it; returns the body's result, whose parent is the header's. ``task_id`` is the body's."""
         given = dict(kwargs or {})
         body = given.pop("body", None) or self.body
-        app = self._get_app(body)
+        app = self._own_app(body) or current.get_app()
         if app.eager:
             return self.apply(args, given, body=body, task_id=task_id, **options)
         given = {**self.kwargs.get("kwargs", {}), **given}
@@ -234,7 +222,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         group and chord it is a part: these are the body's. ``interval`` and ``max_retries`` belong to
         Celery's polling.
         """
-        app = app or self._get_app(body)
+        app = app or self._own_app(body) or current.get_app()
         own_id = header.options.get("task_id") or new_id()
         for callback in as_list(options.pop("link", None)):
             body.link(callback)
@@ -257,7 +245,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
                 body.apply_async(awaits={"id": own_id, "size": size}, add_to_parent=False, **parents)
             else:
                 body.apply_async(([],))
-            _oldest(result).parent = header_result
+            oldest(result).parent = header_result
             return result
         ids = {"task_id": own_id, "root_id": root_id}
         header.options.update({name: value for name, value in ids.items() if value})
@@ -274,7 +262,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
                 header_result = header.apply_async(
                     partial_args, kwargs, add_to_parent=False, task_id=own_id, **options
                 )
-        _oldest(result).parent = header_result
+        oldest(result).parent = header_result
         return result
 
     def _stream(
@@ -327,7 +315,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         given = {**self.kwargs.get("kwargs", {}), **(kwargs or {})}
         header_result = header.apply(self._merge(args)[0], given)
         result = body.apply((header_result.get(propagate=propagate),), **_eager(self.options, options))
-        _oldest(result).parent = header_result
+        oldest(result).parent = header_result
         return result
 
     @classmethod
@@ -409,13 +397,6 @@ def leaves_of(result: Any) -> Any:
             yield from leaves_of(member)
         else:
             yield member.id
-
-
-def _oldest(result: Any) -> Any:
-    """Return the first of a result's parents, or itself."""
-    while result.parent is not None:
-        result = result.parent
-    return result
 
 
 def _running_root(app: Celery) -> str | None:

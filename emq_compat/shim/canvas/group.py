@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.ids import new_id
-from emq_compat.shim import current, later
+from emq_compat.shim import later
+from emq_compat.shim.canvas.composite import Composite, in_full, is_a, is_empty, make
 from emq_compat.shim.canvas.launch import hold
+from emq_compat.shim.canvas.member import Member
 from emq_compat.shim.canvas.regen import Regen, regen
 from emq_compat.shim.canvas.shown import module_once
-from emq_compat.shim.canvas.signature import Member, Signature, in_full, is_a, is_empty, make, maybe_signature
+from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ __all__ = ["group"]
 
 
 @Signature.register_type("group")
-class group(Signature):  # noqa: N801 - Celery's name
+class group(Composite):  # noqa: N801 - Celery's name
     """A group of signatures, given one by one or as an iterable, which may be a generator."""
 
     tasks = Member("kwargs.tasks", "Its members.")
@@ -53,18 +55,6 @@ class group(Signature):  # noqa: N801 - Celery's name
     def __call__(self, *partial_args: Any, **options: Any) -> Any:
         """Publish it."""
         return self.apply_async(partial_args, **options)
-
-    @property
-    def app(self) -> Celery:
-        """Its app, or its first member's."""
-        app = self._app
-        if app is None and self.tasks:
-            app = getattr(self.tasks[0], "_app", None)
-        return app or current.get_app()
-
-    @app.setter
-    def app(self, app: Celery) -> None:
-        self._app = app
 
     def clone(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from emq_compat.shim.canvas.composite import make
 from emq_compat.shim.canvas.regen import regen
-from emq_compat.shim.canvas.signature import Signature, make
+from emq_compat.shim.canvas.signature import Signature
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery

@@ -6,13 +6,13 @@ through ``Signature.TYPES``: importing this module imports none of them.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.ids import new_id
 from emq_compat.shim import current, later
 from emq_compat.shim.canvas.launch import hold, must_be_launched
+from emq_compat.shim.canvas.member import Member
 from emq_compat.shim.canvas.regen import as_list
 from emq_compat.shim.canvas.stamping import StampingVisitor, merge_stamps
 
@@ -21,39 +21,9 @@ if TYPE_CHECKING:
     from emq_compat.shim.results.single import AsyncResult as Result
     from emq_compat.shim.task import Task
 
-__all__ = [
-    "Signature",
-    "chaining",
-    "copy_of",
-    "in_full",
-    "is_a",
-    "is_empty",
-    "make",
-    "maybe_signature",
-    "signature",
-    "unrolled",
-]
+__all__ = ["Signature", "maybe_signature", "signature"]
 
 S = TypeVar("S", bound="type[Signature]")
-
-
-class Member:
-    """An attribute that is a member of the dict, or of a dict in it: ``options.task_id``."""
-
-    def __init__(self, path: str, doc: str) -> None:
-        *self.holders, self.key = path.split(".")
-        self.__doc__ = doc
-
-    def _holder(self, sig: Any) -> Any:
-        for name in self.holders:
-            sig = sig[name]
-        return sig
-
-    def __get__(self, sig: Any, owner: type) -> Any:
-        return self if sig is None else self._holder(sig).get(self.key)
-
-    def __set__(self, sig: Any, value: Any) -> None:
-        self._holder(sig)[self.key] = value
 
 
 class _Types(dict[str, "type[Signature]"]):
@@ -246,7 +216,7 @@ class Signature(dict[str, Any]):
             "task": self["task"],
             "args": tuple(args),
             "kwargs": dict(kwargs),
-            "options": copy_of(options),
+            "options": _copy_of(options),
             "subtask_type": self["subtask_type"],
             "immutable": self["immutable"],
         }
@@ -368,10 +338,8 @@ class Signature(dict[str, Any]):
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Signature):
             return NotImplemented
-        steps: Any = other
-        if is_a("chain", steps):
-            return make("chain", self, *steps.unchain_tasks(), app=self._app)
-        return make("chain", self, unrolled(steps), app=self._app)
+        kind: Any = self.TYPES["chain"]
+        return kind.of_two(self, other)
 
     def __ior__(self, other: Any) -> Any:
         return self | other
@@ -426,51 +394,14 @@ def maybe_signature(d: Any, app: Celery | None = None, clone: bool = False) -> A
     return d
 
 
-def is_a(kind: str, sig: Any) -> bool:
-    """Return whether it is a signature of this kind: ``chain``, ``group`` or ``chord``."""
-    return isinstance(sig, Signature.TYPES[kind])
-
-
-def make(kind: str, *args: Any, **kwargs: Any) -> Any:
-    """Return a new composite signature."""
-    return Signature.TYPES[kind](*args, **kwargs)
-
-
-def unrolled(sig: Any) -> Any:
-    """Return the only member of a group of one; anything else as it is."""
-    if is_a("group", sig) and len(sig.tasks) == 1:
-        return maybe_signature(sig.tasks[0], app=sig._app)
-    return sig
-
-
-def in_full(sig: Any) -> Any:
-    """Return chunks as the group that they come to; anything else as it is."""
-    if sig["subtask_type"] != "chunks":
-        return sig
-    whole = sig.group()
-    whole.options.update(sig.options)
-    return whole
-
-
-def is_empty(sig: Any) -> bool:
-    """Return whether a signature is a group or chain of nothing, or of nothing but such."""
-    if is_a("group", sig) or is_a("chain", sig):
-        return all(is_empty(maybe_signature(task)) for task in sig.tasks)
-    return False
-
-
-def copy_of(value: Any) -> Any:
+def _copy_of(value: Any) -> Any:
     """Return a copy of a signature's options: dicts, lists and signatures in them are copied, too."""
     if isinstance(value, Signature):
         return value.clone()
     if isinstance(value, dict):
         return {
-            key: copy_of(item) if isinstance(item, (dict, list)) else item for key, item in value.items()
+            key: _copy_of(item) if isinstance(item, (dict, list)) else item for key, item in value.items()
         }
     if isinstance(value, list):
-        return list(map(copy_of, value))
+        return list(map(_copy_of, value))
     return value
-
-
-#: reduce(chaining, steps): what ``a | b | c`` does.
-chaining: Callable[[Any, Any], Any] = operator.or_

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from emq_compat.backends.base import ResultStore, Tree
-from emq_compat.backends.watcher import Watcher
+from emq_compat.backends.watcher import PipedWatcher, Watcher
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Publish
 from emq_compat.stored import StoredResult
@@ -38,7 +37,7 @@ class ResultClient(Protocol):
     def wait(self, ids: Iterable[str], timeout_s: float | None) -> Iterable[tuple[str, StoredResult]]: ...
 
 
-class BrokerWatcher(Watcher):
+class BrokerWatcher(PipedWatcher):
     """Tells of results that the broker pushes, all over one connection."""
 
     def __init__(self, client: Callable[[], Any]) -> None:
@@ -49,34 +48,17 @@ class BrokerWatcher(Watcher):
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self._waiting: Waiting | None = None
-        self._fds: tuple[int, int] | None = None
-
-    def _prepare(self) -> None:
-        self._fds = os.pipe()
-        for fd in self._fds:
-            os.set_blocking(fd, False)
-
-    def _wake(self) -> None:
-        if self._fds is not None:
-            try:
-                os.write(self._fds[1], b".")
-            except BlockingIOError:  # it is woken already
-                pass
 
     def _arrived(
         self, new: set[str], gone: set[str], pending: list[str]
     ) -> Iterable[tuple[str, StoredResult]]:
-        assert self._fds is not None
         if self._waiting is None:
             self._waiting = self._client().waiting(pending)
         else:
             self._waiting.discard(gone)
             self._waiting.add(new)
-        one = self._waiting.take(math.inf, self._fds[0])
-        try:
-            os.read(self._fds[0], 4096)
-        except BlockingIOError:
-            pass
+        one = self._waiting.take(math.inf, self.wake_fd)
+        self._woken()
         return () if one is None else (one,)
 
     def _finish(self, gone: set[str]) -> None:
@@ -84,9 +66,7 @@ class BrokerWatcher(Watcher):
             self._waiting.discard(gone)
             self._waiting.close()
             self._waiting = None
-        fds, self._fds = self._fds, None
-        for fd in fds or ():
-            os.close(fd)
+        super()._finish(gone)
 
 
 class BrokerStore(ResultStore):

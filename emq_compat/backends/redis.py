@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from emq_compat.backends.base import without_password
 from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
-from emq_compat.backends.watcher import Watcher
+from emq_compat.backends.watcher import PipedWatcher, Watcher
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
@@ -255,7 +254,7 @@ class Listener:
             pubsub.close()
 
 
-class RedisWatcher(Watcher):
+class RedisWatcher(PipedWatcher):
     """Tells of results that Redis pushes."""
 
     def __init__(self, store: RedisStore) -> None:
@@ -265,44 +264,24 @@ class RedisWatcher(Watcher):
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self._listener = Listener(self._store)
-        self._fds: tuple[int, int] | None = None
-
-    def _prepare(self) -> None:
-        self._fds = os.pipe()
-        for fd in self._fds:
-            os.set_blocking(fd, False)
-
-    def _wake(self) -> None:
-        if self._fds is not None:
-            try:
-                os.write(self._fds[1], b".")
-            except BlockingIOError:  # it is woken already
-                pass
 
     def _arrived(
         self, new: set[str], gone: set[str], pending: list[str]
     ) -> Iterable[tuple[str, StoredResult]]:
-        assert self._fds is not None
         self._listener.unlisten(gone)
         self._listener.listen(new)
         try:
-            return self._listener.arrived(3600.0, self._fds[0])
+            return self._listener.arrived(3600.0, self.wake_fd)
         except OperationalError as exc:
             logger.error("still waiting for %d results: %s", len(pending), exc)
             return []
         finally:
-            try:
-                os.read(self._fds[0], 4096)
-            except BlockingIOError:
-                pass
+            self._woken()
 
     def _finish(self, gone: set[str]) -> None:
         self._listener.close()
         self._listener = Listener(self._store)
-        fds, self._fds = self._fds, None
-        if fds is not None:
-            for fd in fds:
-                os.close(fd)
+        super()._finish(gone)
 
 
 def _library_url(url: str) -> str:

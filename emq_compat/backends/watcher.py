@@ -16,7 +16,7 @@ from emq_compat.stored import StoredResult
 if TYPE_CHECKING:
     from emq_compat.backends.base import ResultStore
 
-__all__ = ["PollingWatcher", "Told", "Watcher"]
+__all__ = ["PipedWatcher", "PollingWatcher", "Told", "Watcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,43 @@ class Watcher(ABC):
     @abstractmethod
     def _finish(self, gone: set[str]) -> None:
         """Close what is open; called under the lock, at the thread's end."""
+
+
+class PipedWatcher(Watcher):
+    """Waits at file descriptors: ``_wake`` writes to a pipe, so that waiting at its read end, too, ends."""
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._fds: tuple[int, int] | None = None
+
+    @property
+    def wake_fd(self) -> int:
+        """The end that can be read once ``_wake`` was called; -1: nobody waits."""
+        return -1 if self._fds is None else self._fds[0]
+
+    def _prepare(self) -> None:
+        self._fds = os.pipe()
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+
+    def _wake(self) -> None:
+        if self._fds is not None:
+            try:
+                os.write(self._fds[1], b".")
+            except BlockingIOError:  # it is woken already
+                pass
+
+    def _woken(self) -> None:
+        """Take what ``_wake`` has written."""
+        try:
+            os.read(self.wake_fd, 4096)
+        except BlockingIOError:
+            pass
+
+    def _finish(self, gone: set[str]) -> None:
+        fds, self._fds = self._fds, None
+        for fd in fds or ():
+            os.close(fd)
 
 
 class PollingWatcher(Watcher):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.queues import QueueSet
-from emq_compat.broker.records import ChordRow, Moment, home_key, marked, queue_of
+from emq_compat.broker.records import ChordRow, ChordState, Moment, home_key, marked, queue_of
 from emq_compat.errors import MessageError
 from emq_compat.headers import GROWN
 from emq_compat.message import Headers
@@ -91,6 +91,19 @@ class Chord:
         """Whether as many parts have ended as are awaited."""
         return 0 <= self.size and self.size + self.grown <= self.arrived
 
+    def kept(self) -> ChordState:
+        """Return what the journal keeps of it."""
+        return ChordState(
+            number=self.number,
+            id=self.id,
+            size=self.size,
+            grown=self.grown,
+            arrived=self.arrived,
+            body=None if self.body is None else self.body.key,
+            failure=self.failure,
+            at=self.at,
+        )
+
 
 class Chords:
     """Every chord that is not over.
@@ -110,10 +123,12 @@ class Chords:
             self._take_up(row)
 
     def _take_up(self, row: ChordRow) -> None:
-        chord = self.by_id[row.id] = Chord(row.number, row.id, row.at)
-        chord.size, chord.grown, chord.arrived, chord.failure = row.size, row.grown, row.arrived, row.failure
-        if row.key is not None:
-            self._hold(chord, Body(row.key, row.home, row.msgid, Headers.decode(row.header_text)))
+        kept = row.chord
+        chord = self.by_id[kept.id] = Chord(kept.number, kept.id, kept.at)
+        chord.size, chord.grown, chord.arrived = kept.size, kept.grown, kept.arrived
+        chord.failure = kept.failure
+        if kept.body is not None:
+            self._hold(chord, Body(kept.body, row.home, row.msgid, Headers.decode(row.header_text)))
 
     def _hold(self, chord: Chord, body: Body) -> None:
         chord.body = body
@@ -231,9 +246,7 @@ class Chords:
         for chord in self._changed:
             chord.changed = False
             if self.by_id.get(chord.id) is chord:
-                key = None if chord.body is None else chord.body.key
-                counts = (chord.size, chord.grown, chord.arrived)
-                self._journal.put_chord(chord.number, chord.id, *counts, key, chord.failure, chord.at)
+                self._journal.put_chord(chord.kept())
         self._changed.clear()
 
     def expire(self, now: Moment) -> None:

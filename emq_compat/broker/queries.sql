@@ -136,7 +136,7 @@ DELETE FROM messages WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FRO
 DELETE FROM messages WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2
 
 -- name: chords
-SELECT c.number, c.id, c.size, c.grown, c.arrived, c.failure, c.at, c.body,
+SELECT c.number, c.id, c.size, c.grown, c.arrived, c.body, c.failure, c.at,
     coalesce(m.home, 0), coalesce(m.msgid, ''), coalesce(m.headers, '')
     FROM chords c LEFT JOIN messages m ON m.key = c.body ORDER BY c.number
 

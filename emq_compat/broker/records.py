@@ -16,6 +16,7 @@ from emq_compat.protocol.commands import Command
 __all__ = [
     "RANKS",
     "ChordRow",
+    "ChordState",
     "DeadLetter",
     "Dispatch",
     "InFlight",
@@ -156,17 +157,23 @@ class QueueRow(NamedTuple):
     delayed: int
 
 
-class ChordRow(NamedTuple):
-    """A chord that is not over, and its held body (all empty, ``key`` None: there is none); see chords.py."""
+class ChordState(NamedTuple):
+    """What is kept of a chord; ``body`` is the key of its held body, see chords.py."""
 
     number: int
     id: str
     size: int
     grown: int
     arrived: int
+    body: int | None
     failure: str | None
     at: float
-    key: int | None
+
+
+class ChordRow(NamedTuple):
+    """A chord that is not over, and the message of its held body (all empty: there is none)."""
+
+    chord: ChordState
     home: int
     msgid: str
     header_text: str
@@ -327,17 +334,7 @@ class Journal(Protocol):
         ...
 
     def chords(self) -> list[ChordRow]: ...
-    def put_chord(
-        self,
-        number: int,
-        chord_id: str,
-        size: int,
-        grown: int,
-        arrived: int,
-        body: int | None,
-        failure: str | None,
-        at: float,
-    ) -> None: ...
+    def put_chord(self, chord: ChordState) -> None: ...
     def drop_chord(self, number: int) -> None: ...
     def expect_part(self, number: int, place: str) -> bool:
         """Note that a chord has this place; False: it was known already."""

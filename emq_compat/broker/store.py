@@ -10,6 +10,7 @@ from emq_compat.broker.database import SQL, Database
 from emq_compat.broker.records import (
     SEQUENCE_MASK,
     ChordRow,
+    ChordState,
     DeadLetter,
     QueueRow,
     ScheduleRow,
@@ -164,21 +165,11 @@ class Store(Database):
 
     def chords(self) -> list[ChordRow]:
         """Return every chord."""
-        return [ChordRow(*row) for row in self._execute("chords")]
+        return [ChordRow(ChordState(*row[:8]), *row[8:]) for row in self._execute("chords")]
 
-    def put_chord(
-        self,
-        number: int,
-        chord_id: str,
-        size: int,
-        grown: int,
-        arrived: int,
-        body: int | None,
-        failure: str | None,
-        at: float,
-    ) -> None:
+    def put_chord(self, chord: ChordState) -> None:
         """Store a chord, or what it has become."""
-        self._write("put_chord", (number, chord_id, size, grown, arrived, body, failure, at))
+        self._write("put_chord", chord)
 
     def drop_chord(self, number: int) -> None:
         """Delete a chord."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emq_compat.broker.database import SCHEMA_VERSION, SQL
-from emq_compat.broker.records import ChordRow, StoredMessage, home_key
+from emq_compat.broker.records import ChordRow, ChordState, StoredMessage, home_key
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
 
@@ -59,10 +59,11 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         store = Store(folder)
         assert StoredMessage(key, "m", "id:t", b"[]", 0, 0) == store.read_message(key)
         assert [] == store.marked_as("t")
-        store.put_chord(5, "c", 2, 0, 1, None, None, 1.0)
+        chord = ChordState(5, "c", 2, 0, 1, None, None, 1.0)
+        store.put_chord(chord)
         store.add_part(5, "0", b"1")
         store.commit()
-        assert [ChordRow(5, "c", 2, 0, 1, None, 1.0, None, 0, "", "")] == store.chords()
+        assert [ChordRow(chord, 0, "", "")] == store.chords()
         assert [("0", b"1")] == store.parts(5)
         store.close()
     with sqlite3.connect(journal(folder)) as db:

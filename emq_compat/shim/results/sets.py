@@ -137,29 +137,6 @@ class ResultSet(ResultBase):
 
     # Waiting.
 
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        callback: Callable[[str, Any], object] | None = None,
-        no_ack: bool = True,
-        on_message: Callable[[Any], object] | None = None,
-        disable_sync_subtasks: bool = True,
-        on_interval: Callable[[], object] | None = None,
-    ) -> list[Any]:
-        """Wait for all, and return their values in order; the same as ``join``."""
-        return self.join(
-            timeout=timeout,
-            propagate=propagate,
-            interval=interval,
-            callback=callback,
-            no_ack=no_ack,
-            on_message=on_message,
-            disable_sync_subtasks=disable_sync_subtasks,
-            on_interval=on_interval,
-        )
-
     def join(
         self,
         timeout: float | None = None,
@@ -192,6 +169,8 @@ class ResultSet(ResultBase):
             elif propagate:
                 self._throw_if_failed(member)
         return [] if callback is not None else self._values(propagate)
+
+    get = join
 
     def join_native(
         self,

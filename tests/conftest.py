@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import zmq
 
+from tests.broker_process import Broker
+from tests.hand_worker import HandWorker
 from tests.processes import Procs, unused_port, wait_until
 from tests.services.state import service_url
 from tests.site import Site, open_site
@@ -52,6 +55,30 @@ def site(tmp_path: Path, procs: Procs, free_port: Callable[[], int]) -> Iterator
     """A project with tasks, whose broker and workers a test starts (tests/site.py)."""
     with open_site(tmp_path, procs, free_port) as made:
         yield made
+
+
+@pytest.fixture
+def broker(procs: Procs, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Broker]:
+    """A broker that is not started yet."""
+    made = Broker(procs, free_port, tmp_path / "data")
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def hand_worker(broker: Broker) -> Iterator[Callable[..., HandWorker]]:
+    """A function that connects workers played by hand."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made: list[HandWorker] = []
+
+    def worker(*queues: str, tasks: Mapping[str, str] | None = None) -> HandWorker:
+        made.append(HandWorker(context, broker.endpoint("backend"), *queues, tasks=tasks))
+        return made[-1]
+
+    yield worker
+    for one in made:
+        one.close()
+    context.destroy(linger=0)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from emq_compat.client import Client
+from tests.broker_process import Broker
 from tests.processes import Proc, Procs, wait_until
 
 #: The pools that every case is to hold in.
@@ -104,20 +105,23 @@ class Site:
     def __init__(self, folder: Path, procs: Procs, free_port: Callable[[], int]) -> None:
         self.folder = folder
         self.procs = procs
-        self.ports = {name: free_port() for name in ("frontend", "backend", "admin")}
-        self.url = self.address()
-        self.broker: Proc | None = None
+        self._broker = Broker(procs, free_port, folder / "data")
+        self.ports = self._broker.ports
+        self.url = self._broker.url
         self.workers: list[Proc] = []
         self._runs = folder / "runs"
         self._runs.touch()
         self._tasks: ModuleType | None = None
-        self._client: Client | None = None
         self.write_project()
+
+    @property
+    def broker(self) -> Proc | None:
+        """The broker's process, once it was started."""
+        return self._broker.proc
 
     def address(self, frontend: int = 0, backend: int = 0) -> str:
         """The broker's address, or that of a proxy at these ports in front of it."""
-        ports = frontend or self.ports["frontend"], backend or self.ports["backend"]
-        return "emq://127.0.0.1:{}?worker_port={}".format(*ports)
+        return self._broker.address(frontend, backend)
 
     # The project.
 
@@ -157,14 +161,7 @@ class Site:
 
     def start_broker(self, *options: str) -> Proc:
         """Start the broker on its folder (again, after it was killed), and wait until it listens."""
-        sockets = [
-            part for name, port in self.ports.items() for part in (f"--{name}", f"tcp://127.0.0.1:{port}")
-        ]
-        journal = [] if "--memory" in options else ["--data", str(self.folder / "data")]
-        self.broker = self.procs.emq(
-            "broker", *sockets, *journal, *options, ready="clients tcp:", timeout_s=60
-        )
-        return self.broker
+        return self._broker.start(*options)
 
     def start_worker(self, *options: str, ready: str | None = "is ready", **more: object) -> Proc:
         """Start a worker of the project (``-c 2`` and a name of its own unless told); wait for ``ready``."""
@@ -184,9 +181,7 @@ class Site:
     @property
     def client(self) -> Client:
         """A connection to the broker."""
-        if self._client is None:
-            self._client = Client(self.url)
-        return self._client
+        return self._broker.client
 
     def queue(self, name: str = "celery") -> dict[str, Any]:
         """What the broker says of a queue: waiting, delayed, in_flight, workers …; zeros of one unknown."""
@@ -198,8 +193,7 @@ class Site:
     def close(self) -> None:
         """End the workers, which a broker that is still there makes quick; forget the project's module."""
         self._end_workers()
-        if self._client is not None:
-            self._client.close()
+        self.client.close()
         if self._tasks is not None:
             self._tasks.app.close()
             sys.modules.pop(NAME, None)

@@ -9,7 +9,8 @@ import zmq
 
 from emq_compat.protocol.commands import Kbye, PublishTopic, Ready, Reply, Request, Show
 from emq_compat.wire import Wire
-from tests.broker.conftest import Broker, HandWorker, message
+from tests.broker_process import Broker
+from tests.hand_worker import HandWorker, message
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.integration

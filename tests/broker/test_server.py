@@ -17,7 +17,8 @@ import pytest
 from emq_compat.client import Client
 from emq_compat.errors import BrokerRefused, NotPublished, OperationalError, QueueFull
 from emq_compat.message import Publish, new_id
-from tests.broker.conftest import Broker, HandWorker, message
+from tests.broker_process import Broker
+from tests.hand_worker import HandWorker, message
 from tests.processes import Procs, wait_until
 
 pytestmark = pytest.mark.integration

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.broker.conftest import Broker
+from tests.broker_process import Broker
 from tests.faults import faulty_tasks
 from tests.processes import Proc, Procs
 
@@ -50,13 +50,6 @@ class Plant:
     def forked(self) -> list[psutil.Process]:
         """What the zygote has forked: the children that run tasks, and its twin."""
         return self.zygote().children()
-
-
-@pytest.fixture
-def broker(procs: Procs, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(procs, free_port, tmp_path / "data")
-    yield made
-    made.client.close()
 
 
 @pytest.fixture

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
 import zmq
 
-from tests.broker.conftest import Broker, HandWorker, message
+from tests.broker_process import Broker
 from tests.fuzzing.messages import Fuzz
-from tests.processes import Procs, wait_until
+from tests.hand_worker import HandWorker, message
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -23,11 +23,10 @@ SOCKETS = ("frontend", "backend", "admin", "publish-in")
 
 
 @pytest.fixture
-def broker(procs: Procs, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(procs, free_port, tmp_path / "data")
-    made.ports["publish-in"], made.ports["publish-out"] = free_port(), free_port()
-    yield made
-    made.client.close()
+def broker(broker: Broker, free_port: Callable[[], int]) -> Broker:
+    """One with the sockets of publications, too."""
+    broker.ports["publish-in"], broker.ports["publish-out"] = free_port(), free_port()
+    return broker
 
 
 def flood(endpoint: str, count: int, seed: int) -> None:
@@ -123,17 +122,3 @@ def test_much_nonsense_at_a_socket(
     fuzz_the_broker(broker, hand_worker, socket, LONG)
 
 
-@pytest.fixture
-def hand_worker(broker: Broker) -> Iterator[Callable[..., HandWorker]]:
-    """A function that connects workers played by hand."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made: list[HandWorker] = []
-
-    def worker(*queues: str) -> HandWorker:
-        made.append(HandWorker(context, broker.endpoint("backend"), *queues))
-        return made[-1]
-
-    yield worker
-    for one in made:
-        one.close()
-    context.destroy(linger=0)

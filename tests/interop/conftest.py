@@ -6,13 +6,12 @@ import ast
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.broker.conftest import Broker
 from tests.processes import Proc, Procs, wait_until
 from tests.stock.peers import TASKS, Stock
 
@@ -126,14 +125,6 @@ def notes(tmp_path: Path) -> Notes:
 def router(stock: Stock, free_port: Callable[[], int]) -> StockRouter:
     """A stock router that is not started yet."""
     return StockRouter(stock, free_port)
-
-
-@pytest.fixture
-def broker(procs: Procs, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Broker]:
-    """A broker of ours that is not started yet."""
-    made = Broker(procs, free_port, tmp_path / "data")
-    yield made
-    made.client.close()
 
 
 @pytest.fixture

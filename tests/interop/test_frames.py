@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from emq_compat.message import Headers, Job, Publish, new_id
-from tests.broker.conftest import Broker, HandWorker
-from tests.broker.conftest import hand_worker as hand_worker
+from tests.broker_process import Broker
+from tests.hand_worker import HandWorker
 from tests.interop.conftest import Notes, defer
 from tests.processes import wait_until
 from tests.stock.peers import Stock

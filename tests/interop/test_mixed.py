@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emq_compat.message import Headers, Job, Publish, new_id
-from tests.broker.conftest import Broker
+from tests.broker_process import Broker
 from tests.interop.conftest import Notes, OurJobManager, shown
 from tests.interop.test_our_client import PROJECT
 from tests.processes import Procs, wait_until

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from emq_compat.client import Client
-from tests.broker.conftest import Broker
+from tests.broker_process import Broker
 from tests.interop.conftest import Notes, OurJobManager, defer, shown
 from tests.processes import Procs, wait_until
 from tests.stock.peers import Stock

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.broker.conftest import Broker
+from tests.broker_process import Broker
 from tests.interop.conftest import Notes, defer
 from tests.processes import Proc, wait_until
 from tests.stock.peers import Stock

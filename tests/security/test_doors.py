@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from emq_compat.keys import Keys, add_client
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Show, Shown
 from emq_compat.wire import Wire
-from tests.broker.conftest import STARTED, Broker, message
+from tests.broker_process import STARTED, Broker
+from tests.hand_worker import message
 from tests.processes import Procs, wait_until
 
 pytestmark = pytest.mark.integration
@@ -29,13 +30,6 @@ app = Celery("proj")
 def add(x, y):
     return x + y
 """
-
-
-@pytest.fixture
-def broker(procs: Procs, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(procs, free_port, tmp_path / "data")
-    yield made
-    made.client.close()
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from emq_compat.bulk import Bulk, publish_frames, refusal, refused_as
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import BrokerRefused, OperationalError
 from emq_compat.message import Publish, new_id
-from emq_compat.protocol.commands import Ack, Answer, Ask, Reply
+from emq_compat.protocol.commands import Ack, Answer, Ask, PublishTopic, Reply
 from emq_compat.protocol.frames import encode
 from emq_compat.stored import StoredResult
+from emq_compat.subscription import Subscription
 from emq_compat.waiting import Waiting
 
 __all__ = ["Client", "StoredResult", "client_for"]
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 #: Ids in one ASK: answers stay small beside the codec's limits.
 _RESULTS_A_TIME = 1_000
+#: How long an announcement may hold its caller up.
+_ANNOUNCE_S = 1.0
 
 
 class Client:
@@ -198,6 +201,27 @@ class Client:
         """
         self._need_ours("wait")
         return self._waited(Waiting(self._own(), ids, self.timeout_s), timeout_s, on_result)
+
+    def announce(self, topic: str, payload: bytes) -> None:
+        """Tell those who have subscribed to the topic; nothing is kept, and nobody confirms it.
+
+        Raises:
+            LocalProtocolError: the topic or the payload is too long; nothing was sent.
+            OperationalError: no broker answers within a second, or it is a stock router.
+        """
+        self._need_ours("announce")
+        frames = encode(PublishTopic(msgid=new_id(), topic=topic, payload=payload))
+        limit_s = min(self.timeout_s, _ANNOUNCE_S)
+        self._perform(limit_s, "did not take an announcement", lambda channel, _: channel.send(frames))
+
+    def subscribe(self, topics: Iterable[str]) -> Subscription:
+        """Return what takes in all that is announced under topics that begin so; for one thread.
+
+        Raises:
+            OperationalError: the address is a stock router's.
+        """
+        self._need_ours("subscribe")
+        return Subscription(self._own(), topics, self.timeout_s)
 
     def close(self) -> None:
         """Close idle connections; those in use close when their call ends. A later call opens new ones."""

@@ -200,6 +200,7 @@ class Asks:
             "in_flight": len(engine.flights.by_msgid),
             "waits": engine.results.waiting,
             "chords": len(engine.chords.by_id),
+            "subscribers": engine.topics.subscribers,
         }
 
     def _schedules(
@@ -234,6 +235,17 @@ class Asks:
                 self._answer_error(client, command.msgid, exc)
 
         self._backup(Path(file), done)
+
+    # Topics
+
+    def _subscribe(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, int]:
+        topics = arguments.get("topics")
+        if not isinstance(topics, list) or not all(isinstance(topic, str) for topic in topics):
+            raise MessageError("subscribe needs 'topics', a list of what topics begin with")
+        return {"dropped": self._engine.topics.subscribe(client, topics, now)}
+
+    def _unsubscribe(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
+        return self._engine.topics.forget(client)
 
     # Dead letters
 
@@ -379,4 +391,6 @@ _VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
     "dead_requeue": Asks._dead_requeue,
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
+    "subscribe": Asks._subscribe,
+    "unsubscribe": Asks._unsubscribe,
 }

@@ -21,6 +21,8 @@ _COUNTERS = (
     "lost",
     "dead",
     "stale",
+    "topics",
+    "topics_dropped",
 )
 
 

@@ -30,6 +30,7 @@ from emq_compat.broker.records import Dispatch, Journal, Moment, Send, queue_of
 from emq_compat.broker.results import Results
 from emq_compat.broker.schedules import Schedules
 from emq_compat.broker.stock import reply_body
+from emq_compat.broker.topics import Topics
 from emq_compat.broker.withdrawals import Withdrawals
 from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError
@@ -55,6 +56,7 @@ from emq_compat.protocol.commands import (
     Inform,
     Kbye,
     Nack,
+    PublishTopic,
     Ready,
     Reply,
     Request,
@@ -92,6 +94,7 @@ class Engine:
         self.schedules = Schedules(journal, self.publish)
         self.endings = self.flights.endings
         self.chords = self.endings.chords
+        self.topics = Topics(self.desk)
         self._entry = self.flights.entry
         self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
         self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)
@@ -127,6 +130,8 @@ class Engine:
         elif isinstance(command, Ask):
             if self.asker is not None:
                 self.asker(identity, command, now)
+        elif isinstance(command, PublishTopic):
+            self.topics.publish(command)
         elif isinstance(command, Schedule | Unschedule):
             self._on_schedule(identity, command, now)
         elif isinstance(command, Inform):
@@ -135,6 +140,10 @@ class Engine:
             self.fleet.schedulers.pop(identity, None)
         elif identity in self.fleet.schedulers:
             self.fleet.schedulers[identity] = now.mono
+
+    def client_gone(self, identity: bytes) -> None:
+        """Note that a client's connection is gone."""
+        self.topics.forget(identity)
 
     def refuse(self, identity: bytes, msgid: str, kind: str, message: str) -> None:
         """Tell a publisher that its message was not taken; ``kind`` names one of our exception classes."""
@@ -221,6 +230,8 @@ class Engine:
             # A REPLY counts whoever sends it: after a restart, or under a new identity of a stock worker.
             if type(command) is Reply:
                 self._reply(identity, command, now)
+            elif isinstance(command, PublishTopic):
+                self.topics.publish(command)
             if worker is not None and worker.stock:
                 worker.heard = now.mono
             else:
@@ -313,6 +324,9 @@ class Engine:
         if self.answered is not None:
             self.answered(worker.identity, command, now)
 
+    def _on_topic(self, worker: Worker, command: PublishTopic, now: Moment) -> None:
+        self.topics.publish(command)
+
     # Time
 
     def tick(self, now: Moment) -> None:
@@ -328,6 +342,7 @@ class Engine:
             self.chords.expire(now)
             self.withdrawals.forget_old(now)
         if now.mono >= self._next_expiry:
+            self.topics.expire(now)
             self._next_expiry = now.mono + (0.0 if self.results.expire(now) else EXPIRY_S)
 
     def next_deadline(self, now: Moment) -> float:
@@ -412,4 +427,5 @@ _FROM_WORKER: dict[type, Callable[[Engine, Worker, Any, Moment], None]] = {
     Nack: Engine._on_nack,
     Kbye: Engine._on_kbye,
     Answer: Engine._on_answer,
+    PublishTopic: Engine._on_topic,
 }

@@ -139,6 +139,7 @@ class Server:
     def _start_engine(self) -> None:
         now = _now()
         self.engine = Engine(self.store, self._options, self._about, now)
+        self.engine.topics.told_outside = self._publish_out is not None
         self.asks = Asks(self.engine, self._backup, now)
         self.store.commit()
 
@@ -194,11 +195,13 @@ class Server:
                 self._tell_refused(identity, self._refused(CLIENT, identity, command))
             else:
                 engine.from_client(identity, command, now)
+        for identity in self.frontend.gone():
+            engine.client_gone(identity)
         self._serve_administration(now)
         more = len(from_workers) == BATCH or len(from_clients) == BATCH
         self._since_trim += len(from_workers) + len(from_clients)
         if self._publish_in is not None:
-            self._forward_publishes(self._publish_in)
+            self._take_publishes(self._publish_in)
         if self._backups:
             self._end_backups()
         engine.tick(now)
@@ -208,6 +211,8 @@ class Server:
         self.store.commit()
         self._turn_publishes = []
         self._send(engine.take_outbox())
+        if published := engine.topics.take():
+            self._pass_on(published)
         if engine.desk.notes:
             for level, text in engine.desk.notes:
                 logger.log(logging.getLevelName(level.upper()), "%s", text)
@@ -256,14 +261,30 @@ class Server:
                         self.backend.send(worker.identity, Kbye(msgid=new_id()), stock=True)
                 self._stopping = True
 
-    def _forward_publishes(self, wire: RouterWire) -> None:
-        assert self._publish_out is not None
+    def _take_publishes(self, wire: RouterWire) -> None:
         commands = self._receive(wire)
         for identity, command in commands:
             if isinstance(command, PublishTopic):
-                self._publish_out.send_multipart([command.topic.encode(), command.payload], zmq.NOBLOCK)
+                self.engine.topics.publish(command)
             else:
                 self._refused(PUBLISHER, identity, command)
+
+    def _pass_on(self, published: list[tuple[PublishTopic, list[bytes]]]) -> None:
+        """Send what was published to who asked for it, and to the subscribers of the PUB socket."""
+        send = self.frontend.send_frames
+        for command, clients in published:
+            if self._publish_out is not None:
+                self._publish_out.send_multipart([command.topic.encode(), command.payload], zmq.NOBLOCK)
+            if not clients:
+                continue
+            try:
+                frames = encode(command)
+            except LocalProtocolError as exc:
+                logger.error("not passed on: %s", exc)
+                continue
+            for client in clients:
+                if not send(client, frames):
+                    self.engine.topics.forget(client)
 
     # Trouble
 

@@ -60,11 +60,11 @@ class Role:
 #: Stock schedulers share the clients' socket: INFORM, HEARTBEAT and KBYE are theirs.
 CLIENT = Role(
     name="client",
-    says=frozenset({Hello, Request, Ask, Schedule, Unschedule, Inform, Heartbeat, Kbye}),
+    says=frozenset({Hello, Request, Ask, PublishTopic, Schedule, Unschedule, Inform, Heartbeat, Kbye}),
 )
 WORKER = Role(
     name="worker",
-    says=frozenset({Inform, Ready, Reply, Heartbeat, Update, Nack, Answer, Kbye}),
+    says=frozenset({Inform, Ready, Reply, Heartbeat, Update, Nack, Answer, PublishTopic, Kbye}),
 )
 ADMINISTRATOR = Role(name="administrator", says=frozenset({Hello, Show, Disconnect}))
 PUBLISHER = Role(name="publisher", says=frozenset({PublishTopic}))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import zmq
 
-from emq_compat.protocol.commands import Kbye, PublishTopic, Ready, Reply, Request, Show
+from emq_compat.protocol.commands import Kbye, Nack, Ready, Reply, Request, Show
 from emq_compat.wire import Wire
 from tests.broker_process import Broker
 from tests.hand_worker import HandWorker, message
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_client_is_told(broker: Broker) -> None:
-    """A client that says what is a worker's, or a publisher's, is answered with an error that names it."""
+    """A client that says what is a worker's is answered with an error that names it."""
     broker.start()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     wire = Wire(context, broker.endpoint("frontend"), identity=b"client")
     try:
         wire.send(Ready(msgid="ready"))
-        wire.send(PublishTopic(msgid="publish", topic="t", payload=b"{}"))
+        wire.send(Nack(msgid="nack", returned=()))
         answers: list[object] = []
         while len(answers) < 2:
             assert wire.socket.poll(10_000)
@@ -32,7 +32,7 @@ def test_a_client_is_told(broker: Broker) -> None:
         wire.close()
         context.term()
 
-    for answer, said in zip(answers, ("READY", "PUBLISH"), strict=True):
+    for answer, said in zip(answers, ("READY", "NACK"), strict=True):
         assert isinstance(answer, Reply)
         assert said.lower() == answer.request_msgid
         assert f"{said} is not for clients to say here".encode() in answer.body

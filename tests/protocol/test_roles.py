@@ -49,7 +49,7 @@ def test_whatever_stock_peers_say_is_theirs_to_say(role: Role, frames: list[byte
     [
         (CLIENT, Ready(msgid="m"), "READY"),
         (CLIENT, Ack(msgid="m", acked=("a",)), "ACK"),
-        (CLIENT, PublishTopic(msgid="m", topic="t", payload=b""), "PUBLISH"),
+        (ADMINISTRATOR, PublishTopic(msgid="m", topic="t", payload=b""), "PUBLISH"),
         (WORKER, Show(msgid="m", what="STATUS"), "STATUS"),
         (WORKER, Shown(msgid="m", body=b"{}"), "REPLY"),
         (ADMINISTRATOR, Reply(msgid="m", body=b"", request_msgid="r", headers=ReplyHeaders()), "REPLY"),

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+from emq_compat import terms
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 
@@ -55,12 +56,15 @@ class _HeaderFields:
         "keep_s",
         "limit_s",
         "no_result",
+        "once",
+        "pace",
         "priority",
         "redelivered",
         "reply_requested",
         "retries",
         "retry_count",
         "settled",
+        "slots",
         "soft_limit_s",
         "tags",
         "task",
@@ -111,6 +115,10 @@ class Headers(_HeaderFields):
             and counted as if a worker had replied.
         keep_s: seconds that the result is kept, 0: without end; None: as the broker is told.
         tags: labels, ``;`` between them, by which messages are revoked together.
+        once: ``KEY;SECONDS;UNTIL;MODE``: no second message with this key is taken, see terms.Once.
+        slots: ``KEY`` or ``KEY;N``: of all messages with this key N run at once, see terms.Share.
+        pace: ``KEY`` or ``KEY;SECONDS``: of its task's messages with this key one is handed out every so many
+            seconds, see terms.Share.
     """
 
     __slots__ = ()
@@ -138,6 +146,9 @@ class Headers(_HeaderFields):
     settled: str = ""
     keep_s: float | None = None
     tags: str = ""
+    once: str = ""
+    slots: str = ""
+    pace: str = ""
 
     @property
     def part_of(self) -> tuple[str, tuple[int, ...], bool] | None:
@@ -212,6 +223,12 @@ class Headers(_HeaderFields):
             text += f",keep:{self.keep_s!r}"
         if self.tags:
             text += ",tags:" + quote(self.tags, safe=";")
+        if self.once:
+            text += ",once:" + self.once
+        if self.slots:
+            text += ",slots:" + self.slots
+        if self.pace:
+            text += ",pace:" + self.pace
         return text[1:]
 
     @classmethod
@@ -228,7 +245,7 @@ class Headers(_HeaderFields):
         headers.immutable = headers.epilogue = headers.concludes = False
         headers.retry_count = headers.priority = headers.attempt = headers.retries = 0
         headers.task_id = headers.task = headers.chord = headers.awaits = headers.settled = ""
-        headers.tags = ""
+        headers.tags = headers.once = headers.slots = headers.pace = ""
         headers.eta = headers.expires = 0.0
         headers.timeout = headers.limit_s = headers.soft_limit_s = headers.keep_s = None
         parts = text.split(",")
@@ -340,6 +357,9 @@ _READERS: dict[str, tuple[str, Any]] = {
     "settled": ("settled", unquote),
     "keep": ("keep_s", _seconds),
     "tags": ("tags", unquote),
+    "once": ("once", terms.once_text),
+    "slots": ("slots", terms.share_text),
+    "pace": ("pace", terms.share_text),
 }
 
 _NO_HEADERS = Headers()

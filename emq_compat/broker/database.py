@@ -20,7 +20,7 @@ from emq_compat.errors import JournalError
 __all__ = ["SCHEMA_VERSION", "SQL", "Database"]
 
 #: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _FILE = "journal.sqlite3"
 _LOCK = "lock"
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
@@ -42,12 +42,17 @@ _WRITES = (
     "add_message",
     "add_delayed",
     "add_held",
+    "add_parked",
     "give_back",
     "end_hand_out",
+    "move",
     "hand_out",
     "bury",
     "drop_message",
     "remember_finished",
+    "drop_lock",
+    "put_lock",
+    "put_pace",
     "put_result",
     "revoke",
     "put_schedule",

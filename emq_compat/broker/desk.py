@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from emq_compat.broker.records import Dispatch, Journal, Send
+from emq_compat.broker.journal import Journal
+from emq_compat.broker.records import Dispatch, Send
 from emq_compat.protocol.commands import Command
 
 __all__ = ["Desk", "EngineOptions"]

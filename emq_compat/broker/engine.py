@@ -25,8 +25,9 @@ from emq_compat.broker.desk import Desk, EngineOptions
 from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
+from emq_compat.broker.journal import Journal
 from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
-from emq_compat.broker.records import Dispatch, Journal, Moment, Send, queue_of
+from emq_compat.broker.records import Dispatch, Moment, Send, queue_of
 from emq_compat.broker.results import Results
 from emq_compat.broker.schedules import Schedules
 from emq_compat.broker.stock import reply_body

@@ -47,6 +47,21 @@ CREATE TABLE chords (
 -- no value: a part that is awaited since it was added to its chord
 CREATE TABLE parts (chord INTEGER NOT NULL, place TEXT NOT NULL, value BLOB, PRIMARY KEY (chord, place)) WITHOUT ROWID;
 
+-- name: migrate_2
+-- gate: what a parked message waits at (gates.py); like a delayed one it has its sequence as key, and its home
+ALTER TABLE messages ADD COLUMN gate TEXT;
+CREATE INDEX messages_gate ON messages (gate, home, key) WHERE gate IS NOT NULL;
+-- unique keys (locks.py), times in unix seconds, 0: never
+CREATE TABLE locks (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX locks_until ON locks (until) WHERE until > 0;
+-- when a gate lets the next one through, unix seconds
+CREATE TABLE paces (gate TEXT PRIMARY KEY, next_at REAL NOT NULL) WITHOUT ROWID;
+-- what the workers said last of a task's shares
+CREATE TABLE shares (
+    task TEXT PRIMARY KEY, slots INTEGER NOT NULL, slots_by_key INTEGER NOT NULL,
+    pace_s REAL NOT NULL, pace_by_key INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- name: known
 SELECT j.value FROM json_each(?) AS j WHERE EXISTS (SELECT 1 FROM messages WHERE msgid = j.value)
     OR EXISTS (SELECT 1 FROM finished_0 WHERE msgid = j.value) OR EXISTS (SELECT 1 FROM finished_1 WHERE msgid = j.value)
@@ -73,8 +88,9 @@ INSERT INTO messages (key, home, msgid, headers, payload, task_id) VALUES (?, ?,
 UPDATE messages SET key = ?2, home = ?3, due_ms = ?4, headers = ?5, payload = ?6 WHERE key = ?1
 
 -- name: marked_as
-SELECT key, msgid, headers, payload, attempt, losses, home FROM messages
-    WHERE task_id = ? AND (home IS NULL OR due_ms IS NOT NULL) AND key NOT IN (SELECT key FROM in_flight)
+SELECT key, msgid, headers, payload, attempt, losses, home, gate FROM messages
+    WHERE task_id = ? AND (home IS NULL OR due_ms IS NOT NULL OR gate IS NOT NULL)
+    AND key NOT IN (SELECT key FROM in_flight)
 
 -- name: delayed_in
 SELECT key, msgid, headers, payload, attempt, losses FROM messages
@@ -82,7 +98,7 @@ SELECT key, msgid, headers, payload, attempt, losses FROM messages
 
 -- name: marked_in
 SELECT key, msgid, headers, CASE WHEN instr(headers, 'epilogue') THEN payload ELSE x'' END, attempt, losses FROM messages
-    WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL)
+    WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL OR gate IS NOT NULL)
     AND (key > ?1 AND key <= ?2 OR home >= ?1 AND home <= ?2) AND key NOT IN (SELECT key FROM in_flight)
 
 -- name: next_due_ms
@@ -134,6 +150,60 @@ DELETE FROM messages WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FRO
 
 -- name: purge_delayed
 DELETE FROM messages WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2
+
+-- name: purge_parked
+DELETE FROM messages WHERE gate IS NOT NULL AND home >= ?1 AND home <= ?2
+
+-- name: add_parked
+INSERT INTO messages (key, home, gate, msgid, headers, payload, task_id) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: move
+UPDATE messages SET key = ?2, home = ?3, gate = ?4 WHERE key = ?1
+
+-- name: parked_counts
+SELECT gate, home, count(*) FROM messages WHERE gate IS NOT NULL GROUP BY gate, home
+
+-- name: parked
+SELECT key, msgid, headers, payload, attempt, losses FROM messages WHERE gate = ? AND home = ? ORDER BY key LIMIT ?
+
+-- name: parked_at
+SELECT key, msgid, headers, payload, attempt, losses, home FROM messages WHERE gate = ? ORDER BY home, key
+
+-- name: locks
+SELECT key, owner, until, expires FROM locks WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: all_locks
+SELECT key, owner, until, expires FROM locks WHERE key > ? ORDER BY key LIMIT ?
+
+-- name: put_lock
+INSERT INTO locks (key, owner, until, expires) VALUES (?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, until = excluded.until, expires = excluded.expires
+
+-- name: drop_lock
+DELETE FROM locks WHERE key = ? AND owner = ?
+
+-- name: expire_locks
+DELETE FROM locks WHERE key IN (SELECT key FROM locks WHERE until > 0 AND until <= ? ORDER BY until LIMIT ?)
+
+-- name: put_pace
+INSERT INTO paces (gate, next_at) VALUES (?, ?) ON CONFLICT (gate) DO UPDATE SET next_at = excluded.next_at
+
+-- name: drop_paces
+DELETE FROM paces WHERE next_at <= ?
+
+-- name: paces
+SELECT gate, next_at FROM paces
+
+-- name: put_share
+INSERT INTO shares (task, slots, slots_by_key, pace_s, pace_by_key) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (task) DO UPDATE SET slots = excluded.slots, slots_by_key = excluded.slots_by_key,
+        pace_s = excluded.pace_s, pace_by_key = excluded.pace_by_key
+
+-- name: drop_share
+DELETE FROM shares WHERE task = ?
+
+-- name: shares
+SELECT task, slots, slots_by_key, pace_s, pace_by_key FROM shares
 
 -- name: chords
 SELECT c.number, c.id, c.size, c.grown, c.arrived, c.body, c.failure, c.at,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import TypeAlias
 
-from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Journal, Waiting, home_key, marked
+from emq_compat.broker.journal import Journal
+from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Waiting, home_key, marked
 from emq_compat.message import Headers
 
 __all__ = ["DEFAULT_QUEUE", "MessageQueue", "QueueSet", "WindowBudget"]

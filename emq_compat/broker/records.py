@@ -1,14 +1,13 @@
-"""What the engine remembers and what it asks of a journal.
+"""What the engine remembers: values of its memory, and rows of its journal.
 
 The engine (and everything beside it but store.py and server.py) knows no socket, file or clock: time comes
-in as a Moment, disk is behind the Journal protocol, and what is to be sent is returned as values.
+in as a Moment, disk is behind the Journal (journal.py), and what is to be sent is returned as values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from emq_compat.message import Headers, Publish
 from emq_compat.protocol.commands import Command
@@ -20,11 +19,13 @@ __all__ = [
     "DeadLetter",
     "Dispatch",
     "InFlight",
-    "Journal",
+    "LockRow",
+    "MarkedMessage",
     "Moment",
     "QueueRow",
     "ScheduleRow",
     "Send",
+    "ShareRow",
     "StoredMessage",
     "StoredResult",
     "Waiting",
@@ -64,9 +65,10 @@ def priority_of(key: int) -> int:
 def marked(headers: Headers) -> str | None:
     """Return the task id under which the journal must find a message that waits; None: it needn't.
 
-    What is part of a chord, awaits one (or did), or has an epilogue ends at once when revoked or purged.
+    What is part of a chord, awaits one (or did), has an epilogue, or is the only one of its kind ends at once
+    when revoked or purged.
     """
-    return headers.task_id if headers.chord or headers.epilogue or headers.awaits else None
+    return headers.task_id if headers.chord or headers.epilogue or headers.awaits or headers.once else None
 
 
 class Moment(NamedTuple):
@@ -105,7 +107,7 @@ class Waiting:
 class InFlight:
     """A hand-out that has no outcome yet. The payload is on disk only."""
 
-    __slots__ = ("attempt", "headers", "key", "late", "losses", "msgid", "since", "worker")
+    __slots__ = ("attempt", "gate", "headers", "key", "late", "losses", "msgid", "since", "worker")
 
     def __init__(
         self,
@@ -128,6 +130,8 @@ class InFlight:
         self.late = late
         #: monotonic seconds.
         self.since = since
+        #: the gate (gates.py) of which it takes a place; empty: of none.
+        self.gate = ""
 
 
 class StoredMessage(NamedTuple):
@@ -146,6 +150,40 @@ class StoredResult(NamedTuple):
 
     state: str
     body: bytes
+
+
+class MarkedMessage(NamedTuple):
+    """A marked message that isn't handed out; without a ``home`` it waits in its queue, with a gate there."""
+
+    message: StoredMessage
+    home: int | None
+    gate: str | None
+
+
+class LockRow(NamedTuple):
+    """Who holds a unique key (a task id, or a msgid).
+
+    Unix seconds: ``until`` is when it is free whatever happens (0: never), ``expires`` when its holder will
+    not run any more if it hasn't begun (0: it has, or never).
+    """
+
+    key: str
+    owner: str
+    until: float
+    expires: float
+
+
+class ShareRow(NamedTuple):
+    """What the workers say that all messages of a task share: so many run at once, one every so many seconds.
+
+    0: no such limit. ``slots_by_key``, ``pace_by_key``: it is for each key that messages name, not for all.
+    """
+
+    task: str
+    slots: int = 0
+    slots_by_key: bool = False
+    pace_s: float = 0.0
+    pace_by_key: bool = False
 
 
 class QueueRow(NamedTuple):
@@ -225,147 +263,6 @@ class Dispatch:
     queue: str
     header_text: str
     payload: bytes
-
-
-class Journal(Protocol):
-    """Disk, as the engine sees it. Writes are buffered and become durable together at ``commit``.
-
-    A read sees the writes before it. Any method may raise JournalError; everything since the last
-    commit is then undone.
-    """
-
-    def known(self, msgids: Sequence[str]) -> set[str]:
-        """Return those msgids that are stored, or were finished within the last minute."""
-        ...
-
-    def next_sequence(self) -> int:
-        """Return a sequence number higher than any before, also before a restart."""
-        ...
-
-    def add_queue(self, name: str) -> int: ...
-    def queues(self) -> list[QueueRow]: ...
-    def set_counts(self, queue_id: int, waiting: int, delayed: int) -> None: ...
-    def add_message(
-        self, key: int, msgid: str, header_text: str, payload: bytes, marked: str | None
-    ) -> None: ...
-    def add_delayed(
-        self,
-        sequence: int,
-        home: int,
-        due_ms: int,
-        msgid: str,
-        header_text: str,
-        payload: bytes,
-        marked: str | None,
-    ) -> None: ...
-    def add_held(
-        self, sequence: int, home: int, msgid: str, header_text: str, payload: bytes, marked: str | None
-    ) -> None:
-        """Store a message that awaits a chord."""
-        ...
-
-    def release(
-        self,
-        key: int,
-        new_key: int,
-        home: int | None,
-        due_ms: int | None,
-        header_text: str,
-        payload: bytes,
-    ) -> None:
-        """Make a held message one that waits, or one that waits for its time."""
-        ...
-
-    def marked_as(self, task_id: str) -> list[tuple[StoredMessage, int | None]]:
-        """Return the marked messages of this task that wait, and (message, home) those that are delayed."""
-        ...
-
-    def delayed_in(self, queue_id: int, limit: int) -> list[StoredMessage]:
-        """Return the delayed messages of a queue that are due first."""
-        ...
-
-    def marked_in(self, queue_id: int) -> list[StoredMessage]:
-        """Return the marked messages of a queue that wait or are delayed; payloads only for epilogues."""
-        ...
-
-    def remember(self, msgid: str) -> None:
-        """Remember for a minute that a message was taken and has ended at once."""
-        ...
-
-    def next_due_ms(self) -> int | None: ...
-    def due(self, until_ms: int, limit: int) -> list[tuple[int, int]]:
-        """Return (key, home) of delayed messages whose time has come, oldest first."""
-        ...
-
-    def make_ready(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Move delayed messages, (old key, new key), into their queues."""
-        ...
-
-    def read_messages(self, after_key: int, last_key: int, limit: int) -> Iterator[StoredMessage]:
-        """Yield messages by key, ``after_key`` excluded; one is read at a time."""
-        ...
-
-    def read_message(self, key: int) -> StoredMessage | None: ...
-    def hand_out(self, key: int, attempt: int, worker: bytes, late: bool) -> None: ...
-    def give_back(self, key: int, attempt: int, losses: int) -> None:
-        """End a hand-out; the message waits again."""
-        ...
-
-    def mark_redelivered(self, key: int) -> None:
-        """Add the header ``redelivered`` to a message."""
-        ...
-
-    def in_flight(self) -> list[tuple[StoredMessage, int, bytes, bool]]:
-        """Return (message without payload, attempt, worker, late) of every hand-out."""
-        ...
-
-    def finish(self, key: int, msgid: str) -> None:
-        """Remove a message, waiting or handed out, and remember its msgid for a minute."""
-        ...
-
-    def bury(
-        self, key: int, msgid: str, queue: str, reason: str, at: float, *, attempt: int, losses: int
-    ) -> None:
-        """Move a message to the dead letters; it was handed out ``attempt`` times."""
-        ...
-
-    def purge(self, queue_id: int) -> int:
-        """Delete a queue's waiting and delayed messages, not those handed out; return how many."""
-        ...
-
-    def chords(self) -> list[ChordRow]: ...
-    def put_chord(self, chord: ChordState) -> None: ...
-    def drop_chord(self, number: int) -> None: ...
-    def expect_part(self, number: int, place: str) -> bool:
-        """Note that a chord has this place; False: it was known already."""
-        ...
-
-    def add_part(self, number: int, place: str, value: bytes) -> None:
-        """Store a part's value; the first one of a place stays."""
-        ...
-
-    def parts(self, number: int) -> list[tuple[str, bytes]]:
-        """Return (place, value) of every part that has come, in no order."""
-        ...
-
-    def drop_parts(self, number: int) -> None: ...
-    def put_result(self, task_id: str, state: str, body: bytes, expires_at: float | None) -> None: ...
-    def results(self, task_ids: Sequence[str]) -> dict[str, StoredResult]: ...
-    def forget(self, task_ids: Sequence[str]) -> int: ...
-    def expire_results(self, until: float, limit: int) -> int: ...
-    def revoke(self, task_id: str, expires_at: float) -> None: ...
-    def revoked(self, now: float) -> list[str]: ...
-    def rotate_finished(self) -> None:
-        """Forget the msgids finished before the last rotation."""
-        ...
-
-    def put_schedule(self, row: ScheduleRow) -> None: ...
-    def drop_schedule(self, key: str) -> bool: ...
-    def schedules(self) -> list[ScheduleRow]: ...
-    def dead_letters(self, after_key: int, limit: int) -> list[DeadLetter]: ...
-    def dead_letter(self, key: int) -> DeadLetter | None: ...
-    def drop_dead(self, keys: Sequence[int]) -> int: ...
-    def sizes(self) -> dict[str, Any]: ...
 
 
 def as_publish(row: DeadLetter) -> Publish:

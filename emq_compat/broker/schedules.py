@@ -14,7 +14,8 @@ from datetime import datetime
 
 from croniter import croniter
 
-from emq_compat.broker.records import Journal, Moment, ScheduleRow
+from emq_compat.broker.journal import Journal
+from emq_compat.broker.records import Moment, ScheduleRow
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job, Publish
 from emq_compat.protocol.commands import Schedule, Unschedule

@@ -12,8 +12,11 @@ from emq_compat.broker.records import (
     ChordRow,
     ChordState,
     DeadLetter,
+    LockRow,
+    MarkedMessage,
     QueueRow,
     ScheduleRow,
+    ShareRow,
     StoredMessage,
     StoredResult,
     home_key,
@@ -76,9 +79,10 @@ class Store(Database):
         """See Journal."""
         self._execute("release", (key, new_key, home, due_ms, header_text, payload), writes=True)
 
-    def marked_as(self, task_id: str) -> list[tuple[StoredMessage, int | None]]:
+    def marked_as(self, task_id: str) -> list[MarkedMessage]:
         """See Journal."""
-        return [(StoredMessage(*row[:6]), row[6]) for row in self._execute("marked_as", (task_id,))]
+        rows = self._execute("marked_as", (task_id,))
+        return [MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) for row in rows]
 
     def delayed_in(self, queue_id: int, limit: int) -> list[StoredMessage]:
         """See Journal."""
@@ -151,8 +155,8 @@ class Store(Database):
 
     def purge(self, queue_id: int) -> int:
         """See Journal."""
-        n = self._execute("purge_waiting", _range(queue_id), writes=True).rowcount
-        return n + self._execute("purge_delayed", _range(queue_id), writes=True).rowcount
+        parts = ("purge_waiting", "purge_delayed", "purge_parked")
+        return sum(self._execute(part, _range(queue_id), writes=True).rowcount for part in parts)
 
     def rotate_finished(self) -> None:
         """See Journal."""
@@ -190,6 +194,79 @@ class Store(Database):
     def drop_parts(self, number: int) -> None:
         """Delete the values of a chord's parts."""
         self._write("drop_parts", (number,))
+
+    # Terms
+
+    def add_parked(
+        self,
+        sequence: int,
+        home: int,
+        gate: str,
+        msgid: str,
+        header_text: str,
+        payload: bytes,
+        marked: str | None,
+    ) -> None:
+        """See Journal."""
+        self._write("add_parked", (sequence, home, gate, msgid, header_text, payload, marked))
+
+    def move(self, key: int, new_key: int, home: int | None, gate: str | None) -> None:
+        """See Journal."""
+        self._write("move", (key, new_key, home, gate))
+
+    def parked_counts(self) -> list[tuple[str, int, int]]:
+        """See Journal."""
+        return self._execute("parked_counts").fetchall()
+
+    def parked(self, gate: str, home: int, limit: int) -> list[StoredMessage]:
+        """See Journal."""
+        return [StoredMessage(*row) for row in self._execute("parked", (gate, home, limit))]
+
+    def parked_at(self, gate: str) -> list[tuple[StoredMessage, int]]:
+        """See Journal."""
+        return [(StoredMessage(*row[:6]), row[6]) for row in self._execute("parked_at", (gate,))]
+
+    def locks(self, keys: Sequence[str]) -> list[LockRow]:
+        """See Journal."""
+        return [LockRow(*row) for row in self._execute("locks", (json.dumps(keys),))]
+
+    def all_locks(self, after: str, limit: int) -> list[LockRow]:
+        """See Journal."""
+        return [LockRow(*row) for row in self._execute("all_locks", (after, limit))]
+
+    def put_lock(self, row: LockRow) -> None:
+        """Store who holds a unique key."""
+        self._write("put_lock", row)
+
+    def drop_lock(self, key: str, owner: str) -> None:
+        """See Journal."""
+        self._write("drop_lock", (key, owner))
+
+    def expire_locks(self, now: float, limit: int) -> int:
+        """See Journal."""
+        return self._execute("expire_locks", (now, limit), writes=True).rowcount
+
+    def put_pace(self, gate: str, next_at: float) -> None:
+        """See Journal."""
+        self._write("put_pace", (gate, next_at))
+
+    def paces(self, now: float) -> list[tuple[str, float]]:
+        """See Journal."""
+        self._execute("drop_paces", (now,), writes=True)
+        return self._execute("paces").fetchall()
+
+    def put_share(self, row: ShareRow) -> None:
+        """Store what the workers say of a task's shares."""
+        self._execute("put_share", row, writes=True)
+
+    def drop_share(self, task: str) -> None:
+        """Forget what the workers said of a task's shares."""
+        self._execute("drop_share", (task,), writes=True)
+
+    def shares(self) -> list[ShareRow]:
+        """Return what the workers said last."""
+        rows = self._execute("shares")
+        return [ShareRow(task, slots, bool(s), pace_s, bool(p)) for task, slots, s, pace_s, p in rows]
 
     # Results, revokes, schedules, dead letters
 

@@ -114,7 +114,7 @@ class Withdrawals:
             if stored is None or not _from_outside(stored):
                 self._results.put(task_id, REVOKED, body, now)
             return "noted"
-        for message, home in waiting:
+        for message, home, _ in waiting:
             queue = self._entry.withdraw(message, home)
             self._flights.astray.pop(message.msgid, None)
             self._journal.finish(message.key, message.msgid)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emq_compat.broker.database import SCHEMA_VERSION, SQL
-from emq_compat.broker.records import ChordRow, ChordState, StoredMessage, home_key
+from emq_compat.broker.records import ChordRow, ChordState, LockRow, ShareRow, StoredMessage, home_key
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
 
@@ -69,6 +69,44 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     with sqlite3.connect(journal(folder)) as db:
         assert (SCHEMA_VERSION,) == db.execute("PRAGMA user_version").fetchone()
     db.close()
+
+
+def test_a_schema_without_terms_is_migrated(tmp_path: Path) -> None:
+    """A folder of schema 2 keeps its messages where they are, and has gates, unique keys and shares then."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    home = home_key(1, 0)
+    with sqlite3.connect(journal(folder)) as db:
+        db.executescript(SQL["schema"] + SQL["migrate_1"])
+        db.execute("INSERT INTO queues (name, waiting, delayed) VALUES ('q', 1, 1)")
+        insert = "INSERT INTO messages (key, home, due_ms, msgid, headers, payload, task_id) VALUES"
+        db.execute(f"{insert} (?, NULL, NULL, 'm', 'id:t', x'5b5d', 't')", (home | 7,))
+        db.execute(f"{insert} (8, ?, 5000, 'd', 'id:u', x'5b5d', 'u')", (home,))
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    for _ in range(2):
+        store = Store(folder)
+        waits = StoredMessage(home | 7, "m", "id:t", b"[]", 0, 0)
+        assert [(waits, None, None)] == store.marked_as("t")
+        assert [(8, home, None)] == [(row.message.key, row.home, row.gate) for row in store.marked_as("u")]
+        assert [] == store.parked_counts() == store.locks(["k"]) == store.paces(0.0) == store.shares()
+        store.close()
+    store = Store(folder)
+    store.move(home | 7, 7, home, "g")
+    store.put_lock(LockRow("k", "t", 0.0, 0.0))
+    store.put_pace("g", 5.0)
+    store.put_share(ShareRow("task", 2, True, 0.5, False))
+    store.commit()
+    store.close()
+    store = Store(folder)
+    assert [("g", home, 1)] == store.parked_counts()
+    assert ["m"] == [row.msgid for row in store.parked("g", home, 9)]
+    assert {"m", "d"} == {row.msgid for row in store.marked_in(1)}
+    assert [LockRow("k", "t", 0.0, 0.0)] == store.locks(["k"])
+    assert [("g", 5.0)] == store.paces(4.0)
+    assert [ShareRow("task", 2, True, 0.5, False)] == store.shares()
+    assert 2 == store.purge(1)
+    store.close()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.failures import failure_of
 from emq_compat.manager import control
+from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.defaults import allowed_paths, timings
 from emq_compat.manager.endings import Endings
 from emq_compat.manager.inflight import JobInFlight, assignment_of
@@ -82,6 +83,7 @@ class JobManager(Endings):
         on_connected: called with the broker's address whenever a broker has taken this worker in.
         companions: name → descriptor that becomes readable when that companion has ended (a pidfd): this
             job manager then ends, too, with exit status 1.
+        autoscaler: makes what grows and shrinks the pool.
 
     Attributes:
         jobs_in_flight: msgid → all details of each job that was delivered and is not answered.
@@ -90,6 +92,7 @@ class JobManager(Endings):
         runs_by_task: name of each registered task → runs that began.
         total_ready_sent: READYs sent, one a job.
         outgoing: the (first) upstream.
+        modules_wanted: what is to be imported, too, when this is started again (``start_again``).
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class JobManager(Endings):
         before_fork: Callable[[], None] | None = None,
         on_connected: Callable[[str], None] | None = None,
         companions: Mapping[str, int] | None = None,
+        autoscaler: Callable[[Pool, JobManager], Autoscaler] | None = None,
     ) -> None:
         super().__init__(
             skip_signal=skip_signal,
@@ -150,6 +154,8 @@ class JobManager(Endings):
         )
         self._placement = Placement(self.pool, reserve=reserve, throttle=throttle)
         self.jobs_in_flight = self._placement.jobs
+        self.autoscaler = autoscaler(self.pool, self) if autoscaler is not None else None
+        self._placement.scaler = self.autoscaler
         if upstreams is None:
             upstreams = [self._upstream(addresses or worker_addresses(self.settings))]
         self.upstreams = tuple(upstreams)
@@ -159,6 +165,7 @@ class JobManager(Endings):
         self._credit_out: dict[Upstream, int] = {}
         self._revoked: set[str] = set()
         self._been_ready = False
+        self.modules_wanted: tuple[str, ...] = ()
         self._arriving: tuple[Upstream, Delivery] | None = None
 
     def _pool_options(self, given: PoolOptions | None) -> PoolOptions:
@@ -227,8 +234,7 @@ class JobManager(Endings):
 
     def _on_hup(self) -> None:
         if self.restart_on_hup:
-            self.restart_wanted = self._stage is Stage.RUNNING
-            self.shut_down()
+            self.start_again()
             return
         try:
             settings = read_settings(os.environ)
@@ -247,6 +253,38 @@ class JobManager(Endings):
             self.pool.shrink(min(-more, self.pool.concurrency - 1))
         self.concurrent_jobs = self.pool.concurrency
         logger.info("settings reloaded; what only a restart can change stays as it was")
+
+    @property
+    def revoked(self) -> Set[str]:
+        """The ids of the tasks that this worker was told are revoked."""
+        return self._revoked
+
+    def start_again(self, modules: Sequence[str] = ()) -> None:
+        """Have ``start`` end, warm, with ``restart_wanted`` set.
+
+        Args:
+            modules: what whoever starts this again is to import, too.
+
+        Raises:
+            ConfigurationError: nobody would start it again.
+        """
+        if not self.restart_on_hup:
+            raise ConfigurationError("this worker can't start itself again")
+        self.modules_wanted = (*self.modules_wanted, *modules)
+        self.restart_wanted = self.restart_wanted or self._stage is Stage.RUNNING
+        self.shut_down()
+
+    def renew_pool(self) -> None:
+        """Replace what runs jobs: idle processes or threads now, the others once they have ended theirs.
+
+        Raises:
+            ConfigurationError: the pool can't.
+        """
+        if self.pool.name == "solo":
+            raise ConfigurationError("the solo pool has only the main thread: reload=True starts again")
+        slots = self.pool.concurrency
+        self.pool.shrink(slots)
+        self.pool.grow(slots)
 
     # What upstreams tell.
 
@@ -372,6 +410,8 @@ class JobManager(Endings):
     def _settle(self, now: float) -> None:
         """End a turn: what can't be run soon goes back, and as much as there is room for is asked."""
         placement = self._placement
+        if self.autoscaler is not None and self._stage is Stage.RUNNING:
+            self.autoscaler.step(now)
         placement.place_held_back(now)
         if now >= placement.due:
             self._give_back([*placement.late(now), *placement.overrun(now)])

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from emq_compat.errors import MessageError
+from emq_compat.errors import ConfigurationError, MessageError
+from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.message import Delivery, Headers, Job, Reply
 from emq_compat.pool.base import Pool
 from emq_compat.run import Program
 
-__all__ = ["Controlled", "answer"]
+__all__ = ["Controlled", "answer", "do"]
 
 
 class Controlled(Protocol):
@@ -32,12 +33,18 @@ class Controlled(Protocol):
     runs_by_task: dict[str, int]
     max_tasks_per_child: int | None
     started_at: float
+    autoscaler: Autoscaler | None
 
     def revoke(self, ids: Sequence[str], *, terminate: bool, signum: int) -> dict[str, str]: ...
 
     def shut_down(self) -> None: ...
 
     def listen(self, queues: Sequence[tuple[int, str]]) -> None: ...
+
+
+def do(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> Any:
+    """Do what was asked and return the answer; raises LookupError for an unknown verb, and what it raises."""
+    return _VERBS[verb](manager, arguments)
 
 
 def answer(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> bytes:
@@ -92,6 +99,8 @@ def _stats(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
             name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")
         },
     }
+    if manager.autoscaler is not None:
+        told["autoscaler"] = manager.autoscaler.info()
     return manager.program.onlooker.stats(told)
 
 
@@ -136,16 +145,26 @@ def _shutdown(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
 
 
 def _pool_grow(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
-    manager.pool.grow(_count(arguments))
+    count = _count(arguments)
+    _refuse_scaled(manager, "pool_grow")
+    if manager.pool.name == "solo":
+        raise ConfigurationError("the solo pool runs one job at a time")
+    manager.pool.grow(count)
     return manager.pool.concurrency
 
 
 def _pool_shrink(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     count = _count(arguments)
+    _refuse_scaled(manager, "pool_shrink")
     if count >= manager.pool.concurrency:
         raise ValueError(f"a pool of {manager.pool.concurrency} can't shrink by {count}")
     manager.pool.shrink(count)
     return manager.pool.concurrency
+
+
+def _refuse_scaled(manager: Controlled, verb: str) -> None:
+    if manager.autoscaler is not None:
+        raise ConfigurationError(f"{verb}: this worker scales itself; change its limits with autoscale")
 
 
 def _add_consumer(manager: Controlled, arguments: Mapping[str, Any]) -> Any:

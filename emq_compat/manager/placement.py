@@ -6,12 +6,16 @@ import math
 import time
 from collections import deque
 
-from emq_compat.manager.credit import HOLD_S, OVERRUN_S, Credit
+from emq_compat.manager.autoscale import Autoscaler
+from emq_compat.manager.credit import HOLD_S, OVERRUN_S, PAUSE_S, Credit
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.manager.throttle import Throttle
 from emq_compat.pool.base import Assignment, Pool
 
 __all__ = ["Placement"]
+
+#: How long a delivery may wait in the parent for a slot that is being made.
+_GROW_S = 1.0
 
 
 class Placement:
@@ -23,6 +27,7 @@ class Placement:
         jobs: msgid → job, for every job that was taken in and is not answered.
         credit: what is known of running times.
         throttle: the rate limits.
+        scaler: makes room for what comes beyond the slots there are; None: nobody does.
         closed: no job is placed any more (before the pool's start, and after its end).
     """
 
@@ -30,6 +35,7 @@ class Placement:
         self.jobs: dict[str, JobInFlight] = {}
         self.credit = Credit()
         self.throttle = Throttle({}) if throttle is None else throttle
+        self.scaler: Autoscaler | None = None
         self.closed = True
         self._pool = pool
         self._reserve = reserve
@@ -37,11 +43,14 @@ class Placement:
         #: Jobs in the pool that need a slot of their own.
         self._alone = 0
         self._overrun_at = math.inf
+        self._no_room_until = 0.0
 
     @property
     def due(self) -> float:
         """When ``late``, ``overrun`` or ``place_held_back`` has something to do."""
         due = min(self._overrun_at, self.throttle.due)
+        if self.scaler is not None and not self.closed:
+            due = min(due, self.scaler.due)
         if self._held_back and self._held_back[0].hold_until < due:
             return self._held_back[0].hold_until
         return due
@@ -87,6 +96,7 @@ class Placement:
             late.append(held_back.popleft())
         if late:
             self.credit.pause(now)
+            self._no_room_until = now + PAUSE_S
         return late
 
     def overrun(self, now: float) -> list[JobInFlight]:
@@ -134,11 +144,13 @@ class Placement:
         """Return how many jobs could begin at once, and how many more may wait behind short ones."""
         if self.closed or self._held_back:
             return 0, 0
-        idle = self._pool.idle()
+        idle = free = self._pool.idle()
+        if self.scaler is not None and now >= self._no_room_until:
+            free += self.scaler.room
         reserve = min(self.credit.per_child(now), self._pool.reserve_per_slot) if self._reserve else 0
         if reserve:
             reserve = (self._pool.concurrency - self._alone) * reserve - max(0, self._waiting(idle))
-        return idle, max(0, reserve)
+        return free, max(0, reserve)
 
     def _waiting(self, idle: int | None = None) -> int:
         """Return how many jobs wait in the pool behind others (an upper bound while slots are replaced)."""
@@ -158,7 +170,7 @@ class Placement:
         return True
 
     def _hold_back(self, job: JobInFlight) -> None:
-        job.hold_until = time.monotonic() + HOLD_S
+        job.hold_until = time.monotonic() + (HOLD_S if self.scaler is None else _GROW_S)
         self._held_back.append(job)
 
     def _out_of_the_pool(self, assignments: list[Assignment]) -> list[JobInFlight]:

@@ -1,4 +1,4 @@
-"""Remote control: ``app.control`` and ``app.control.inspect()``.
+"""Remote control: ``app.control``.
 
 What is asked goes to the broker, which asks the workers and answers with what has come in time. Revoking is
 the broker's own: it remembers, so that a worker that starts later doesn't run the task either.
@@ -6,151 +6,36 @@ the broker's own: it remembers, so that a worker that starts later doesn't run t
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from emq_compat.client import Client
 from emq_compat.shim import current
 from emq_compat.shim.canvas.stamping import tags_of
-from emq_compat.shim.control_shapes import celery_shape, scheduled_shape
-from emq_compat.shim.exceptions import DuplicateNodenameWarning, ImproperlyConfigured, join_kombu
+from emq_compat.shim.control_nodes import (
+    BROKER_TELLS,
+    Replies,
+    elected,
+    matching,
+    node_of,
+    present,
+    waiting_s,
+)
+from emq_compat.shim.control_shapes import (
+    asked_of_workers,
+    celery_shape,
+    command_named,
+    listed,
+    signal_name,
+)
+from emq_compat.shim.exceptions import ImproperlyConfigured, join_kombu
+from emq_compat.shim.inspection import Inspect, flatten_reply
+from emq_compat.shim.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
 
-__all__ = ["Control", "Inspect", "flatten_reply"]
-
-Replies = list[dict[str, Any]]
-
-
-def flatten_reply(reply: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the replies of several nodes as one dict; of nodes of one name, the last one's.
-
-    Warns:
-        DuplicateNodenameWarning: some have one name.
-    """
-    merged: dict[str, Any] = {}
-    twice: set[str] = set()
-    for one in reply:
-        twice.update(node for node in one if node in merged)
-        merged.update(one)
-    if twice:
-        told = f"several workers are named {', '.join(sorted(twice))}: give each a name of its own (-n)"
-        warnings.warn(DuplicateNodenameWarning(told), stacklevel=2)
-    return merged
-
-
-class Inspect:
-    """Asks workers what they do. Every method returns node name → answer, or None where nobody answered.
-
-    Args:
-        destination: the node names to ask, or one; None: all.
-        timeout: seconds to wait for answers.
-        callback: is called with each reply.
-        app: the app; the current one by default.
-        limit: how many replies to take.
-        pattern, matcher: ask the nodes whose names match: ``glob`` (the default) or ``pcre``.
-    """
-
-    def __init__(
-        self,
-        destination: Sequence[str] | str | None = None,
-        timeout: float = 1.0,
-        callback: Callable[[Any], object] | None = None,
-        connection: Any = None,
-        app: Celery | None = None,
-        limit: int | None = None,
-        pattern: str | None = None,
-        matcher: Any = None,
-    ) -> None:
-        self.app = app or current.get_app()
-        self.destination = destination
-        self.timeout = timeout
-        self.callback = callback
-        self.connection = connection
-        self.limit = limit
-        self.pattern = pattern
-        self.matcher = matcher
-
-    def _request(self, command: str, **arguments: Any) -> Any:
-        replies = self.app.control.broadcast(
-            command,
-            arguments=arguments,
-            destination=self.destination,
-            callback=self.callback,
-            timeout=self.timeout,
-            reply=True,
-            limit=self.limit,
-            pattern=self.pattern,
-            matcher=self.matcher,
-        )
-        found = flatten_reply(replies or ())
-        if isinstance(self.destination, str) and not self.pattern:
-            return found.get(self.destination)
-        return found or None
-
-    def ping(self, destination: Sequence[str] | None = None) -> Any:
-        """Return ``{"ok": "pong"}`` of each."""
-        if destination:
-            self.destination = destination
-        return self._request("ping")
-
-    def active(self, safe: bool | None = None) -> Any:
-        """Return what runs: dicts with id, name, args, kwargs, hostname, time_start, worker_pid …"""
-        return self._request("active")
-
-    def reserved(self) -> Any:
-        """Return what was taken in and hasn't begun."""
-        return self._request("reserved")
-
-    def scheduled(self) -> Any:
-        """Return the tasks that wait for their ETA, at most 1,000: dicts with eta, priority and request.
-
-        They wait in the broker. Each is told once, by the first node (by name) that listens on its queue.
-        """
-        return self._request("scheduled")
-
-    def revoked(self) -> Any:
-        """Return the ids of the revoked tasks, which the broker remembers for all workers."""
-        return self._request("revoked")
-
-    def registered(self, *taskinfoitems: str) -> Any:
-        """Return the names of the registered tasks; with attributes asked for: ``name [rate_limit=10/s]``."""
-        return self._request("task_info", items=list(taskinfoitems))
-
-    registered_tasks = registered
-
-    def stats(self) -> Any:
-        """Return pid, uptime, the pool, resource usage."""
-        return self._request("stats")
-
-    def active_queues(self) -> Any:
-        """Return the queues that are listened on, each with kombu's keys."""
-        return self._request("active_queues")
-
-    def query_task(self, *ids: Any) -> Any:
-        """Return id → (``active`` or ``reserved``, what ``active`` shows), of the tasks that a worker has."""
-        given = ids[0] if len(ids) == 1 and isinstance(ids[0], (list, tuple)) else ids
-        return self._request("query_task", ids=list(given))
-
-    def conf(self, with_defaults: bool = False) -> Any:
-        """Return the settings, secrets masked."""
-        return self._request("conf", with_defaults=with_defaults)
-
-    def report(self) -> Any:
-        """Return versions and settings as text."""
-        return self._request("report")
-
-    def clock(self) -> Any:
-        """Return a number that grows."""
-        return self._request("clock")
-
-    def memsample(self) -> Any:
-        """Return the memory in use."""
-        return self._request("memsample")
+__all__ = ["Control", "Inspect", "Mailbox", "flatten_reply"]
 
 
 class Control:
@@ -160,8 +45,11 @@ class Control:
     ``{node: answer}``), ``timeout`` in seconds, ``limit`` and ``callback``. Errors are those of publishing.
     """
 
+    Mailbox = Mailbox
+
     def __init__(self, app: Celery | None = None) -> None:
         self.app = app or current.get_app()
+        self.mailbox = self.Mailbox(self)
 
     def inspect(self, *args: Any, **kwargs: Any) -> Inspect:
         """Return an Inspect: ``inspect(destination=None, timeout=1.0, …)``."""
@@ -177,21 +65,28 @@ class Control:
     def revoke(
         self,
         task_id: str | Sequence[str],
-        destination: Sequence[str] | None = None,
+        destination: Sequence[str] | str | None = None,
         terminate: bool = False,
-        signal: str = "SIGTERM",
+        signal: str | int | None = "SIGTERM",
         **kwargs: Any,
     ) -> Replies | None:
-        """Keep tasks from running; with ``terminate`` also end those that run, by a signal."""
-        ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
+        """Keep tasks from running; with ``terminate`` also end those that run, by a signal.
+
+        The broker revokes for all workers, now and later; with ``destination`` or ``pattern`` only those
+        workers are told, and keep it in mind until they end.
+
+        Raises:
+            ValueError: there is no such signal.
+        """
+        ids, name = listed(task_id), signal_name(signal)
         client = self._client()
-        if destination is None:
+        if destination is None and not kwargs.get("pattern"):
             backend: Any = self.app.backend
-            backend.revoke(ids, terminate, signal=str(signal), timeout=client.timeout_s)
+            backend.revoke(ids, terminate, signal=name, timeout=client.timeout_s)
         return self.broadcast(
             "revoke",
             destination=destination,
-            arguments={"ids": ids, "terminate": terminate, "signal": str(signal)},
+            arguments={"ids": ids, "terminate": terminate, "signal": name},
             **kwargs,
         )
 
@@ -210,11 +105,16 @@ class Control:
         return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **kwargs) or []
 
     def add_consumer(
-        self, queue: str, *args: Any, destination: Sequence[str] | None = None, **kwargs: Any
+        self,
+        queue: str,
+        exchange: str | None = None,
+        exchange_type: str = "direct",
+        routing_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Have workers listen on one more queue; exchanges and their options have no meaning here."""
-        for meaningless in ("exchange", "exchange_type", "routing_key", "options"):
-            kwargs.pop(meaningless, None)
         return self.broadcast("add_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
 
     def cancel_consumer(self, queue: str, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
@@ -260,6 +160,53 @@ class Control:
         arguments = {"task_name": task_name, "soft": soft, "hard": hard}
         return self.broadcast("time_limit", destination=destination, arguments=arguments, **kwargs)
 
+    def autoscale(
+        self,
+        max: int,  # noqa: A002 - Celery's name
+        min: int,  # noqa: A002 - Celery's name
+        destination: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Have workers that scale themselves (``--autoscale``) do it between ``min`` and ``max``."""
+        return self.broadcast(
+            "autoscale", destination=destination, arguments={"max": max, "min": min}, **kwargs
+        )
+
+    def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,
+        reloader: Callable[..., object] | None = None,
+        destination: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Have workers replace their processes or threads (where ``worker_pool_restarts`` is set).
+
+        With ``reload``, or ``modules`` that a worker hasn't imported, it starts again once what runs is done,
+        and imports those, too.
+
+        Raises:
+            ValueError: a ``reloader`` is given: a function can't be sent to a worker.
+        """
+        if reloader is not None:
+            raise ValueError("a reloader can't be sent to a worker: reload=True starts it again")
+        arguments = {"modules": None if modules is None else list(modules), "reload": reload}
+        return self.broadcast("pool_restart", destination=destination, arguments=arguments, **kwargs)
+
+    def heartbeat(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Have workers that send events send a heartbeat now."""
+        return self.broadcast("heartbeat", destination=destination, arguments={}, **kwargs)
+
+    def election(self, id: str, topic: str, action: Any = None, connection: Any = None) -> None:  # noqa: A002
+        """Have one of the workers do something: with the topic ``task``, send the task that ``action`` is.
+
+        Args:
+            id: of the election: while the workers are the same, the same one wins it.
+            topic: which of the worker's ``election_handlers`` is called.
+            action: with what.
+        """
+        self.broadcast("election", {"id": id, "topic": topic, "action": action})
+
     def shutdown(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Have workers end once what runs is done."""
         return self.broadcast("shutdown", destination=destination, arguments={}, **kwargs)
@@ -269,9 +216,11 @@ class Control:
         headers: Mapping[str, Any] | Sequence[str],
         destination: Sequence[str] | None = None,
         terminate: bool = False,
-        signal: str | None = None,
+        signal: str | int | None = None,
         reply: bool = False,
         timeout: float | None = 1.0,
+        limit: int | None = None,
+        callback: Callable[[Any], object] | None = None,
         **kwargs: Any,
     ) -> Replies | None:
         """Keep tasks with one of these stamps from running, also those that are sent later.
@@ -281,11 +230,9 @@ class Control:
             destination: whose answers are wanted; the broker revokes for all.
             terminate, signal: end those that run, too, by this signal (SIGTERM).
         """
-        stamps = headers if isinstance(headers, Mapping) else dict(one.split("=", 1) for one in headers)
+        stamps = headers if isinstance(headers, Mapping) else dict(_stamp(one) for one in headers)
         client = self._client()
-        ended = client.ask(
-            "revoke", tags=tags_of(stamps), terminate=terminate, signal=str(signal or "SIGTERM")
-        )
+        ended = client.ask("revoke", tags=tags_of(stamps), terminate=terminate, signal=signal_name(signal))
         if not reply:
             return None
         if not terminate:
@@ -294,7 +241,9 @@ class Control:
             told = f"headers {dict(stamps)} revoked"
         else:
             told = f"headers {dict(stamps)} were not terminated"
-        return [{node: {"ok": told}} for node in self._present(client, destination, timeout)]
+        return self._tell(
+            [{node: {"ok": told}} for node in present(client, destination, timeout)], limit, callback
+        )
 
     def broadcast(
         self,
@@ -330,36 +279,47 @@ class Control:
         """
         client = self._client()
         given = {**(arguments or {}), **extra_kwargs}
+        command = command_named(command)
+        answering: dict[str, Any] = {
+            "reply": reply, "timeout": timeout, "limit": limit, "callback": callback
+        }  # fmt: skip
+        if command in ("revoke", "terminate") and "task_id" in given:
+            ending = command == "terminate" or bool(given.get("terminate"))
+            return self.revoke(
+                given["task_id"], destination, ending, given.get("signal"),
+                pattern=pattern, matcher=matcher, **answering,
+            )  # fmt: skip
         nodes = [destination] if isinstance(destination, str) else destination
         if pattern:
-            nodes = [node for node in self._nodes(client) if _matches(node, pattern, matcher)]
+            nodes = matching(client, pattern, matcher)
+        elif command == "election":
+            nodes = elected(client, str(given.get("id")))
         if nodes is not None and not nodes:
             return [] if reply else None
         if command == "revoke_by_stamped_headers":
-            return self.revoke_by_stamped_headers(destination=nodes, reply=reply, timeout=timeout, **given)
-        if command in ("revoked", "scheduled"):
-            present = self._present(client, nodes, timeout) if reply else []
-            told = (_revoked if command == "revoked" else _scheduled)(client, present)
-            return self._given(told, limit, callback) if reply else None
-        wait_s = min(60.0, 1.0 if timeout is None else timeout) if reply else 0.0
+            return self.revoke_by_stamped_headers(destination=nodes, **answering, **given)
+        if command in BROKER_TELLS:
+            told = BROKER_TELLS[command](client, present(client, nodes, timeout) if reply else [], given)
+            return self._tell(told, limit, callback) if reply else None
+        wait_s = waiting_s(timeout) if reply else 0.0
         try:
-            answers = client.inspect(command, given, nodes, wait_s)
+            answers = client.inspect(asked_of_workers(command), given, nodes, wait_s)
         except Exception:
             join_kombu()
             raise
         if not reply:
             return None
         replies = [
-            {_node(worker): celery_shape(command, given, answer)} for worker, answer in answers.items()
+            {node_of(worker): celery_shape(command, given, answer)} for worker, answer in answers.items()
         ]
-        return self._given(replies, limit, callback)
+        return self._tell(replies, limit, callback)
 
-    def _given(
-        self, replies: Replies, limit: int | None, callback: Callable[[Any], object] | None
-    ) -> Replies:
-        for one in replies[:limit] if callback is not None else ():
-            callback(one)  # type: ignore[misc]
-        return replies[:limit]
+    def _tell(self, replies: Replies, limit: int | None, callback: Callable[[Any], object] | None) -> Replies:
+        taken = replies[:limit]
+        if callback is not None:
+            for one in taken:
+                callback(one)
+        return taken
 
     def _client(self) -> Client:
         client = self.app.client
@@ -373,38 +333,17 @@ class Control:
         names = [queue if isinstance(queue, str) else str(queue.name) for queue in conf.task_queues or ()]
         return names or [str(conf.task_default_queue)]
 
-    def _nodes(self, client: Client) -> list[str]:
-        return [_node(worker["name"]) for worker in client.ask("workers") if not worker["stock"]]
 
-    def _present(self, client: Client, nodes: Sequence[str] | None, timeout: float | None) -> list[str]:
-        """Return the nodes, of these or all, that answer in time."""
-        answers = client.inspect("ping", None, nodes, min(60.0, 1.0 if timeout is None else timeout))
-        return [_node(worker) for worker in answers]
-
-
-def _revoked(client: Client, nodes: Sequence[str]) -> Replies:
-    ids = client.ask("revoked")
-    return [{node: list(ids)} for node in nodes]
-
-
-def _scheduled(client: Client, nodes: Sequence[str]) -> Replies:
-    """Return what waits for its time, each message under one node: the first that listens on its queue."""
-    teller: dict[str, str] = {}
-    for worker in sorted(client.ask("workers"), key=lambda worker: str(worker["name"])):
-        if worker["present"] and not worker["stock"]:
-            for queue in worker["queues"]:
-                teller.setdefault(queue, _node(worker["name"]))
-    told: dict[str, list[Any]] = {node: [] for node in nodes}
-    for row in client.ask("delayed", queues=sorted(teller)) if told else ():
-        node = teller[row["queue"]]
-        if node in told:
-            told[node].append(scheduled_shape(row, node))
-    return [{node: rows} for node, rows in told.items()]
+def _stamp(written: str) -> tuple[str, str]:
+    name, equals, value = written.partition("=")
+    if not equals:
+        raise ValueError(f"{written!r} is no stamp=value")
+    return name, value
 
 
 def _unsupported(name: str) -> Callable[..., NoReturn]:
     def refuse(self: Control, *args: Any, **kwargs: Any) -> NoReturn:
-        raise _lacks(name)
+        raise NotImplementedError(f"emq-compat's remote control lacks {name} (docs/compatibility.md)")
 
     refuse.__name__ = refuse.__qualname__ = name
     refuse.__unsupported__ = True  # type: ignore[attr-defined]
@@ -412,24 +351,5 @@ def _unsupported(name: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-def _lacks(name: str) -> NotImplementedError:
-    return NotImplementedError(f"emq-compat's remote control lacks {name} (docs/compatibility.md)")
-
-
-for _name in (
-    "autoscale", "disable_events", "election", "enable_events", "heartbeat", "pool_restart",
-):  # fmt: skip
+for _name in ("disable_events", "enable_events"):
     setattr(Control, _name, _unsupported(_name))
-
-
-def _matches(node: str, pattern: str, matcher: Any) -> bool:
-    if callable(matcher):
-        return bool(matcher(node, pattern))
-    if matcher == "pcre":
-        return re.search(pattern, node) is not None
-    return fnmatch.fnmatch(node, pattern)
-
-
-def _node(worker: str) -> str:
-    """Return the node name of a worker, whose identity has a suffix."""
-    return worker.rpartition(".")[0] or worker

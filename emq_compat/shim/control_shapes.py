@@ -1,18 +1,63 @@
-"""What workers and the broker answer, in the shapes of Celery's remote control."""
+"""What is asked of workers, and what they and the broker answer, in the shapes of Celery's remote control."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal as signals
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job
 
-__all__ = ["celery_shape", "scheduled_shape"]
+__all__ = ["asked_of_workers", "celery_shape", "command_named", "listed", "scheduled_shape", "signal_name"]
 
 #: Celery's timer gives each task with an ETA this one; it is no message's priority.
 _TIMER_PRIORITY = 6
+
+
+#: Old names of commands → their names.
+_OLD_NAMES: Final = {
+    "dump_active": "active",
+    "dump_conf": "conf",
+    "dump_reserved": "reserved",
+    "dump_revoked": "revoked",
+    "dump_schedule": "scheduled",
+    "dump_tasks": "registered",
+}
+
+
+def command_named(name: str) -> str:
+    """Return a command's name, where ``name`` may be an old one of it."""
+    return _OLD_NAMES.get(name, name)
+
+
+def asked_of_workers(command: str) -> str:
+    """Return the verb by which workers are asked: they tell more of their tasks than a job manager does."""
+    return "task_info" if command == "registered" else command
+
+
+def listed(given: Any) -> list[str]:
+    """Return ids that come as one, or as several."""
+    return [given] if isinstance(given, str) else [str(one) for one in given]
+
+
+def signal_name(given: Any) -> str:
+    """Return the name of a signal: ``SIGTERM``, of that, ``TERM``, or its number; None: SIGTERM.
+
+    Raises:
+        ValueError: there is no such signal.
+    """
+    if given is None:
+        return "SIGTERM"
+    text = given if isinstance(given, str) else str(int(given))
+    try:
+        if text.isdecimal():
+            return signals.Signals(int(text)).name
+        name = text.upper()
+        return signals.Signals[name if name.startswith("SIG") else f"SIG{name}"].name
+    except (ValueError, KeyError):
+        raise ValueError(f"there is no signal {given!r}") from None
 
 
 def celery_shape(command: str, arguments: Mapping[str, Any], answer: Mapping[str, Any]) -> Any:
@@ -56,7 +101,14 @@ def _of_revoke(arguments: Mapping[str, Any], value: Any) -> Any:
     return {"ok": f"tasks {ids} flagged as revoked"}
 
 
+def _active(arguments: Mapping[str, Any], value: Iterable[Mapping[str, Any]]) -> list[Any]:
+    if not arguments.get("safe"):
+        return list(value)
+    return [{**one, "args": repr(one.get("args")), "kwargs": repr(one.get("kwargs"))} for one in value]
+
+
 _SHAPES: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
+    "active": _active,
     "ping": lambda arguments, value: {"ok": value},
     "active_queues": lambda arguments, value: [_queue(entry) for entry in value],
     "add_consumer": lambda arguments, value: {"ok": f"add consumer {arguments.get('queue')}"},

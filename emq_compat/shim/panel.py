@@ -1,131 +1,86 @@
-"""Commands of remote control that a worker's program has: Celery's that need the app, and a project's own.
+"""The commands of remote control: Celery's, and a project's own.
 
 A project registers its own in its task modules, as with Celery::
 
-    @control_command(args=[("n", int)])
+    @control_command(args=[("n", int)], signature="[N=1]")
     def increase(state, n=1):
         return {"ok": ...}
 
-They run in the worker's parent, from its loop: a command that takes long holds everything up.
+They run in the worker's parent, from its loop: a command that takes long holds everything up. What a job
+manager can do without an app (``manager/control.py``) it does itself; here is the same under Celery's names
+and arguments, which the command line reads.
 """
 
 from __future__ import annotations
 
+import importlib
+import io
+import logging
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from emq_compat.shim.app import Celery
+from emq_compat.manager import control
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.checks import check_limits, interval_of, limit_of
+from emq_compat.shim.control_shapes import celery_shape
+from emq_compat.shim.panel_registry import (
+    Panel,
+    State,
+    control_command,
+    controller_info_t,
+    inspect_command,
+    nok,
+    ok,
+)
+from emq_compat.shim.surface import debug
 from emq_compat.shim.surface.apps import bugreport
-from emq_compat.shim.surface.debug import mem_rss
+from emq_compat.shim.surface.serialization import strtobool
 
 __all__ = [
     "Panel",
     "State",
+    "active",
+    "active_queues",
     "add_consumer",
+    "autoscale",
     "cancel_consumer",
+    "clock",
+    "conf",
     "control_command",
     "controller_info_t",
+    "election",
+    "heartbeat",
+    "hello",
     "inspect_command",
+    "memdump",
+    "memsample",
     "nok",
+    "objgraph",
     "ok",
+    "ping",
+    "pool_grow",
+    "pool_restart",
+    "pool_shrink",
+    "query_task",
+    "rate_limit",
+    "registered",
+    "report",
+    "reserved",
+    "revoke",
+    "revoke_by_stamped_headers",
+    "revoked",
     "run",
+    "scheduled",
+    "shutdown",
+    "stats",
+    "terminate",
+    "time_limit",
 ]
 
-Command = Callable[..., Any]
-
-
-class controller_info_t(NamedTuple):  # noqa: N801 - Celery's name
-    """What is known of a command besides its function."""
-
-    alias: str | None
-    type: str
-    visible: bool
-    default_timeout: float
-    help: str | None
-    signature: str | None
-    args: Any
-    variadic: str | None
-
-
-class State:
-    """What a command gets first: the app, the worker's node name, and the worker.
-
-    Attributes:
-        app: the app.
-        hostname: the node name.
-        consumer: the worker's consumer, as signals have it.
-        worker: the job manager.
-    """
-
-    def __init__(self, app: Celery, hostname: str, consumer: Any, worker: Any) -> None:
-        self.app = app
-        self.hostname = hostname
-        self.consumer = consumer
-        self.worker = worker
-        self.tset = set
-
-
-class Panel:
-    """The registry of commands: name → function in ``data``, name → controller_info_t in ``meta``."""
-
-    data: ClassVar[dict[str, Command]] = {}
-    meta: ClassVar[dict[str, controller_info_t]] = {}
-
-    @classmethod
-    def register(cls, *args: Command, **kwargs: Any) -> Any:
-        """Add a function: ``@Panel.register``, or ``@Panel.register(name=…, alias=…, type=…)``."""
-        if args:
-            return cls._register(**kwargs)(args[0])
-        return cls._register(**kwargs)
-
-    @classmethod
-    def _register(
-        cls,
-        name: str | None = None,
-        alias: str | None = None,
-        type: str = "control",  # noqa: A002 - Celery's name
-        visible: bool = True,
-        default_timeout: float = 1.0,
-        help: str | None = None,  # noqa: A002 - Celery's name
-        signature: str | None = None,
-        args: Any = None,
-        variadic: str | None = None,
-    ) -> Callable[[Command], Command]:
-        def registered(fun: Command) -> Command:
-            known_as = name or fun.__name__
-            said = help or (fun.__doc__ or "").strip().split("\n")[0]
-            cls.data[known_as] = fun
-            cls.meta[known_as] = controller_info_t(
-                alias, type, visible, default_timeout, said, signature, args, variadic
-            )
-            if alias:
-                cls.data[alias] = fun
-            return fun
-
-        return registered
-
-
-def control_command(**kwargs: Any) -> Callable[[Command], Command]:
-    """Add a command that changes something: ``@control_command(name=…)``."""
-    return Panel._register(type="control", **kwargs)
-
-
-def inspect_command(**kwargs: Any) -> Callable[[Command], Command]:
-    """Add a command that only looks."""
-    return Panel._register(type="inspect", **kwargs)
-
-
-def ok(value: Any) -> dict[str, Any]:
-    """Return a command's answer."""
-    return {"ok": value}
-
-
-def nok(value: Any) -> dict[str, Any]:
-    """Return a command's answer: it went wrong."""
-    return {"error": value}
+logger = logging.getLogger("celery.worker.control")
 
 
 def run(state: State, verb: str, arguments: Mapping[str, Any]) -> Any:
@@ -141,13 +96,21 @@ def run(state: State, verb: str, arguments: Mapping[str, Any]) -> Any:
     return command(state, **arguments)
 
 
+def _done(state: State, verb: str, **arguments: Any) -> Any:
+    """Have the job manager do what it can do by itself; returns the answer in Celery's shape."""
+    return celery_shape(verb, arguments, {"ok": control.do(state.worker, verb, arguments)})
+
+
+# What only looks.
+
+
 @inspect_command()
 def report(state: State, **kwargs: Any) -> Any:
     """Versions and settings, for bug reports."""
     return ok(bugreport(state.app))
 
 
-@inspect_command(alias="dump_conf")
+@inspect_command(alias="dump_conf", args=[("with_defaults", strtobool)], signature="[include_defaults=False]")
 def conf(state: State, with_defaults: bool = False, **kwargs: Any) -> Any:
     """The settings, secrets masked, and which of Celery 3's names they were read by."""
     found = state.app.conf.table(with_defaults=with_defaults)
@@ -155,21 +118,10 @@ def conf(state: State, with_defaults: bool = False, **kwargs: Any) -> Any:
     return {**shown, "deprecated_settings": state.app.conf.deprecated_settings}
 
 
-def _is_builtin(name: str) -> bool:
-    return name.startswith("celery.") or name == LAUNCH
-
-
-@inspect_command()
-def task_info(state: State, items: Any = None, builtins: bool = False, **kwargs: Any) -> Any:
-    """The names of the registered tasks, each with the attributes asked for."""
-
-    def described(name: str) -> str:
-        task = state.app.tasks[name]
-        found = {item: getattr(task, item, None) for item in items or ()}
-        shown = [f"{item}={value}" for item, value in found.items() if value is not None]
-        return f"{name} [{' '.join(shown)}]" if shown else name
-
-    return [described(name) for name in sorted(state.app.tasks) if builtins or not _is_builtin(name)]
+@inspect_command(variadic="ids", signature="[id1 [id2 [... [idN]]]]")
+def query_task(state: State, ids: Any, **kwargs: Any) -> Any:
+    """What is known of tasks that a worker has, by their ids."""
+    return _done(state, "query_task", ids=_ids(ids))
 
 
 @inspect_command()
@@ -178,13 +130,144 @@ def clock(state: State, **kwargs: Any) -> Any:
     return {"clock": int(time.time())}
 
 
+@inspect_command(visible=False)
+def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> Any:
+    """What a worker that starts asks of the others."""
+    if from_node == state.hostname:
+        return None
+    return {"revoked": sorted(state.worker.revoked), **clock(state)}
+
+
+@inspect_command(default_timeout=0.2)
+def ping(state: State, **kwargs: Any) -> Any:
+    """Whether a worker is there: it answers pong."""
+    return _done(state, "ping")
+
+
+@inspect_command()
+def stats(state: State, **kwargs: Any) -> Any:
+    """The process, its pool, how many tasks ran, the resources in use."""
+    return _done(state, "stats")
+
+
+@inspect_command(alias="dump_schedule")
+def scheduled(state: State, **kwargs: Any) -> Any:
+    """The tasks that wait for their ETA, in the broker."""
+    return []
+
+
+@inspect_command(alias="dump_reserved")
+def reserved(state: State, **kwargs: Any) -> Any:
+    """The tasks that were taken in and have not begun."""
+    return _done(state, "reserved")
+
+
+@inspect_command(alias="dump_active")
+def active(state: State, safe: bool = False, **kwargs: Any) -> Any:
+    """The tasks that run."""
+    return _done(state, "active", safe=safe)
+
+
+@inspect_command(alias="dump_revoked")
+def revoked(state: State, **kwargs: Any) -> Any:
+    """The ids of revoked tasks."""
+    return sorted(state.worker.revoked)
+
+
+@inspect_command(alias="dump_tasks", variadic="taskinfoitems", signature="[attr1 [attr2 [... [attrN]]]]")
+def registered(
+    state: State, taskinfoitems: Iterable[str] | None = None, builtins: bool = False, **kwargs: Any
+) -> Any:
+    """The names of the registered tasks, each with the attributes asked for."""
+    items = [item for item in taskinfoitems or () if not item.startswith("_")]
+
+    def described(name: str) -> str:
+        task = state.app.tasks[name]
+        found = {item: getattr(task, item, None) for item in items}
+        shown = [f"{item}={value}" for item, value in found.items() if value is not None]
+        return f"{name} [{' '.join(shown)}]" if shown else name
+
+    return [described(name) for name in sorted(state.app.tasks) if builtins or not _is_builtin(name)]
+
+
+#: The job manager's own verb ``registered`` tells names only, and of plain functions, too.
+Panel.data["task_info"] = registered
+
+
+def _is_builtin(name: str) -> bool:
+    return name.startswith("celery.") or name == LAUNCH
+
+
+@inspect_command(
+    default_timeout=60.0,
+    args=[("type", str), ("num", int), ("max_depth", int)],
+    signature="[object_type=Request] [num=200 [max_depth=10]]",
+)
+def objgraph(
+    state: State,
+    num: int = 200,
+    max_depth: int = 10,
+    type: str = "Request",  # noqa: A002 - Celery's name
+) -> Any:
+    """Draw what keeps the objects of a type alive, into a file (needs the library objgraph)."""
+    try:
+        drawing = importlib.import_module("objgraph")
+    except ImportError as exc:
+        raise ImportError("the library objgraph is not installed on this worker") from exc
+    found = drawing.by_type(type)[:num]
+    with tempfile.NamedTemporaryFile(prefix="cobjg", suffix=".png", delete=False) as file:
+        drawing.show_backrefs(
+            found, max_depth=max_depth, highlight=lambda value: value in found, filename=file.name
+        )
+    return {"filename": file.name}
+
+
 @inspect_command()
 def memsample(state: State, **kwargs: Any) -> Any:
-    """The memory in use."""
-    return mem_rss()
+    """Note the memory in use, for memdump, and tell it."""
+    return debug.sample_mem()
 
 
-@control_command()
+@inspect_command(args=[("samples", int)], signature="[n_samples=10]")
+def memdump(state: State, samples: int = 10, **kwargs: Any) -> Any:
+    """The notes that memsample has made, and the memory in use now."""
+    out = io.StringIO()
+    debug.memdump(samples, file=out)
+    return out.getvalue()
+
+
+@inspect_command()
+def active_queues(state: State, **kwargs: Any) -> Any:
+    """The queues that are listened on."""
+    return _done(state, "active_queues")
+
+
+# What changes something.
+
+
+@control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
+def revoke(state: State, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
+    """Keep tasks from running, by their ids."""
+    arguments = {"ids": _ids(task_id), "terminate": terminate, "signal": signal}
+    return _done(state, "revoke", **arguments)
+
+
+@control_command(args=[("signal", str)], variadic="task_id", signature="<signal> [id1 [id2 [... [idN]]]]")
+def terminate(state: State, signal: str, task_id: Any, **kwargs: Any) -> Any:
+    """Keep tasks from running, and end those that run by a signal (TERM, KILL …)."""
+    return revoke(state, task_id, terminate=True, signal=signal)
+
+
+@control_command(variadic="headers", signature="[key1=value1 [key2=value2 [... [keyN=valueN]]]]")
+def revoke_by_stamped_headers(state: State, headers: Any, **kwargs: Any) -> Any:
+    """Keep tasks from running that have one of these stamps."""
+    raise NotImplementedError("stamps are known to the broker only: app.control asks it")
+
+
+@control_command(
+    args=[("task_name", str), ("rate_limit", str)],
+    signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>",
+)
 def rate_limit(state: State, task_name: str, rate_limit: Any = None, **kwargs: Any) -> Any:
     """Change how often a task may run on this worker."""
     if task_name not in state.app.tasks:
@@ -200,7 +283,10 @@ def rate_limit(state: State, task_name: str, rate_limit: Any = None, **kwargs: A
     return ok("new rate limit set successfully" if interval_s else "rate limit disabled successfully")
 
 
-@control_command()
+@control_command(
+    args=[("task_name", str), ("soft", float), ("hard", float)],
+    signature="<task_name> <soft_secs> [hard_secs]",
+)
 def time_limit(
     state: State, task_name: str, hard: float | None = None, soft: float | None = None, **kwargs: Any
 ) -> Any:
@@ -213,18 +299,96 @@ def time_limit(
     return ok("time limits set successfully")
 
 
+@control_command()
+def election(state: State, id: str, topic: str, action: Any = None, **kwargs: Any) -> Any:  # noqa: A002
+    """Do what an election was held for; the one who asked has chosen this worker."""
+    handler = state.consumer.election_handlers.get(topic)
+    if handler is None:
+        return nok(f"unknown election topic {topic!r}")
+    logger.info("elected by %s for %s", id, topic)
+    handler(action)
+    return ok("elected")
+
+
+@control_command()
+def heartbeat(state: State, **kwargs: Any) -> Any:
+    """Send the event worker-heartbeat now, where events are sent."""
+    dispatcher = getattr(state.consumer, "event_dispatcher", None)
+    if dispatcher:
+        dispatcher.send("worker-heartbeat", freq=5)
+
+
+@control_command(args=[("n", int)], signature="[N=1]")
+def pool_grow(state: State, n: int = 1, **kwargs: Any) -> Any:
+    """Run so many tasks more at once."""
+    return _done(state, "pool_grow", n=n)
+
+
+@control_command(args=[("n", int)], signature="[N=1]")
+def pool_shrink(state: State, n: int = 1, **kwargs: Any) -> Any:
+    """Run so many tasks less at once."""
+    return _done(state, "pool_shrink", n=n)
+
+
+@control_command()
+def pool_restart(
+    state: State, modules: Iterable[str] | None = None, reload: bool = False, **kwargs: Any
+) -> Any:
+    """Replace the pool's processes or threads; with modules to load, or reload, start the worker again.
+
+    It starts again once what runs is done, and imports those modules, too: nothing of an old one stays.
+    """
+    if not state.app.conf.worker_pool_restarts:
+        raise ValueError("Pool restarts not enabled")
+    if modules is not None and not (
+        isinstance(modules, (list, tuple)) and all(isinstance(name, str) for name in modules)
+    ):
+        raise ValueError("'modules' is not a list of names")
+    new = [name for name in modules or () if name not in sys.modules]
+    if reload or new:
+        state.worker.start_again(new)
+    else:
+        state.worker.renew_pool()
+    return ok("reload started")
+
+
+@control_command(args=[("max", int), ("min", int)], signature="[max [min]]")
+def autoscale(
+    state: State,
+    max: int | None = None,  # noqa: A002 - Celery's name
+    min: int | None = None,  # noqa: A002 - Celery's name
+) -> Any:
+    """Change between how many tasks at once, at most and at least, a worker scales itself."""
+    scaler = state.worker.autoscaler
+    if scaler is None:
+        raise ValueError("Autoscale not enabled")
+    most, least = scaler.update(max, min)
+    return ok(f"autoscale now max={most} min={least}")
+
+
+@control_command()
+def shutdown(state: State, msg: str = "", **kwargs: Any) -> Any:
+    """End once what runs is done."""
+    return _done(state, "shutdown")
+
+
+@control_command(
+    args=[("queue", str), ("exchange", str), ("exchange_type", str), ("routing_key", str)],
+    signature="<queue> [exchange [type [routing_key]]]",
+)
 def add_consumer(state: State, queue: str, **options: Any) -> Any:
     """Listen on one more queue; what Celery says of exchanges has no meaning here."""
-    worker = state.worker
-    if all(name != queue for _, name in worker.queues):
-        weight = worker.queues[0][0] if worker.queues else 10
-        worker.listen((*worker.queues, (weight, queue)))
-        return ok(f"add consumer {queue}")
-    return ok(f"already consuming from {queue!r}")
+    if any(name == queue for _, name in state.worker.queues):
+        return ok(f"already consuming from {queue!r}")
+    return _done(state, "add_consumer", queue=queue)
 
 
+@control_command(args=[("queue", str)], signature="<queue>")
 def cancel_consumer(state: State, queue: str, **options: Any) -> Any:
     """Stop listening on a queue."""
-    worker = state.worker
-    worker.listen(tuple(entry for entry in worker.queues if entry[1] != queue))
-    return ok(f"no longer consuming from {queue}")
+    return _done(state, "cancel_consumer", queue=queue)
+
+
+def _ids(given: Any) -> list[str]:
+    """Return ids that come as one, or as a list."""
+    return [given] if isinstance(given, str) else [str(one) for one in given or ()]

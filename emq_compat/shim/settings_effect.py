@@ -25,6 +25,7 @@ DIFFERENT: Final[dict[str, str]] = {
     "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
     "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
     "task_serializer": "refused by an error where the broker is a stock router, unless it is JSON",
+    "worker_pool_restarts": "allows `pool_restart`; with `reload` the whole worker starts again",
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
 
@@ -76,8 +77,8 @@ _REASONS: Final[dict[str, str]] = {
         task_default_queue_type task_queue_max_priority
         """,
     "it belongs to parts of Celery's worker that aren't here": """
-        worker_agent worker_consumer worker_detect_quorum_queues worker_pool_putlocks worker_pool_restarts
-        worker_timer worker_timer_precision
+        worker_agent worker_consumer worker_detect_quorum_queues worker_pool_putlocks worker_timer
+        worker_timer_precision
         """,
     "a lost child is told at once": "worker_lost_wait",
     "a worker that is cut off goes on with what it has": """

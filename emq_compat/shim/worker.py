@@ -96,11 +96,20 @@ class WorkController:
 
 
 class Consumer:
-    """What takes tasks in, as ``sender``; ``controller`` is its worker."""
+    """What takes tasks in, as ``sender``; ``controller`` is its worker.
+
+    Attributes:
+        election_handlers: topic → what the worker that wins an election does with its action; ``task`` sends
+            the task that the action is.
+    """
 
     def __init__(self, controller: WorkController) -> None:
         self.controller = controller
         self.app = controller.app
+        self.election_handlers: dict[str, Callable[[Any], object]] = {"task": self._send}
+
+    def _send(self, action: Any) -> None:
+        self.app.signature(action).apply_async()
 
     @property
     def hostname(self) -> str:

@@ -254,6 +254,85 @@ def test_commands_of_the_projects_own(running: Site) -> None:
     assert broadcast("add_up") is None
 
 
+def test_commands_with_celerys_arguments(running: Site) -> None:
+    """broadcast takes Celery's commands under their names, with their arguments, old names included."""
+    tasks = running.tasks
+    broadcast = tasks.app.control.broadcast
+
+    def told(command: str, **arguments: Any) -> Any:
+        (reply,) = broadcast(command, arguments=arguments, reply=True, timeout=5)
+        return reply["ctl@here"]
+
+    assert "siteproj.ping [name=siteproj.ping]" in told("registered", taskinfoitems=["name"])
+    assert told("dump_tasks") == told("registered")
+    assert [] == told("active", safe=True) == told("dump_active") == told("dump_reserved")
+    assert {"ok": "tasks {'an-id'} flagged as revoked"} == told("revoke", task_id="an-id")
+    assert {"ok": "terminate: tasks unknown"} == told("terminate", signal="KILL", task_id=["an-id", "b"])
+    assert {"an-id", "b"} <= set(told("dump_revoked"))
+    waits = tasks.ping.apply_async(("revoked",), queue="nobodys")
+    told("revoke", task_id=waits.id)
+    assert "REVOKED" == waits.state
+    with pytest.raises(ValueError, match="there is no signal 'SIGNONE'"):
+        tasks.app.control.terminate("an-id", signal="SIGNONE")
+    with pytest.raises(ValueError, match="the matcher 'fuzzy' is unknown"):
+        broadcast("ping", reply=True, pattern="*", matcher="fuzzy")
+
+
+def test_hello_tells_and_takes_what_is_revoked(running: Site) -> None:
+    """hello returns revoked ids of every other node, and what it is told is revoked from then on."""
+    inspect = running.tasks.app.control.inspect(timeout=5)
+    answer = inspect.hello("other@here", revoked=["told-by-hello"])["ctl@here"]
+    assert "told-by-hello" in answer["revoked"]
+    assert answer["clock"] > 0
+    assert inspect.hello("ctl@here") is None
+    assert "told-by-hello" in inspect.revoked()["ctl@here"]
+
+
+def test_memory_is_noted_and_dumped(running: Site) -> None:
+    """memsample notes the memory in use, memdump tells the notes once; objgraph needs its library."""
+    inspect = running.tasks.app.control.inspect(timeout=5)
+    noted = inspect.memsample()["ctl@here"]
+    assert noted.endswith("MB")
+    assert noted in inspect.memdump()["ctl@here"]
+    assert noted not in inspect.memdump()["ctl@here"].partition("rss (end)")[0]
+    assert "objgraph is not installed" in inspect.objgraph()["ctl@here"]["error"]
+
+
+def test_an_election_has_one_winner(running: Site) -> None:
+    """The worker that wins sends the task that the election was held for, once."""
+    control = running.tasks.app.control
+    assert control.election("leader", "task", running.tasks.ping.si("elected")) is None
+    running.wait_runs("ping elected")
+    assert 1 == running.count("ping elected")
+    (refused,) = control.broadcast("election", {"id": "1", "topic": "no", "action": 1}, reply=True, timeout=5)
+    assert "unknown election topic 'no'" == refused["ctl@here"]["error"]
+
+
+def test_the_mailbox_asks_and_tells(running: Site) -> None:
+    """control.mailbox has the calls of kombu's, and each is a broadcast."""
+    mailbox = running.tasks.app.control.mailbox
+    pong = [{"ctl@here": {"ok": "pong"}}]
+    assert pong == mailbox.call(["ctl@here"], "ping", timeout=5) == mailbox.multi_call("ping", timeout=5)
+    mailbox(None).cast(["ctl@here"], "add_consumer", {"queue": "cast"})
+    queues = running.tasks.app.control.inspect(timeout=5).active_queues
+    wait_until(lambda: "cast" in [queue["name"] for queue in queues()["ctl@here"]])
+    mailbox.abcast("cancel_consumer", {"queue": "cast"})
+    wait_until(lambda: "cast" not in [queue["name"] for queue in queues()["ctl@here"]])
+
+
+def test_a_worker_that_may_not_scale_or_restart_its_pool_says_so(running: Site) -> None:
+    """autoscale and pool_restart are errors where the worker wasn't started for it; heartbeat is silent."""
+    control = running.tasks.app.control
+    for command, why in (
+        (control.autoscale(4, 1, reply=True, timeout=5), "Autoscale not enabled"),
+        (control.pool_restart(reply=True, timeout=5), "Pool restarts not enabled"),
+    ):
+        assert [{"ctl@here": {"error": f"ValueError({why!r})"}}] == command
+    assert [{"ctl@here": None}] == control.heartbeat(reply=True, timeout=5)
+    with pytest.raises(ValueError, match="a reloader can't be sent"):
+        control.pool_restart(reloader=print)
+
+
 def test_purge_counts_what_waited(running: Site) -> None:
     """purge drops what waits in the app's queues, and no other queue's."""
     app = running.tasks.app
@@ -268,6 +347,6 @@ def test_purge_counts_what_waited(running: Site) -> None:
 def test_what_is_lacking_says_so(running: Site) -> None:
     """A command that isn't here raises NotImplementedError and is marked as unsupported."""
     control = running.tasks.app.control
-    with pytest.raises(NotImplementedError, match="lacks election"):
-        control.election("id", "topic")
-    assert control.election.__unsupported__ is True
+    with pytest.raises(NotImplementedError, match="lacks enable_events"):
+        control.enable_events()
+    assert control.enable_events.__unsupported__ is True

@@ -54,7 +54,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.app": _row("surface.apps", Celery="app:Celery", shared_task="declare:shared_task"),
     "celery.app.amqp": _row(**_of("amqp", "AMQP"), **_of("queues", "Queues")),
     "celery.app.backends": _row(**_of("backend_kinds", "by_name", "by_url")),
-    "celery.app.control": _row("control"),
+    "celery.app.control": _row("control", "inspection"),
     "celery.app.autoretry": _row("surface.autoretry"),
     "celery.app.base": _row(Celery="app:Celery"),
     "celery.app.builtins": _row(),

@@ -205,6 +205,8 @@ class Celery(Declarer):
     def problems(self) -> list[str]:
         """Return a line for each setting and route that won't do what its author thinks."""
         lines = [*self.conf.problems(), *self.amqp.router.routes.problems()]
+        for fixup in self.fixup_objects:
+            lines += getattr(fixup, "problems", ())
         if any(steps for kind, steps in self.steps.items() if kind != "worker"):
             lines.append("app.steps: only those of the worker run; a consumer of Celery's isn't there")
         if any(self.user_options.values()):

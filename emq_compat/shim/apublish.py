@@ -44,7 +44,8 @@ async def published(app: Celery, call: Callable[[], T], policy: Mapping[str, Any
     import asyncio  # noqa: PLC0415 - start-up doesn't need it
 
     if app.eager:
-        return await asyncio.to_thread(call)
+        in_thread = app.of_fixups("call_in_thread")
+        return await (asyncio.to_thread(call) if in_thread is None else in_thread(call))
     client = app.client
     if pipeline_of(client) is not None:
         return call()

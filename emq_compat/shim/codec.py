@@ -54,12 +54,12 @@ def _default(value: Any) -> Any:
             return {"__type__": "bytes", "__value__": value.decode()}
         except UnicodeDecodeError:
             return {"__type__": "base64", "__value__": base64.b64encode(value).decode()}
-    kombu = sys.modules.get("kombu.utils.json")
-    if kombu is not None:
-        return kombu.JSONEncoder().default(value)
     django = sys.modules.get("django.utils.functional")
     if django is not None and isinstance(value, django.Promise):
         return str(value)
+    kombu = sys.modules.get("kombu.utils.json")
+    if kombu is not None:
+        return kombu.JSONEncoder().default(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 

@@ -110,6 +110,14 @@ class Configured:
         if force:
             _ = self.conf
 
+    def read_again(self) -> None:
+        """Read the settings again, where they have been read: what they come from has changed.
+
+        What code has set stays.
+        """
+        if self.configured and self._source is not None:
+            self._conf.load_again(self.prepare_config(imported(self._source)), self.namespace)
+
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
         """Take settings from the module that an environment variable names; returns whether it names one."""
         module = os.environ.get(variable_name)

@@ -131,6 +131,11 @@ class Declarer(Sender):
         finders = [f for f in self.fixup_objects if hasattr(f, "autodiscover_tasks")]
         return [package for fixup in finders for package in fixup.autodiscover_tasks()]
 
+    def of_fixups(self, method: str) -> Any:
+        """Return the first fix-up's method of this name; None: none of them has one."""
+        found = (getattr(fixup, method, None) for fixup in self.fixup_objects)
+        return next((one for one in found if one is not None), None)
+
     @property
     def base_task_cls(self) -> type[BaseTask[..., Any]]:
         """The class that tasks are of, without an app: of shared tasks, and below ``Task``."""

@@ -11,15 +11,16 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.shim import signals
 from emq_compat.shim.exceptions import FixupWarning
-from emq_compat.shim.signals import task_postrun, task_prerun, worker_init, worker_process_init
 from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.django_connections import Connections
 
 __all__ = ["DjangoFixup", "DjangoTask", "fixup"]
 
@@ -38,89 +39,131 @@ class DjangoTask(Task[..., Any]):
     """A task that can be published when the transaction around the call has been committed."""
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        """Call ``delay`` after the commit; never, if the transaction is rolled back."""
-        self._on_commit(functools.partial(self.delay, *args, **kwargs))
+        """Call ``delay`` after the commit; never, if the transaction is rolled back.
 
-    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        """Call ``apply_async`` after the commit; never, if the transaction is rolled back."""
-        self._on_commit(functools.partial(self.apply_async, *args, **kwargs))
+        Without a transaction it is called at once.
+        """
+        _on_commit(functools.partial(self.delay, *args, **kwargs))
 
-    @staticmethod
-    def _on_commit(call: Any) -> None:
-        importlib.import_module("django.db.transaction").on_commit(call)
+    def apply_async_on_commit(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *more: Any,
+        using: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Call ``apply_async`` after the commit of the database ``using``; never, if it is rolled back."""
+        _on_commit(functools.partial(self.apply_async, args, kwargs, *more, **options), using)
+
+
+def _on_commit(call: Callable[[], object], using: str | None = None) -> None:
+    importlib.import_module("django.db.transaction").on_commit(call, using=using)
 
 
 class DjangoFixup:
     """Connects an app to the Django project that the environment names.
 
-    ``CELERY_DB_REUSE_MAX`` of the settings: tasks for which a process keeps its database connections.
+    ``CELERY_DB_REUSE_MAX`` of the settings: tasks for which a thread keeps its database connections.
+    ``CELERY_SKIP_CHECKS`` in the environment, not empty: the system checks are not run.
     """
 
     task_cls: type[Task[..., Any]] = DjangoTask
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self._uses = 0
+        #: What the system checks have found, a line each.
+        self.problems: list[str] = []
+        self._checked = False
+        self._parent: int | None = None
+        self._in_child = False
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        worker_init.connect(self.on_worker_init)
+        signals.worker_init.connect(self.on_worker_init)
+        signals.worker_process_init.connect(self.on_worker_process_init)
+        importlib.import_module("django.core.signals").setting_changed.connect(self.on_setting_changed)
 
     def before_import(self) -> None:
-        """Set Django up before tasks are imported, and run its checks (not with CELERY_SKIP_CHECKS)."""
+        """Set Django up before tasks are imported, and run its checks, once; ``problems`` are what they say.
+
+        Raises:
+            Exception: what the project's settings, or its apps, raise.
+        """
         importlib.import_module("django").setup()
-        if not os.environ.get("CELERY_SKIP_CHECKS"):
-            importlib.import_module("django.core.checks").run_checks()
+        if self._checked or os.environ.get("CELERY_SKIP_CHECKS"):
+            return
+        self._checked = True
+        found = importlib.import_module("django.core.checks").run_checks()
+        self.problems = [" ".join(str(one).split()) for one in found if not one.is_silenced()]
 
     def autodiscover_tasks(self) -> Sequence[str]:
         """Return the packages of the installed apps."""
         return [config.name for config in importlib.import_module("django.apps").apps.get_app_configs()]
 
-    def on_worker_init(self, **_: Any) -> None:
+    def on_setting_changed(self, setting: str = "", **_: Any) -> None:
+        """Read the settings again that a test changes (``override_settings``)."""
+        prefix = f"{self.app.namespace.upper().rstrip('_')}_" if self.app.namespace else ""
+        if setting == "TIME_ZONE" or setting.startswith(prefix):
+            self.app.read_again()
+
+    # Where tasks run.
+
+    @functools.cached_property
+    def _connections(self) -> Connections:
+        from emq_compat.shim.django_connections import Connections  # noqa: PLC0415 - a worker needs it
+
+        return Connections()
+
+    def on_worker_init(self, sender: Any = None, **_: Any) -> None:
         """Close what the parent holds, before anything is forked, and from now on around each task."""
-        task_prerun.connect(self.on_task_prerun)
-        task_postrun.connect(self.on_task_postrun)
-        worker_process_init.connect(self.on_worker_process_init)
-        self._close_connections()
-        self._close_caches()
+        if getattr(sender, "app", self.app) is not self.app:
+            return
+        self._parent = os.getpid()
+        self._around_tasks()
+        signals.beat_embedded_init.connect(self.on_beat_embedded_init)
+        self._connections.close(pools=True)
+        self._connections.close_caches()
 
     def on_worker_process_init(self, **_: Any) -> None:
-        """Close what was inherited."""
-        self._close_connections()
-        self._close_caches()
+        """Leave alone what was inherited, and have connections of this process from now on."""
+        if self._parent == os.getpid():  # threads, solo, asyncio: tasks run in the worker's own process
+            return
+        self._in_child = True
+        self._around_tasks()
+        self._connections.forget()
+
+    def _around_tasks(self) -> None:
+        signals.task_prerun.connect(self.on_task_prerun)
+        signals.task_postrun.connect(self.on_task_postrun)
+
+    def on_beat_embedded_init(self, **_: Any) -> None:
+        """Close the connections of a beat that begins in a process of its own."""
+        self._connections.close()
 
     def on_task_prerun(self, sender: Any = None, **_: Any) -> None:
         """Close database connections that are used up, before a task."""
-        if not sender.request.is_eager:
-            self._close_used()
+        if self._concerns(sender):
+            self._connections.close_used(pools=self._in_child)
 
     def on_task_postrun(self, sender: Any = None, **_: Any) -> None:
         """Close database connections that are used up, and caches, after a task."""
-        if not sender.request.is_eager:
-            self._close_used()
-            self._close_caches()
+        if self._concerns(sender):
+            self._connections.close_used(pools=self._in_child)
+            self._connections.close_caches()
 
-    def _close_used(self) -> None:
-        most = self.app.conf.get("CELERY_DB_REUSE_MAX")
-        if not most:
-            self._close_connections()
-            return
-        if self._uses >= most * 2:
-            self._uses = 0
-            self._close_connections()
-        self._uses += 1
+    def _concerns(self, task: Any) -> bool:
+        return task.app is self.app and not task.request.is_eager
 
-    def _close_connections(self) -> None:
-        db = importlib.import_module("django.db")
-        for connection in db.connections.all():
-            try:
-                if not connection.in_atomic_block:
-                    connection.close()
-            except db.InterfaceError:
-                continue
-            except db.DatabaseError as exc:
-                if "closed" not in str(exc) and "not connected" not in str(exc):
-                    raise
+    def settle(self, awaitable: Awaitable[Any], *, eager: bool) -> Any:
+        """Run what an ``async def`` task returned to its end; returns and raises what it does.
 
-    @staticmethod
-    def _close_caches() -> None:
-        importlib.import_module("django.core.cache").close_caches()
+        The ORM's calls of one run share a thread of their own, whose connections are closed after it. With
+        ``eager`` they run in this thread, as Django's async_to_sync has it: in a test's transaction.
+        """
+        from emq_compat.shim import django_async  # noqa: PLC0415 - it imports asyncio
+
+        return django_async.settle_here(awaitable) if eager else django_async.settle(awaitable)
+
+    async def call_in_thread(self, call: Callable[[], Any]) -> Any:
+        """Return what a plain call does, made in the thread where the ORM's calls of this context run."""
+        return await importlib.import_module("asgiref.sync").sync_to_async(call)()

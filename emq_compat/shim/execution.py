@@ -60,9 +60,16 @@ def call(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _body(frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     task = frame.task
     try:
-        return settle(task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs))
+        value = task(*args, **kwargs) if task._custom_call else task.run(*args, **kwargs)
+        return _settled(frame, value) if hasattr(type(value), "__await__") else value
     except tuple(task.autoretry_for) as exc:
         retry_automatically(frame, exc)
+
+
+def _settled(frame: Frame, awaitable: Any) -> Any:
+    """Return what the coroutine of an ``async def`` task comes to, run as the app's framework wants it."""
+    run = frame.task.app.of_fixups("settle")
+    return settle(awaitable) if run is None else run(awaitable, eager=frame.request.is_eager)
 
 
 def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: Report) -> Outcome:

@@ -67,6 +67,11 @@ class Settings(MutableMapping[str, Any]):
         own["_before_loading"] = dict(own["_changes"])
         self._changed()
 
+    def load_again(self, source: object, namespace: str | None = None) -> None:
+        """Read them again; what code has set since they were read stays. Raises as ``load``."""
+        self.__dict__["_source"] = read_source(source, namespace)
+        self._changed()
+
     def unload(self) -> None:
         """Forget what was read, and what code has set since then."""
         own = self.__dict__

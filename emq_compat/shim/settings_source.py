@@ -20,6 +20,9 @@ _OLD_NAMES = {old or name.upper(): name for name, (_, _, old) in SETTINGS.items(
 #: Every name in capitals that means a setting where no namespace is given.
 NEW_NAMES = {name.upper(): name for name in SETTINGS} | _OLD_NAMES
 
+#: What a Django project may set beside Celery's settings (shim/django_connections.py).
+_DJANGO_NAMES = frozenset({"CELERY_DB_REUSE_MAX"})
+
 #: How much a module's own name must look like a setting's to be taken for a misspelt one.
 _MISSPELT = 0.9
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -142,6 +145,8 @@ def _with_namespace(items: Mapping[str, Any], namespace: str) -> Source:
             found[name] = value
         elif spelt in _OLD_NAMES:
             old[spelt] = _OLD_NAMES[spelt]
+        elif spelt in _DJANGO_NAMES:
+            found[spelt] = value
         elif name is not None:
             found[name] = found[spelt] = value
             odd[spelt] = meant(name, prefix)

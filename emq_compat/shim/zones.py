@@ -28,7 +28,9 @@ class LocalZone(tzinfo):
     def fromutc(self, moment: datetime) -> datetime:
         """Return a time in UTC as local time."""
         local = moment.replace(tzinfo=timezone.utc).astimezone()
-        return local.replace(tzinfo=self)
+        here = local.replace(tzinfo=self)
+        # In an hour that comes twice only the fold tells which one it is.
+        return here if here.utcoffset() == local.utcoffset() else here.replace(fold=1)
 
     def __repr__(self) -> str:
         return "<this machine's time zone>"

@@ -9,13 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from emq_compat.celery_shim import Celery
-from emq_compat.shim.schedules import (
-    ParseException,
-    crontab,
-    crontab_parser,
-    maybe_schedule,
-    schedule,
-)
+from emq_compat.shim.schedules.cron import crontab
+from emq_compat.shim.schedules.fields import ParseException, crontab_parser
+from emq_compat.shim.schedules.interval import schedule
+from emq_compat.shim.schedules.maybe import maybe_schedule
 
 pytestmark = pytest.mark.unit
 NOON = datetime(2026, 8, 8, 12, 0, tzinfo=timezone.utc)

@@ -108,7 +108,9 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.platforms": _row("surface.platforms"),
     "celery.registry": _row(tasks="surface.apps:tasks"),
     "celery.result": _row("result"),
-    "celery.schedules": _row("schedules"),
+    "celery.schedules": _row(
+        *(f"schedules.{part}" for part in ("base", "fields", "interval", "cron", "solar", "maybe"))
+    ),
     "celery.signals": _row("signals"),
     "celery.states": _row("states"),
     "celery.utils": _row(

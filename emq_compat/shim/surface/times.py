@@ -61,7 +61,9 @@ class LocalTimezone(tzinfo):
     def fromutc(self, dt: datetime) -> datetime:
         """Return the local time of a UTC time that carries this zone."""
         local = dt.replace(tzinfo=fixed.utc).astimezone()
-        return local.replace(tzinfo=self)
+        here = local.replace(tzinfo=self)
+        # In an hour that comes twice only the fold tells which one it is.
+        return here if here.utcoffset() == local.utcoffset() else here.replace(fold=1)
 
     def __repr__(self) -> str:
         return "<LocalTimezone>"

@@ -28,8 +28,6 @@ _EVENTS = {
 #: Days looked through: at high latitudes an event may not come for months.
 _DAYS_AHEAD = 366
 _DAY = timedelta(days=1)
-#: ephem finds an event to a tenth of a second: one so close behind a time may be the one before it again.
-_FUZZ = timedelta(seconds=1)
 
 
 class solar(BaseSchedule):  # noqa: N801 - Celery's name
@@ -84,7 +82,7 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's name
                 start += _DAY
                 continue
             at: datetime = found.datetime().replace(tzinfo=timezone.utc)
-            if at > after + _FUZZ:
+            if at > after:
                 return at
             start += timedelta(minutes=1)
         return None

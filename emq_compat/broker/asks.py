@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emq_compat.broker.engine import Engine
+from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.errors import EmqError, MessageError
@@ -372,7 +373,12 @@ def _dead_row(row: DeadLetter) -> dict[str, Any]:
     }
 
 
-_VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
+def _of_engine(verb: Callable[[Engine, Arguments, Moment], Any]) -> Verb:
+    return lambda asks, client, command, arguments, now: verb(asks._engine, arguments, now)
+
+
+Verb = Callable[["Asks", bytes, Ask, Arguments, Moment], Any]
+_VERBS: dict[str, Verb] = {
     "wait": Asks._wait,
     "unwait": Asks._unwait,
     "results": Asks._results,
@@ -391,6 +397,7 @@ _VERBS: dict[str, Callable[[Asks, bytes, Ask, Arguments, Moment], Any]] = {
     "dead_requeue": Asks._dead_requeue,
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
+    **{name: _of_engine(verb) for name, verb in PERIODIC.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,
 }

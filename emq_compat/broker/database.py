@@ -20,7 +20,7 @@ from emq_compat.errors import JournalError
 __all__ = ["SCHEMA_VERSION", "SQL", "Database"]
 
 #: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _FILE = "journal.sqlite3"
 _LOCK = "lock"
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
@@ -56,6 +56,7 @@ _WRITES = (
     "put_result",
     "revoke",
     "put_schedule",
+    "put_periodic",
     "set_counts",
     "add_part",
     "put_chord",

@@ -26,6 +26,7 @@ from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
 from emq_compat.broker.journal import Journal
+from emq_compat.broker.periodic import Periodic
 from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
 from emq_compat.broker.records import Dispatch, Moment, Send, queue_of
 from emq_compat.broker.results import Results
@@ -93,6 +94,7 @@ class Engine:
         self.queues = self.flights.queues
         self.fleet = Fleet(self.desk, self.flights, now)
         self.schedules = Schedules(journal, self.publish)
+        self.periodic = Periodic(self.desk, self.publish, now)
         self.endings = self.flights.endings
         self.chords = self.endings.chords
         self.topics = Topics(self.desk)

@@ -62,6 +62,14 @@ CREATE TABLE shares (
     pace_s REAL NOT NULL, pace_by_key INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- name: migrate_3
+-- the entries of beats: last_run_at by the beat's clock, sent_at by the broker's
+CREATE TABLE periodic (
+    schedule TEXT NOT NULL, name TEXT NOT NULL, last_run_at REAL NOT NULL, sent_at REAL NOT NULL,
+    total INTEGER NOT NULL, token TEXT NOT NULL, task TEXT NOT NULL, shown TEXT NOT NULL,
+    PRIMARY KEY (schedule, name)
+) WITHOUT ROWID;
+
 -- name: known
 SELECT j.value FROM json_each(?) AS j WHERE EXISTS (SELECT 1 FROM messages WHERE msgid = j.value)
     OR EXISTS (SELECT 1 FROM finished_0 WHERE msgid = j.value) OR EXISTS (SELECT 1 FROM finished_1 WHERE msgid = j.value)
@@ -266,6 +274,17 @@ DELETE FROM schedules WHERE key = ?
 
 -- name: schedules
 SELECT key, queue, headers, payload, interval_s, cron, next_at, runs_left FROM schedules
+
+-- name: put_periodic
+INSERT INTO periodic (schedule, name, last_run_at, sent_at, total, token, task, shown) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (schedule, name) DO UPDATE SET last_run_at = excluded.last_run_at, sent_at = excluded.sent_at,
+        total = excluded.total, token = excluded.token, task = excluded.task, shown = excluded.shown
+
+-- name: drop_periodic
+DELETE FROM periodic WHERE schedule = ? AND name = ?
+
+-- name: periodic
+SELECT schedule, name, last_run_at, sent_at, total, token, task, shown FROM periodic
 
 -- name: dead_letters
 SELECT key, msgid, queue, headers, x'', attempt, losses, reason, at FROM dead WHERE key > ? ORDER BY key LIMIT ?

@@ -22,6 +22,7 @@ __all__ = [
     "LockRow",
     "MarkedMessage",
     "Moment",
+    "PeriodicRow",
     "QueueRow",
     "ScheduleRow",
     "Send",
@@ -228,6 +229,23 @@ class ScheduleRow(NamedTuple):
     cron: str
     next_at: float
     runs_left: int
+
+
+class PeriodicRow(NamedTuple):
+    """An entry of a beat's schedule, with its last run.
+
+    ``last_run_at`` is unix seconds by the beat's clock, ``sent_at`` by the broker's; ``total`` counts the
+    runs; ``token`` names the last one (empty: none yet); ``task`` and ``shown`` are for those who look.
+    """
+
+    schedule: str
+    name: str
+    last_run_at: float
+    sent_at: float
+    total: int
+    token: str
+    task: str
+    shown: str
 
 
 class DeadLetter(NamedTuple):

@@ -14,6 +14,7 @@ from emq_compat.broker.records import (
     DeadLetter,
     LockRow,
     MarkedMessage,
+    PeriodicRow,
     QueueRow,
     ScheduleRow,
     ShareRow,
@@ -307,6 +308,18 @@ class Store(Database):
     def schedules(self) -> list[ScheduleRow]:
         """Return every schedule."""
         return [ScheduleRow(*row) for row in self._execute("schedules")]
+
+    def put_periodic(self, row: PeriodicRow) -> None:
+        """Store a beat's entry, or what it has become."""
+        self._write("put_periodic", tuple(row))
+
+    def drop_periodic(self, schedule: str, name: str) -> None:
+        """Delete a beat's entry."""
+        self._execute("drop_periodic", (schedule, name), writes=True)
+
+    def periodic(self) -> list[PeriodicRow]:
+        """Return the entries of all beats."""
+        return [PeriodicRow(*row) for row in self._execute("periodic")]
 
     def dead_letters(self, after_key: int, limit: int) -> list[DeadLetter]:
         """Return dead letters without payload, oldest first."""

@@ -119,7 +119,7 @@ def test_what_a_beat_no_longer_names_is_gone_other_schedules_are_not() -> None:
 
 
 def test_an_age_is_real_time_whatever_is_done_to_the_clock() -> None:
-    """The seconds since the last run go on while the clock is put back, and no more come when it is put on."""
+    """Where the broker can't know the real time a run counts as sent now."""
     beats = Beats()
     beats.begin("e")
     beats.send("e", "", "a1")

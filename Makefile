@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# The tests wait more than they work: two files at once. `make test TESTS_AT_ONCE=0`: one after the other.
+TESTS_AT_ONCE ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench cases faults services services-stop clean
@@ -15,7 +17,7 @@ demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their resu
 	@$(BIN)/python examples/quickstart/demo.py
 
 test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
-	$(PYTEST) -q -m "not long"
+	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile
 
 check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
 	@failed=; for tool in "ruff check --output-format concise" "mypy --strict" "lint-imports"; do \

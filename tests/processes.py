@@ -70,14 +70,18 @@ def _first_automatic_port() -> int:
 
 
 _ports_given = 0
+_SLICES = 8
 
 
 def _next_port(low: int) -> int:
-    # Each test process walks its own stretch, starting where its pid says: two of them rarely meet.
+    # Each process of the tests (pytest-xdist names them gw0, gw1 …) has a slice of its own and walks it from
+    # where its pid says, so that what one was given and hasn't bound yet isn't given to another.
     global _ports_given
     first, last = 10240, max(low - 1, 20000)
+    size = (last - first) // _SLICES
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
     _ports_given += 1
-    return first + (os.getpid() * 97 + _ports_given) % (last - first)
+    return first + mine * size + (os.getpid() * 97 + _ports_given) % size
 
 
 class Proc:

@@ -214,6 +214,7 @@ class ZygoteNursery(Nursery):
         self._unreaped: set[int] = set()  # spares that have ended and are the zygote's to reap
         self._requested: set[int] = set()
         self._events: list[NurseryEvent] = []
+        self._was_subreaper = False
 
     def start(self) -> None:
         """Fork the zygote, which at once forks its spare."""
@@ -225,7 +226,7 @@ class ZygoteNursery(Nursery):
             soft_limit_exceeded=options.soft_limit_exceeded,
             max_memory_kb=options.max_memory_per_child_kb,
         )
-        zygote.become_subreaper()
+        self._was_subreaper = zygote.become_subreaper()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()  # or each child would write it once more
@@ -383,6 +384,8 @@ class ZygoteNursery(Nursery):
                 signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
                 has_ended(process.pidfd, timeout_s)
             self._drop(process)
+        # This process may go on without a pool, and would not reap what fell to it.
+        zygote.become_subreaper(self._was_subreaper)
         super().stop(timeout_s)
 
     def abandon(self) -> None:

@@ -49,14 +49,23 @@ FORK, TWIN, QUIT, FORKED, EXITED, FAILED = range(6)
 MESSAGE = struct.Struct("<BIi")
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _SWEEPS = 1000
 _MAX_FDS = 3
 
 
-def become_subreaper() -> None:
-    """Make this process the one that orphans below it fall to (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def become_subreaper(wanted: bool = True) -> bool:
+    """Make this process the one that orphans below it fall to, or no longer (Linux).
+
+    Returns:
+        Whether it was.
+    """
+    if sys.platform != "linux":
+        return False
+    libc, was = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+    return bool(was.value)
 
 
 def exit_text(status: int) -> str:

@@ -261,7 +261,7 @@ def test_in_the_background(site: Site) -> None:
     assert "x" == site.tasks.ping.delay("x").get(timeout=15)
     assert os.getsid(worker.pid) == worker.pid
     worker.terminate()
-    wait_until(lambda: not worker.is_running(), 20, what="the end of the worker in the background")
+    worker.wait(20)
     assert "is ready" in (site.folder / "w.log").read_text()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from emq_compat.message import Delivery, Reply
 from emq_compat.pool.base import Finished, Lost, Report
+from emq_compat.pool.zygote import become_subreaper
 from tests.pool.conftest import Prefork
 from tests.pool.drive import assignment, replies, success
 from tests.processes import wait_until
@@ -186,6 +187,15 @@ def test_stopping_gives_every_descriptor_back(prefork: Prefork) -> None:
     driver.told("a", "STARTED")
     driver.pool.stop(5)
     assert before == len(os.listdir("/proc/self/fd"))
+
+
+def test_after_the_pool_orphans_fall_to_others_again(prefork: Prefork) -> None:
+    """A process that has run a pool and goes on is a subreaper no longer than the pool."""
+    assert become_subreaper(False) is False
+    driver = prefork(1)
+    assert become_subreaper() is True
+    driver.pool.stop(5)
+    assert become_subreaper(False) is False
 
 
 def test_many_children_start_at_once(prefork: Prefork) -> None:

@@ -4,6 +4,7 @@
     emq://host              the same with the default ports 47291, 47290, 47293
     emq+ipc:///run/emq      our broker on this machine: client.sock, worker.sock, admin.sock in that folder
     tcp://host:47291        a stock eventmq 0.3.13 router; also emq://host?stock=1
+    memory://, memory://x   a broker in this very process, for tests: started by the first connection
     emq://one;emq://two     failover, in this order
 
 Behind ``?``, joined by ``&``: ``worker_port=N``; ``keys=DIR`` (CURVE; else the variable EMQ_KEYS);
@@ -15,12 +16,15 @@ that is what eventmq's clients mean by it. Write ``emq://`` once our broker has 
 
 from __future__ import annotations
 
+import functools
+import importlib
 import ipaddress
 import os
+import re
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -35,11 +39,13 @@ CLIENT_PORT = 47291
 _RESOLVER_S = 1.0
 #: A unix socket's path: 108 bytes with its final NUL (unix(7)).
 _SOCKET_PATH_BYTES = 107
+#: Of that what the folder for temporary files may have, so that ``memory://`` with the longest name fits.
+_LONGEST_PARENT_BYTES = 32
 _EXAMPLES = "write emq://HOST:47291, emq+ipc://FOLDER, or tcp://HOST:47291 for a stock router"
 # fmt: off
 _KOMBU_SCHEMES = frozenset({
     "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd",
-    "filesystem", "gcpubsub", "librabbitmq", "memory", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss",
+    "filesystem", "gcpubsub", "librabbitmq", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss",
     "sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
 })
 # fmt: on
@@ -57,6 +63,7 @@ class Address:
         keys_dir: folder of CURVE keys; None: no encryption (always for ipc: the folder's mode protects it).
         ipv6: ZeroMQ's IPV6 option is needed.
         is_loopback: reachable from this machine only (127.0.0.0/8, ::1, localhost, ipc).
+        in_process: ``memory://``: the broker is this process's, or that of a process it was forked from.
     """
 
     url: str
@@ -68,6 +75,17 @@ class Address:
     keys_dir: Path | None = None
     ipv6: bool = False
     is_loopback: bool = False
+    in_process: bool = False
+
+    def prepare(self) -> None:
+        """Start the broker that is to be connected to, if it is this process's and doesn't run.
+
+        Raises:
+            OperationalError: it can't be started.
+        """
+        if self.in_process:
+            # By its name: the broker stands above its addresses and knows them, not the other way round.
+            importlib.import_module("emq_compat.broker.inprocess").begin(self.host)
 
     def __str__(self) -> str:
         return self.url
@@ -155,6 +173,8 @@ def _parse_one(text: str, environ: Mapping[str, str]) -> Address:
         return _parse_ipc(text, scheme, rest, options)
     if scheme in ("emq", "tcp"):
         return _parse_tcp(text, scheme, options, environ)
+    if scheme == "memory":
+        return _parse_memory(text, rest, options)
     raise AddressError(f"the scheme of {text!r} is unknown: {_EXAMPLES}")
 
 
@@ -203,6 +223,30 @@ def _parse_ipc(text: str, scheme: str, rest: str, options: Mapping[str, str]) ->
         admin_endpoint=f"ipc://{folder}/admin.sock",
         is_loopback=True,
     )
+
+
+def _parse_memory(text: str, rest: str, options: Mapping[str, str]) -> Address:
+    """Read ``memory://NAME``; no name, ``localhost`` and ``/`` are one broker, as with kombu's transport."""
+    for name in options:
+        raise AddressError(f"{text!r}: {name} has no meaning for a broker in this process: leave it out")
+    name = rest.strip("/")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,32}", name):
+        raise AddressError(f"{text!r}: a broker in this process has a name of letters and digits, 32 at most")
+    name = "" if name == "localhost" else name
+    folder = f"{_memory_folders()}-{name}" if name else _memory_folders()
+    sockets = _parse_ipc(text, "emq+ipc", folder, {})
+    return replace(sockets, url=f"memory://{name}", in_process=True)
+
+
+@functools.cache
+def _memory_folders() -> str:
+    """Return how the folders of this process's brokers begin; the same in processes forked from it."""
+    from tempfile import gettempdir  # noqa: PLC0415 - for tests only
+
+    parent = gettempdir()
+    if len(os.fsencode(parent)) > _LONGEST_PARENT_BYTES:
+        parent = "/tmp"  # noqa: S108 - the folder in there is made with mode 0700, and must be new
+    return os.path.join(parent, f"emq-memory-{os.getpid()}-{os.urandom(6).hex()}")
 
 
 def _parse_tcp(text: str, scheme: str, options: Mapping[str, str], environ: Mapping[str, str]) -> Address:

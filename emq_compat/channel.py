@@ -310,6 +310,7 @@ class Channels:
             address = self._addresses[which]
             identity = f"{self._identity}-{next(self._count)}".encode()
             now = time.monotonic()
+            address.prepare()
             try:
                 channel = Channel(self._context, address, identity)
             except zmq.ZMQError as exc:

@@ -15,7 +15,7 @@ from tests.processes import Procs, unused_port, wait_until
 from tests.services.state import service_url
 from tests.site import Site, open_site
 
-pytest_plugins = ["tests.stock.fixtures"]
+pytest_plugins = ["pytester", "tests.stock.fixtures"]
 
 _REPORT = pytest.StashKey[bool]()
 

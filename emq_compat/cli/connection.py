@@ -17,7 +17,7 @@ import click
 import emq_compat
 from emq_compat.address import DEFAULT_URL, Address
 from emq_compat.client import Client
-from emq_compat.errors import EmqError
+from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.current import given_app
 from emq_compat.shim.exceptions import ImproperlyConfigured
@@ -54,8 +54,17 @@ class Connection:
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """A connection to the broker, closed at the block's end."""
+        """A connection to the broker, closed at the block's end.
+
+        Raises:
+            ConfigurationError: it is one inside another process.
+        """
         with Client(self.url) as client:
+            if client.addresses[0].in_process:
+                raise ConfigurationError(
+                    f"{self.url} is a broker inside the process that uses it, out of a command's reach: "
+                    "give -b emq://HOST"
+                )
             yield client
 
     @contextmanager

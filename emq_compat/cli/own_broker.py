@@ -35,11 +35,11 @@ def own_address(url: str, asked_by: str) -> Address:
     """Return the address at which a broker can be started here.
 
     Raises:
-        ConfigurationError: it is another machine's, a stock router's, or more than one.
+        ConfigurationError: it is another machine's, a stock router's, memory://, or more than one.
     """
     addresses = Address.parse(url)
     address = addresses[0]
-    if len(addresses) > 1 or address.stock or not address.is_loopback:
+    if len(addresses) > 1 or address.stock or address.in_process or not address.is_loopback:
         raise ConfigurationError(
             f"{asked_by} starts a broker on this machine, and {url} is none: give -b emq://127.0.0.1:47291"
         )

@@ -56,6 +56,8 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
         _set_up_log(app, config.log_level, site.log)
         if config.pool == "solo" and config.concurrency > 1:
             logger.warning("the solo pool runs one task at a time: -c %d has no effect", config.concurrency)
+        if config.addresses[0].in_process:
+            logger.warning("%s is a broker inside this process: nothing else can publish to it", url)
         signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
         config = replace(config, queues=selected_queues(app))
         stack.enter_context(pid_file(site.pid))

@@ -76,6 +76,8 @@ class Life(ABC):
         self._exit_code = 0
         self._pool_broken = False
         self._started = False
+        #: How far another thread wants it to go.
+        self._wanted_stage = Stage.RUNNING
 
     @abstractmethod
     def _on_hup(self) -> None:
@@ -187,6 +189,11 @@ class Life(ABC):
         if was is Stage.RUNNING and self._started:
             self.pool.close()  # idle children leave now: told after the onlooker
 
+    def end_soon(self, stage: Stage = Stage.WARM) -> None:
+        """``shut_down`` from another thread; returns at once. Nothing once it has ended."""
+        self._wanted_stage = max(self._wanted_stage, stage)
+        self._signals.wake()
+
     # The loop.
 
     def _loop(self) -> None:
@@ -263,6 +270,7 @@ class Life(ABC):
                 soft = self.soft_shutdown_timeout_s
                 stage = next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft)
                 self.shut_down(stage, name)
+        self.shut_down(self._wanted_stage)
 
     def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
         """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""

@@ -113,23 +113,24 @@ class ShimProgram:
         )
 
     @property
-    def policies(self) -> Mapping[str, TaskPolicy]:
+    def policies(self) -> dict[str, TaskPolicy]:
         """Task name → policy of every registered task; imports the app's task modules first."""
         if self._policies is None:
             self.load()
-            limited = not self.app.conf.worker_disable_rate_limits
-            self._policies = {
-                name: TaskPolicy(
-                    acks_late=bool(task.acks_late),
-                    reject_on_worker_lost=bool(task.reject_on_worker_lost),
-                    limit_s=task.time_limit,
-                    soft_limit_s=task.soft_time_limit,
-                    interval_s=_interval_of(task) if limited else None,
-                    acks_on_timeout=bool(task.acks_on_timeout),
-                )
-                for name, task in self.app.tasks.items()
-            }
+            self._policies = {name: self.policy_of(task) for name, task in self.app.tasks.items()}
         return self._policies
+
+    def policy_of(self, task: Task[..., Any]) -> TaskPolicy:
+        """Return the policy of a registered task."""
+        limited = not self.app.conf.worker_disable_rate_limits
+        return TaskPolicy(
+            acks_late=bool(task.acks_late),
+            reject_on_worker_lost=bool(task.reject_on_worker_lost),
+            limit_s=task.time_limit,
+            soft_limit_s=task.soft_time_limit,
+            interval_s=_interval_of(task) if limited else None,
+            acks_on_timeout=bool(task.acks_on_timeout),
+        )
 
     def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:
         """Give a registered task other time limits, in seconds (None: none), from its next run on."""

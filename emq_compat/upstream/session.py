@@ -170,6 +170,7 @@ class Session(Upstream):
         self._address = address = self.addresses[self._next_address]
         self._next_address = (self._next_address + 1) % len(self.addresses)
         self._connection_number += 1
+        address.prepare()
         name = self._identity
         if address.stock or (self._connection_number > 1 and not self.ours):
             name = identity(self.name)

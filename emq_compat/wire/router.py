@@ -17,7 +17,7 @@ from emq_compat.wire.curve import Gate
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
 
-__all__ = ["RouterWire"]
+__all__ = ["RouterWire", "is_listened_at"]
 
 #: A peer's identity, and what it said.
 Received: TypeAlias = "tuple[bytes, Command | RemoteProtocolError]"
@@ -78,7 +78,7 @@ class RouterWire(Watched):
             gate.protect(socket)
         super().__init__(socket, _EVENTS)
         try:
-            if endpoint.startswith("ipc://") and _is_listened_at(endpoint.removeprefix("ipc://")):
+            if endpoint.startswith("ipc://") and is_listened_at(endpoint.removeprefix("ipc://")):
                 # ZeroMQ would take the other's place, and nobody could reach it any more.
                 raise zmq.ZMQError(zmq.EADDRINUSE)
             self.socket.bind(endpoint)
@@ -170,7 +170,7 @@ class RouterWire(Watched):
                 del self._suspects[peer]
 
 
-def _is_listened_at(path: str) -> bool:
+def is_listened_at(path: str) -> bool:
     """Tell whether a process listens at this unix socket; what a killed one left behind doesn't count."""
     if path.startswith("@") or not os.path.exists(path):
         return False

@@ -14,12 +14,12 @@ import pytest
 from emq_compat.shim import current
 from emq_compat.shim.app import Celery
 from emq_compat.shim.result import GroupResult
-from emq_compat.shim.surface import old_modules, rdb, testing_app, worker_state
+from emq_compat.shim.surface import old_modules, rdb, worker_state
 from emq_compat.shim.surface.autoretry import add_autoretry_behaviour
 from emq_compat.shim.surface.keyvalue_backend import KeyValueStoreBackend
 from emq_compat.shim.surface.state import connect_on_app_finalize
-from emq_compat.shim.surface.testing_app import set_trap, setup_default_app
 from emq_compat.shim.surface.trace import build_tracer, trace_task
+from emq_compat.testing.app import TestApp, set_trap, setup_default_app
 
 pytestmark = pytest.mark.unit
 
@@ -85,7 +85,7 @@ def test_modules_of_old_ask_the_current_app(app: Celery) -> None:
 
 def test_a_test_app(app: Celery) -> None:
     """It has its settings as defaults, keeps results in memory, and isn't current."""
-    made = testing_app.TestApp(config={"task_always_eager": True})
+    made = TestApp(config={"task_always_eager": True})
     assert made is not current.app_or_none()
     assert ("cache+memory://", True) == (made.conf.result_backend, made.conf.task_always_eager)
     assert made.log.already_setup

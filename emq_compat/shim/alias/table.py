@@ -16,7 +16,7 @@ _SHIM = "emq_compat.shim."
 
 def _row(*sources: str, **names: str) -> tuple[tuple[str, ...], dict[str, str]]:
     return (
-        tuple(_SHIM + source for source in sources),
+        tuple(source if source.startswith("emq_compat.") else _SHIM + source for source in sources),
         {name: where if where.startswith(("emq_compat.", "kombu.")) else _SHIM + where
          for name, where in names.items()},
     )  # fmt: skip
@@ -87,8 +87,12 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.contrib.django.task": _row(**_of("django", "DjangoTask")),
     "celery.contrib.rdb": _row("surface.rdb"),
     "celery.contrib.testing": _row(),
-    "celery.contrib.testing.app": _row("surface.testing_app"),
-    "celery.contrib.testing.tasks": _row("surface.testing_tasks"),
+    "celery.contrib.pytest": _row("emq_compat.testing.plugin"),
+    "celery.contrib.testing.app": _row("emq_compat.testing.app"),
+    "celery.contrib.testing.manager": _row("emq_compat.testing.manager"),
+    "celery.contrib.testing.mocks": _row("emq_compat.testing.mocks"),
+    "celery.contrib.testing.tasks": _row("emq_compat.testing.tasks"),
+    "celery.contrib.testing.worker": _row("emq_compat.testing.worker"),
     "celery.exceptions": _row("exceptions", **_of("surface.command_error", "CeleryCommandException")),
     "celery.execute": _row(send_task="surface.apps:send_task"),
     "celery.fixups": _row(),

@@ -12,13 +12,14 @@ from emq_compat.shim.log import Logging
 
 __all__ = ["DEFAULT_TEST_CONFIG", "TestApp", "Trap", "UnitLogging", "set_trap", "setup_default_app"]
 
-#: Settings of TestApp. There is no broker in memory yet: the broker is the one that would be found anyway.
+#: Settings of TestApp: broker and results in this process's memory.
 DEFAULT_TEST_CONFIG: dict[str, Any] = {
     "worker_hijack_root_logger": False,
     "worker_log_color": False,
     "accept_content": ["json"],
     "enable_utc": True,
     "timezone": "UTC",
+    "broker_url": "memory://",
     "result_backend": "cache+memory://",
 }
 

@@ -98,6 +98,8 @@ class Server:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._stopping = False
+        #: Seconds that its clock is ahead of the system's.
+        self._ahead_s = 0.0
         #: monotonic time at which the disk is tried again; None: it works.
         self._probe_at: float | None = None
         self._log_at: dict[str, float] = {}
@@ -137,7 +139,7 @@ class Server:
         return wire
 
     def _start_engine(self) -> None:
-        now = _now()
+        now = self.now()
         self.engine = Engine(self.store, self._options, self._about, now)
         self.engine.topics.told_outside = self._publish_out is not None
         self.asks = Asks(self.engine, self._backup, now)
@@ -165,7 +167,7 @@ class Server:
                 more = False
 
     def _timeout_ms(self) -> int:
-        now = _now()
+        now = self.now()
         if self._probe_at is not None:
             return max(0, int((self._probe_at - now.mono) * 1000) + 1)
         deadline = self.engine.next_deadline(now)
@@ -181,7 +183,7 @@ class Server:
         from_workers = self._receive(self.backend)
         from_clients = self._receive(self.frontend)
         self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
-        now = _now()
+        now = self.now()
         engine.begin_turn([c.msgid for _, c in self._turn_publishes])
         for identity, command in from_workers:
             if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
@@ -380,6 +382,15 @@ class Server:
         self._stopping = True
         self._wake()
 
+    def now(self) -> Moment:
+        """Return what time it is here."""
+        return Moment(time.time() + self._ahead_s, time.monotonic())
+
+    def advance(self, seconds: float) -> None:
+        """Put the clock by which ETA, expiry and schedules are due ahead; from another thread, too."""
+        self._ahead_s += seconds
+        self._wake()
+
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             self._wake_w.send(b"\0")
@@ -418,10 +429,6 @@ class Server:
         self._wake_r.close()
         self._wake_w.close()
         self.store.close()
-
-
-def _now() -> Moment:
-    return Moment(time.time(), time.monotonic())
 
 
 def _warn_of_neighbours(config: BrokerConfig) -> None:

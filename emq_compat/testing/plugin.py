@@ -16,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.testing.broker import MemoryBroker
     from emq_compat.testing.worker import TestWorkController
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "celery_worker_parameters",
     "celery_worker_pool",
     "depends_on_current_app",
+    "emq_memory_broker",
     "pytest_configure",
     "use_celery_app_trap",
 ]
@@ -159,6 +161,15 @@ def celery_session_worker(
 def depends_on_current_app(celery_app: Celery) -> None:
     """Makes ``celery_app`` the current app."""
     celery_app.set_current()
+
+
+@pytest.fixture
+def emq_memory_broker() -> Iterator[MemoryBroker]:
+    """The broker of ``memory://``, emptied at the test's end; its ``advance`` makes what has an ETA due."""
+    from emq_compat.testing.broker import memory_broker  # noqa: PLC0415 - as in _test_app
+
+    with memory_broker() as broker:
+        yield broker
 
 
 def _with_mark(request: pytest.FixtureRequest, config: Mapping[str, Any]) -> dict[str, Any]:

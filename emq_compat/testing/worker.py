@@ -32,6 +32,7 @@ from emq_compat.shim.log import handler_for
 from emq_compat.shim.loggers import mlevel
 from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import Announcer, Consumer, WorkController
+from emq_compat.testing.broker import keep_real_time
 from emq_compat.testing.tasks import ping
 
 if TYPE_CHECKING:
@@ -319,6 +320,7 @@ def start_worker(
         RuntimeError: tasks still ran after ``shutdown_timeout``.
         Exception: what importing the app's tasks raises.
     """
+    keep_real_time()
     cls: type[TestWorkController] = kwargs.pop("WorkController", TestWorkController)
     test_worker_starting.send(sender=app)
     worker: TestWorkController | None = None

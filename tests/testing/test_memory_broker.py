@@ -15,7 +15,7 @@ from emq_compat.address import Address
 from emq_compat.broker import inprocess
 from emq_compat.celery_shim import Celery, OperationalError
 from emq_compat.errors import AddressError
-from emq_compat.testing.broker import memory_broker
+from emq_compat.testing.broker import MemoryBroker, memory_broker
 
 pytestmark = [
     pytest.mark.integration,
@@ -78,8 +78,13 @@ def test_what_is_left_in_it_is_forgotten(make_app: Callable[..., Celery]) -> Non
 def test_a_forked_process_reaches_it(app: Celery) -> None:
     """A process that is forked from this one publishes to this one's broker, and starts none."""
     app.connection().connect()
-    fork = multiprocessing.get_context("fork")
-    child = fork.Process(target=app.send_task, args=("from a child",))
+
+    def publish() -> None:
+        app.send_task("from a child")
+        with pytest.raises(OperationalError, match="another process's"):
+            MemoryBroker().advance(1)
+
+    child = multiprocessing.get_context("fork").Process(target=publish)
     child.start()
     child.join(30)
     assert (0, 1) == (child.exitcode, app.connection().default_channel.queue_declare("celery").message_count)
@@ -132,5 +137,7 @@ def test_names_that_cant_be(url: str) -> None:
     """A name that is no name, and options, are refused with the address in the message."""
     with pytest.raises(AddressError, match="memory://"):
         Address.parse(url)
+    with pytest.raises(AddressError, match="memory://"):
+        MemoryBroker("emq://host")
 
 

@@ -15,6 +15,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.shim import current, signals
 from emq_compat.shim.exceptions import CeleryWarning, SoftTimeLimitExceeded, TimeoutError  # noqa: A004
 from emq_compat.shim.log import get_task_logger
+from emq_compat.testing.broker import MemoryBroker
 from emq_compat.testing.worker import (
     TestWorkController,
     start_worker,
@@ -77,6 +78,45 @@ def test_a_revoked_task_does_not_run(app: Celery) -> None:
         note.apply_async(("revoked",), countdown=0.2).revoke()
         note.apply_async(("kept",), countdown=0.3).get(timeout=10)
     assert ["kept"] == ran
+
+
+def test_time_is_put_ahead(app: Celery) -> None:
+    """With the broker's clock ahead what has its ETA by then runs, and what expires by then does not."""
+    ran = []
+
+    @app.task
+    def note(what: str) -> None:
+        ran.append(what)
+
+    with start_worker(app):
+        results = [
+            note.apply_async(("in half an hour",), countdown=1800),
+            note.apply_async(("in two hours",), countdown=7200),
+            note.apply_async(("expired",), countdown=600, expires=1200),
+        ]
+        MemoryBroker().advance(3600)
+        results[0].get(timeout=10)
+        MemoryBroker().advance(3600)
+        results[1].get(timeout=10)
+    assert ["in half an hour", "in two hours"] == ran
+
+
+def test_a_frozen_clock_stops_no_worker(app: Celery) -> None:
+    """While freezegun has stopped the process's clock, tasks run, and timeouts end."""
+    freezegun = pytest.importorskip("freezegun")
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    with start_worker(app), freezegun.freeze_time("2031-02-03") as frozen:
+        later = add.apply_async((1, 2), countdown=3600)
+        assert 5 == add.delay(2, 3).get(timeout=10)
+        frozen.tick(3600)
+        with pytest.raises(TimeoutError):
+            later.get(timeout=0.1)
+        MemoryBroker().advance(3600)
+        assert 3 == later.get(timeout=10)
 
 
 def test_it_is_the_worker_of_its_app(app: Celery) -> None:

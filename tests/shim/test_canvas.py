@@ -325,6 +325,20 @@ def test_errbacks_of_a_chord(t: Tasks, app: Celery) -> None:
     assert [t.add.s(9)] == sig.tasks[0].options["link_error"]
 
 
+def test_an_errback_of_a_group_that_has_its_own_is_one_of_these(t: Tasks) -> None:
+    """A group's own errbacks replace its members': what is linked later is called beside them."""
+    both = group(t.add.s(1), t.add.s(2)).set(link_error=t.add.s())
+    both.link_error(t.total.s())
+    assert [t.add.s(), t.total.s()] == both.options["link_error"]
+
+
+def test_an_errback_that_has_travelled_is_known_again(t: Tasks) -> None:
+    """Linking what a message has brought already, its arguments as a list, doesn't call it twice."""
+    sent = signature(json.loads(json.dumps(t.add.s(1, 2).on_error(t.total.s(3)))))
+    sent.link_error(t.total.s(3))
+    assert 1 == len(sent.options["link_error"])
+
+
 # Stamps
 
 

@@ -240,8 +240,13 @@ class group(Composite):  # noqa: N801 - Celery's name
         return self.tasks[0].link(callback)
 
     def link_error(self, errback: Any) -> Any:
-        """Link to each member; returns what was linked."""
+        """Link to each member; returns what was linked.
+
+        Errbacks among the group's own options take the place of its members', so that it goes there, too.
+        """
         errback = maybe_signature(errback, app=self._app)
+        if self.options.get("link_error"):
+            self.append_to_list_option("link_error", errback.clone())
         return tuple(task.link_error(errback.clone()) for task in self.tasks)
 
     def __len__(self) -> int:

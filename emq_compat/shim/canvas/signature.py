@@ -307,7 +307,7 @@ class Signature(dict[str, Any]):
     def append_to_list_option(self, key: str, value: Any) -> Any:
         """Add ``value`` to a list option, if it isn't there; returns it."""
         items = self["options"][key] = as_list(self["options"].get(key))
-        if value not in items:
+        if _as_sent(value) not in map(_as_sent, items):
             items.append(value)
         return value
 
@@ -392,6 +392,11 @@ def maybe_signature(d: Any, app: Celery | None = None, clone: bool = False) -> A
     if app is not None and isinstance(d, Signature):
         d._app = app
     return d
+
+
+def _as_sent(link: Any) -> Any:
+    """Return a callback as a message has it: its arguments are a list there."""
+    return {**link, "args": list(link.get("args") or ())} if isinstance(link, dict) else link
 
 
 def _copy_of(value: Any) -> Any:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Final, NamedTuple
+
 from emq_compat.errors import ConfigurationError
-from emq_compat.pool.aio import AsyncioPool
 from emq_compat.pool.base import Pool, PoolOptions, Work
-from emq_compat.pool.prefork import PreforkPool
-from emq_compat.pool.solo import SoloPool
-from emq_compat.pool.threads import ThreadsPool
 
 __all__ = ["POOL_NAMES", "checked_name", "make_pool"]
 
-_POOLS: dict[str, type[PreforkPool] | type[ThreadsPool] | type[SoloPool] | type[AsyncioPool]] = {
-    "prefork": PreforkPool,
-    "processes": PreforkPool,  # Celery's alias
-    "threads": ThreadsPool,
-    "solo": SoloPool,
-    "asyncio": AsyncioPool,
+
+class _Kind(NamedTuple):
+    """Where a pool is: its module is imported when one is made, as that of asyncio takes 2 MB."""
+
+    name: str
+    module: str
+    kind: str
+
+
+_PREFORK: Final = _Kind("prefork", "prefork", "PreforkPool")
+_POOLS: Final = {
+    "prefork": _PREFORK,
+    "processes": _PREFORK,  # Celery's alias
+    "threads": _Kind("threads", "threads", "ThreadsPool"),
+    "solo": _Kind("solo", "solo", "SoloPool"),
+    "asyncio": _Kind("asyncio", "aio", "AsyncioPool"),
 }
 _GREEN = ("gevent", "eventlet")
 
@@ -30,7 +39,9 @@ def make_pool(name: str, options: PoolOptions, work: Work) -> Pool:
     Raises:
         ConfigurationError: there's no such pool; the message names those there are.
     """
-    return _POOLS[checked_name(name)](options, work)
+    found = _POOLS[checked_name(name)]
+    made: Pool = getattr(import_module(f"emq_compat.pool.{found.module}"), found.kind)(options, work)
+    return made
 
 
 def checked_name(name: str) -> str:

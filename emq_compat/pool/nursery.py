@@ -7,6 +7,7 @@ pool itself finds out *that* a child ended by its pidfd.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -231,6 +232,10 @@ class ZygoteNursery(Nursery):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()  # or each child would write it once more
         ours, theirs = _orders_pair()
+        # A collection touches what it looks at: here before the fork, and never again here or in children, so
+        # that they go on sharing it.
+        gc.collect()
+        gc.freeze()
         pid = zygote.fork()
         if pid == 0:
             ours.close()

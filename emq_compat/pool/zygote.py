@@ -112,9 +112,7 @@ def run_zygote(program: ChildProgram, orders: socket.socket, death_fd: int) -> N
     """Be the zygote in this freshly forked process until the parent is gone or says QUIT; never returns."""
     status = 1
     try:
-        gc.disable()
-        gc.collect()
-        gc.freeze()
+        gc.disable()  # what there was is frozen: see nursery.py
         dispositions = _ignore_signals()
         _Zygote(program, orders, death_fd, dispositions).run()
         status = 0

@@ -3,7 +3,7 @@
 ``later.build(…)`` stands for ``from emq_compat.shim.build import build``: at the first use of a name its
 module is imported and the name becomes an attribute of this module; from then on it costs what any attribute
 does. This is the only place where that is done. The table below says where each name is; type checkers see
-the imports themselves. A worker loads all of it before it forks (``load``).
+the imports themselves. A worker loads what tasks need before it forks (``load``).
 """
 
 from __future__ import annotations
@@ -131,13 +131,30 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.settings_values": ("check_values", "number_in", "odd_values"),
     "shim.zones": ("zone_named",),
 }
+#: Modules of these that few tasks need: a process that does loads them itself.
+SELDOM: Final = frozenset(
+    {
+        "shim.alias.finder",
+        "shim.annotations",
+        "shim.apublish",
+        "shim.bug_report",
+        "shim.connections",
+        "shim.eager",
+        "shim.graph",
+        "shim.programs",
+        "shim.promise",
+        "shim.settings_option",
+    }
+)
 _HOMES: Final = {name: f"emq_compat.{home}" for home, names in NAMES.items() for name in names}
 
 
 def load() -> None:
-    """Load everything now: processes that are forked from this one share it, and their first task needn't."""
-    for name in _HOMES:
-        globals()[name] = _found(name)
+    """Load what tasks need now: processes that are forked from this one share it, and none need load it."""
+    for home, names in NAMES.items():
+        if home not in SELDOM:
+            for name in names:
+                globals()[name] = _found(name)
 
 
 def _found(name: str) -> Any:

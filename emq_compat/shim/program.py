@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any
 
 from emq_compat.errors import EmqError, NotAllowed
@@ -173,6 +175,8 @@ class ShimProgram:
         self.app.loader.init_worker()
         self.app.finalize()
         self.app.conf.settle()
+        if any(iscoroutinefunction(task.run) for task in self.app.tasks.values()):
+            import_module("emq_compat.coroutines.loops")  # asyncio, which children share then
         if self.app.conf.task_annotations:
             for task in self.app.tasks.values():
                 task.annotate()

@@ -2,13 +2,15 @@
 
 usage: python -m tests.pool.parent OPTIONS PAYLOAD…
 
-OPTIONS are those of PoolOptions, as JSON; ``before`` names what there is before the pool starts (``thread``,
-``zmq``). Each payload is submitted once all children are idle; every event is printed as one line: its type,
-its msgid (``m0``, ``m1`` …), and its state, body or detail. SIGTERM ends it in order.
+OPTIONS are those of PoolOptions, as JSON; ``before`` names what there is before the pool starts: ``thread``,
+``zmq``, ``heap`` (30 MB of lists, which are gone through once children are there). Each payload is submitted
+once all children are idle; every event is printed as one line: its type, msgid (``m0``, ``m1`` …), and its
+state, body or detail. SIGTERM ends it in order.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -55,6 +57,7 @@ def main(given: dict[str, Any], payloads: list[str]) -> None:
 
         context = zmq.Context()
         context.socket(zmq.DEALER).close()
+    heap: list[list[None]] = [[] for _ in range(400_000)] if "heap" in before else []
     if given.get("rebuild"):
         path, args = given["rebuild"]
         given["rebuild"] = path, tuple(args)
@@ -73,7 +76,10 @@ def main(given: dict[str, Any], payloads: list[str]) -> None:
     waiting = [assignment(payload, f"m{i}") for i, payload in enumerate(payloads)]
     warm = False
     while not ended:
-        warm = warm or pool.idle() == pool.concurrency
+        if not warm and pool.idle() == pool.concurrency:
+            warm = True
+            if heap:
+                print("collected", gc.collect(), len(heap))
         while warm and waiting and pool.submit(waiting[0]):
             waiting.pop(0)
         deadline = pool.next_deadline()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from typing import Any
 
 import psutil
@@ -89,6 +90,18 @@ def test_an_orderly_end_leaves_no_process_of_the_pool(procs: Procs) -> None:
     assert 0 == parent.stop()
     assert "Lost m0 stopped" in parent.output()
     assert_gone(below)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are forked")
+def test_all_share_what_was_there_before_the_fork(procs: Procs) -> None:
+    """30 MB of objects are there once: neither the parent's collections nor the children's copy them."""
+    parent = start(procs, "collect", concurrency=2, before=["heap"])
+    parent.wait_line("collected")
+    parent.wait_line("Finished m0")
+    everybody = [psutil.Process(parent.pid), *processes_below(parent)]
+    assert 5 == len(everybody)
+    assert [] == [process for process in everybody if process.memory_full_info().uss > 20 * 2**20]
+    assert 0 == parent.stop()
 
 
 def test_signals_to_everybody_leave_the_work_alone(procs: Procs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import random
@@ -43,6 +44,10 @@ def _echo(rest: bytes, delivery: Delivery, report: Report) -> Reply:
 
 def _pid(rest: bytes, delivery: Delivery, report: Report) -> Reply:
     return success(str(os.getpid()).encode())
+
+
+def _collect(rest: bytes, delivery: Delivery, report: Report) -> Reply:
+    return success(str(gc.collect()).encode())
 
 
 def _who(rest: bytes, delivery: Delivery, report: Report) -> Reply:

@@ -33,6 +33,7 @@ COMMANDS = {
     "dead": "Look at the dead letters, requeue or drop them.",
     "keys": "Make and list keys.",
     "report": "Show versions, settings and the broker, for a bug report.",
+    "migrate": "Tell what a move from Celery costs, and rewrite imports.",
 }
 
 

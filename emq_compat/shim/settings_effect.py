@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DIFFERENT", "WITHOUT_EFFECT"]
+__all__ = ["DIFFERENT", "LACKING", "WITHOUT_EFFECT"]
 
 #: Settings whose effect isn't quite Celery's → how it differs.
 DIFFERENT: Final[dict[str, str]] = {
@@ -29,7 +29,30 @@ DIFFERENT: Final[dict[str, str]] = {
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
 
-#: Why a setting does nothing → the settings.
+#: Why a setting does nothing, and a project that relies on it lacks something → the settings.
+_LACKING: Final[dict[str, str]] = {
+    "there is no such result backend": """
+        arangodb_backend_settings azureblockblob_base_path azureblockblob_connection_timeout
+        azureblockblob_container_name azureblockblob_read_timeout azureblockblob_retry_increment_base
+        azureblockblob_retry_initial_backoff_sec azureblockblob_retry_max_attempts cassandra_auth_kwargs
+        cassandra_auth_provider cassandra_bundle_path cassandra_entry_ttl cassandra_keyspace
+        cassandra_options cassandra_port cassandra_read_consistency cassandra_servers cassandra_table
+        cassandra_write_consistency cosmosdbsql_collection_name cosmosdbsql_consistency_level
+        cosmosdbsql_database_name cosmosdbsql_max_retry_attempts cosmosdbsql_max_retry_wait_time
+        couchbase_backend_settings elasticsearch_max_retries elasticsearch_retry_on_timeout
+        elasticsearch_save_meta_as_text elasticsearch_timeout gcs_base_path gcs_bucket gcs_project gcs_ttl
+        mongodb_backend_settings s3_access_key_id s3_base_path s3_bucket s3_endpoint_url s3_region
+        s3_secret_access_key
+        """,
+    "not there yet": """
+        result_failure_expires task_retry_on_worker_lost worker_deduplicate_successful_tasks
+        """,
+    "messages are not signed; CURVE keys protect the connection": """
+        security_cert_store security_certificate security_digest security_key security_key_password
+        """,
+}
+
+#: Why a setting does nothing, and needn't → the settings.
 _REASONS: Final[dict[str, str]] = {
     "there is no beat yet": """
         beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval
@@ -49,24 +72,8 @@ _REASONS: Final[dict[str, str]] = {
         redis_retry_on_timeout result_backend_always_retry result_backend_base_sleep_between_retries_ms
         result_backend_max_retries result_backend_max_sleep_between_retries_ms result_backend_thread_safe
         """,
-    "there is no such result backend": """
-        arangodb_backend_settings azureblockblob_base_path azureblockblob_connection_timeout
-        azureblockblob_container_name azureblockblob_read_timeout azureblockblob_retry_increment_base
-        azureblockblob_retry_initial_backoff_sec azureblockblob_retry_max_attempts cassandra_auth_kwargs
-        cassandra_auth_provider cassandra_bundle_path cassandra_entry_ttl cassandra_keyspace
-        cassandra_options cassandra_port cassandra_read_consistency cassandra_servers cassandra_table
-        cassandra_write_consistency cosmosdbsql_collection_name cosmosdbsql_consistency_level
-        cosmosdbsql_database_name cosmosdbsql_max_retry_attempts cosmosdbsql_max_retry_wait_time
-        couchbase_backend_settings elasticsearch_max_retries elasticsearch_retry_on_timeout
-        elasticsearch_save_meta_as_text elasticsearch_timeout gcs_base_path gcs_bucket gcs_project gcs_ttl
-        mongodb_backend_settings s3_access_key_id s3_base_path s3_bucket s3_endpoint_url s3_region
-        s3_secret_access_key
-        """,
     "the broker counts a chord's parts, nobody waits for them": """
         result_chord_expires result_chord_join_timeout result_chord_retry_interval
-        """,
-    "not there yet": """
-        result_failure_expires task_retry_on_worker_lost worker_deduplicate_successful_tasks
         """,
     "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",
     "messages and results have one form here": """
@@ -100,12 +107,11 @@ _REASONS: Final[dict[str, str]] = {
     "nothing is polled or cached": "result_cache_max",
     "revokes are kept by the broker": "worker_state_db",
     "tracebacks are kept as text": "task_remote_tracebacks",
-    "messages are not signed; CURVE keys protect the connection": """
-        security_cert_store security_certificate security_digest security_key security_key_password
-        """,
 }
 
 #: Settings that are read and kept, and do nothing here → why.
 WITHOUT_EFFECT: Final[dict[str, str]] = {
-    name: reason for reason, names in _REASONS.items() for name in names.split()
+    name: reason for reason, names in (_LACKING | _REASONS).items() for name in names.split()
 }
+#: Those of them without which a project lacks something.
+LACKING: Final = frozenset(name for names in _LACKING.values() for name in names.split())

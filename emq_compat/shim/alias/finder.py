@@ -23,10 +23,12 @@ from emq_compat.errors import ConfigurationError
 if TYPE_CHECKING:
     from importlib.abc import Loader  # at run time it would bring tempfile, zipfile …
 
-__all__ = ["AliasModule", "install", "installed"]
+__all__ = ["AliasModule", "alias_module", "install", "installed"]
 
 _ORIGIN = "emq_compat.celery_shim"
 _IMPORT_FROM = opmap["IMPORT_FROM"]
+#: Modules that were asked for where ``celery`` isn't the shim: no import statement finds them.
+_loose: dict[str, ModuleType] = {}
 
 
 def install(force: bool = False) -> bool:
@@ -72,6 +74,21 @@ def _is_there(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def alias_module(name: str) -> ModuleType:
+    """Return a module of Celery's (``celery.signals``) as the shim has it, ``install()`` or not.
+
+    Raises:
+        ModuleNotFoundError: the shim has no such module.
+    """
+    if installed():
+        return importlib.import_module(name)
+    if name not in _table():
+        raise ModuleNotFoundError(f"emq-compat's shim has no {name} (docs/compatibility.md)", name=name)
+    if name not in _loose:
+        _loose[name] = AliasModule(name, *_table()[name])
+    return _loose[name]
+
+
 class AliasModule(ModuleType):
     """A module of Celery's whose names are found in the shim when they are first asked for."""
 
@@ -109,7 +126,7 @@ class AliasModule(ModuleType):
                 return getattr(module, name)
         inner = f"{self.__name__}.{name}"
         if inner in _table():
-            return importlib.import_module(inner)
+            return alias_module(inner)
         raise LookupError(name)
 
     def _public(self) -> list[str]:

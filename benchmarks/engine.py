@@ -51,7 +51,7 @@ def main() -> None:
 
         def turn(from_client: list[Request], from_worker: list[object]) -> list[object]:
             now = Moment(time.time(), time.monotonic())
-            engine.begin_turn([r.msgid for r in from_client])
+            engine.begin_turn(from_client)
             for r in from_client:
                 engine.from_client(b"c", r, now)
             for c in from_worker:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from emq_compat.errors import MessageError
@@ -23,6 +24,7 @@ __all__ = [
     "STARTED",
     "Once",
     "Share",
+    "Shares",
     "once_text",
     "share_text",
 ]
@@ -123,6 +125,19 @@ class Share:
         if not key or len(key) > MAX_KEY_BYTES or (value is not None and not 0 < value <= _MOST_S):
             raise _wrong("slots or pace", text, "KEY or KEY;NUMBER")
         return Share(key=unquote(key), number=value)
+
+
+class Shares(NamedTuple):
+    """What all messages of a task share, over all workers; 0: there is no such limit.
+
+    ``slots`` of them run at once, or of those with the same key (``slots_by_key``); one is handed out every
+    ``pace_s`` seconds, or one of those with the same key (``pace_by_key``).
+    """
+
+    slots: int = 0
+    slots_by_key: bool = False
+    pace_s: float = 0.0
+    pace_by_key: bool = False
 
 
 def once_text(text: str) -> str:

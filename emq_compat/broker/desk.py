@@ -14,6 +14,7 @@ __all__ = ["Desk", "EngineOptions"]
 _COUNTERS = (
     "published",
     "duplicates",
+    "joined",
     "refused",
     "malformed",
     "handed_out",

@@ -15,6 +15,7 @@ from typing import Any
 from emq_compat.broker.chords import Body, Chord, Chords, Completed, Failed, Part, with_values
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.entry import Entry
+from emq_compat.broker.locks import Locks
 from emq_compat.broker.queues import MessageQueue, QueueSet
 from emq_compat.broker.records import Moment, queue_of
 from emq_compat.broker.results import Results, failure_body
@@ -49,6 +50,7 @@ class Endings:
 
     Attributes:
         chords: those that await something.
+        locks: the unique keys that messages hold.
         requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
             the first try); of messages waiting, held and in flight.
     """
@@ -60,6 +62,8 @@ class Endings:
         self._queues = queues
         self._entry = entry
         self.chords = Chords(desk, queues)
+        self.locks = Locks(desk, queues)
+        self._followed = self.locks.followed
         self.requesters: dict[str, tuple[bytes, str]] = {}
 
     # Messages that were handed out, or waited
@@ -78,8 +82,12 @@ class Endings:
         """Note an outcome of which its worker has done what follows; its follow-ups are published already."""
         if headers.task_id and state not in (IGNORED, REJECTED):
             self._store(headers, state, body, now, keep=keep)
+        if headers.once:
+            self.locks.ended(msgid, headers, follow_ups)
         if headers.chord and not _passed_on(headers, state, follow_ups):
             self._count(headers, msgid, state, body, now)
+        if self._followed and (state in FINAL_STATES or all(f.headers.settled for f in follow_ups)):
+            self._end_followers(msgid, headers, state, body, now)
 
     def unattended(
         self,
@@ -100,10 +108,29 @@ class Endings:
         self.answer(msgid, body)
         if headers.task_id:
             self._store(headers, state, body, now, keep=keep)
+        if headers.once:
+            self.locks.ended(msgid, headers)
         if headers.epilogue and not headers.concludes:
             self._publish_epilogue(headers, queue, payload, body, now)
         if headers.chord:
             self._count(headers, msgid, state, body, now)
+        if self._followed:
+            self._end_followers(msgid, headers, state, body, now)
+
+    def _end_followers(self, msgid: str, headers: Headers, state: str, body: bytes, now: Moment) -> None:
+        """End what was kept until this message's end as it has ended."""
+        ended = headers.task_id or msgid
+        if ended not in self._followed:
+            return
+        for row, home in self.locks.followers(ended):
+            theirs = Headers.decode(row.header_text)
+            self._journal.finish(row.key, row.msgid)
+            if state in FINAL_STATES:
+                queue = self._queues.by_id[queue_of(home)]
+                self.unattended(row.msgid, theirs, queue, row.payload, state, body, now)
+            else:
+                self.answer(row.msgid, body)
+                self.attended(row.msgid, theirs, state, body, now)
 
     def answer(self, msgid: str, body: bytes) -> None:
         """Send the reply JSON of a message to the client that asked for it, if one did."""
@@ -144,6 +171,8 @@ class Endings:
             chord = self.chords.by_task.get(task_id)
             if chord is not None and state in FINAL_STATES:
                 held = self.chords.end_body(chord)
+                if held.headers.once:
+                    self.locks.ended(held.msgid, held.headers)
                 self._journal.finish(held.key, held.msgid)
                 headers = replace(headers, chord=headers.chord or held.headers.chord)
         if state in FINAL_STATES or state in (IGNORED, REJECTED):
@@ -221,10 +250,14 @@ class Endings:
         self.answer(body.msgid, reply)
         if headers.task_id:
             self._store(headers, state, reply, now)
+        if headers.once:
+            self.locks.ended(body.msgid, headers)
         if headers.epilogue and (message := self._journal.read_message(body.key)) is not None:
             queue = self._queues.by_id[queue_of(body.home)]
             self._publish_epilogue(headers, queue, message.payload, reply, now)
         self._journal.finish(body.key, body.msgid)
+        if self._followed:
+            self._end_followers(body.msgid, headers, state, reply, now)
 
 
 def _passed_on(headers: Headers, state: str, follow_ups: Sequence[Publish]) -> bool:

@@ -16,18 +16,18 @@ The life of a message:
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from emq_compat.broker.desk import Desk, EngineOptions
 from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
+from emq_compat.broker.intake import Intake
 from emq_compat.broker.journal import Journal
 from emq_compat.broker.periodic import Periodic
-from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
+from emq_compat.broker.queues import DEFAULT_QUEUE
+from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import Dispatch, Moment, Send, queue_of
 from emq_compat.broker.results import Results
 from emq_compat.broker.schedules import Schedules
@@ -43,13 +43,8 @@ from emq_compat.message import (
     RETRY,
     RETURNED,
     SUCCESS,
-    Headers,
-    Publish,
-    ReplyHeaders,
-    new_id,
 )
 from emq_compat.protocol.commands import (
-    Ack,
     Answer,
     Ask,
     Command,
@@ -71,10 +66,7 @@ __all__ = ["Engine", "EngineOptions"]
 
 #: Finished msgids are remembered for one to two of these.
 FINISHED_ROTATION_S = 60.0
-#: A worker's REPLYs are acknowledged within so many seconds, or when there are so many of them.
-ACK_WITHIN_S = 0.02
-ACKS_AT_ONCE = 64
-#: How often expired results are deleted.
+#: How often expired results and unique keys are deleted.
 EXPIRY_S = 5.0
 
 
@@ -90,24 +82,23 @@ class Engine:
     def __init__(self, journal: Journal, options: EngineOptions, about: dict[str, Any], now: Moment) -> None:
         self.desk = Desk(journal, options, about)
         self.results = Results(self.desk, options.result_expires_s)
-        self.flights = Flights(self.desk, self.results)
+        self.flights = Flights(self.desk, self.results, now)
         self.queues = self.flights.queues
         self.fleet = Fleet(self.desk, self.flights, now)
+        self.gates = self.flights.gates
+        self.endings = self.flights.endings
+        self._receipts = Receipts(self.desk)
+        self.intake = Intake(self.desk, self.flights, self.results, self._receipts)
+        self._request = self.intake.request
+        self.publish = self.intake.publish
         self.schedules = Schedules(journal, self.publish)
         self.periodic = Periodic(self.desk, self.publish, now)
-        self.endings = self.flights.endings
         self.chords = self.endings.chords
         self.topics = Topics(self.desk)
         self._entry = self.flights.entry
         self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
         self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)
         self._journal = journal
-        self._our_clients: dict[bytes, None] = {}
-        self._acks: dict[bytes, list[str]] = {}
-        #: worker → msgids of its REPLYs that are stored and not acknowledged yet.
-        self._worker_acks: dict[bytes, list[str]] = {}
-        self._worker_acks_due = math.inf
-        self._seen: set[str] = set()
         self._next_rotation = now.mono + FINISHED_ROTATION_S
         self._next_expiry = now.mono
         #: What answers a client's ASK, and what takes a worker's ANSWER (asks.py).
@@ -116,20 +107,17 @@ class Engine:
 
     # Clients
 
-    def begin_turn(self, msgids: list[str]) -> None:
-        """Look up, all at once, which of the msgids about to be published are known already."""
-        self._seen = self._journal.known(msgids) if msgids else set()
+    def begin_turn(self, publishes: Sequence[Request]) -> None:
+        """Look up, all at once, what is known already of the messages about to be published."""
+        unique = [command.headers.once for command in publishes if command.headers.once]
+        self.intake.begin_turn([command.msgid for command in publishes], unique)
 
     def from_client(self, identity: bytes, command: Command, now: Moment) -> None:
         """Take a client's or scheduler's command."""
         if type(command) is Request:
-            self._on_publish(identity, command, now)
+            self._request(identity, command, now)
         elif isinstance(command, Hello):
-            self._our_clients.pop(identity, None)
-            self._our_clients[identity] = None
-            if len(self._our_clients) > 100_000:
-                del self._our_clients[next(iter(self._our_clients))]
-            self.desk.to_client(identity, Hello(msgid=command.msgid, about=self.desk.about))
+            self._receipts.welcome(identity, command)
         elif isinstance(command, Ask):
             if self.asker is not None:
                 self.asker(identity, command, now)
@@ -148,65 +136,6 @@ class Engine:
         """Note that a client's connection is gone."""
         self.topics.forget(identity)
 
-    def refuse(self, identity: bytes, msgid: str, kind: str, message: str) -> None:
-        """Tell a publisher that its message was not taken; ``kind`` names one of our exception classes."""
-        self.desk.counters["refused"] += 1
-        body = json.dumps({"value": None, "error": {"type": kind, "message": message}}).encode()
-        ours = identity in self._our_clients
-        headers = ReplyHeaders(state="REFUSED") if ours else None
-        reply = Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=headers)
-        self.desk.to_client(identity, reply, stock=not ours)
-
-    def _on_publish(self, identity: bytes, command: Request, now: Moment) -> None:
-        msgid, headers = command.msgid, command.headers
-        if msgid in self._seen:
-            self.desk.counters["duplicates"] += 1
-        else:
-            limit = self.desk.options.queue_limit
-            queue = self.queues.get(command.queue)
-            if limit and queue.waiting + queue.delayed >= limit and not (headers.awaits or headers.settled):
-                text = f"the queue {queue.name!r} holds {limit} messages, its limit"
-                self.refuse(identity, msgid, "QueueFull", text)
-                return
-            self._seen.add(msgid)
-            if headers.reply_requested:
-                self.endings.requesters[msgid] = (identity, msgid)
-            header_text = command.header_text.decode()
-            if headers.chord or headers.awaits or headers.settled:
-                self._take(queue, msgid, headers, header_text, command.payload, now)
-            else:
-                self._entry.add(queue, msgid, headers, header_text, command.payload, now)
-        if headers.guarantee:
-            acks = self._acks.get(identity)
-            if acks is None:
-                self._acks[identity] = [msgid]
-            else:
-                acks.append(msgid)
-
-    def _take(
-        self,
-        queue: MessageQueue,
-        msgid: str,
-        headers: Headers,
-        header_text: str,
-        payload: bytes,
-        now: Moment,
-    ) -> None:
-        if headers.settled:
-            self.endings.settle(msgid, headers, payload, now)
-            return
-        if headers.chord.endswith("+"):
-            self.chords.grow(headers, now)
-        if headers.awaits:
-            self.endings.hold(queue, msgid, headers, header_text, payload, now)
-        else:
-            self._entry.add(queue, msgid, headers, header_text, payload, now)
-
-    def publish(self, message: Publish, now: Moment) -> None:
-        """Publish a message of the broker's own, or a follow-up of an outcome."""
-        queue, headers = self.queues.get(message.queue), message.headers
-        self._take(queue, message.msgid, headers, headers.encode(), message.payload, now)
-
     def _on_schedule(self, identity: bytes, command: Schedule | Unschedule, now: Moment) -> None:
         try:
             if isinstance(command, Schedule):
@@ -214,7 +143,7 @@ class Engine:
             else:
                 self.schedules.remove(command)
         except MessageError as exc:
-            self.refuse(identity, command.msgid, "MessageError", str(exc))
+            self._receipts.refuse(identity, command.msgid, "MessageError", str(exc))
             self.desk.note("warning", f"refused a {type(command).__name__.upper()}: {exc}")
 
     # Workers
@@ -250,12 +179,7 @@ class Engine:
     def _reply(self, identity: bytes, command: Reply, now: Moment) -> None:
         headers, msgid = command.headers, command.request_msgid
         if headers is not None:
-            acks = self._worker_acks.get(identity)
-            if acks is None:
-                self._worker_acks[identity] = [msgid]
-                self._worker_acks_due = min(self._worker_acks_due, now.mono + ACK_WITHIN_S)
-            else:
-                acks.append(msgid)
+            self._receipts.answered(identity, msgid, now)
         flight = self.flights.by_msgid.get(msgid)
         if flight is None and headers is not None:
             flight = self.flights.found(identity, msgid, headers.attempt)
@@ -344,13 +268,17 @@ class Engine:
             self._journal.rotate_finished()
             self.chords.expire(now)
             self.withdrawals.forget_old(now)
+            self.gates.sweep(now)
         if now.mono >= self._next_expiry:
             self.topics.expire(now)
-            self._next_expiry = now.mono + (0.0 if self.results.expire(now) else EXPIRY_S)
+            more = self.results.expire(now)
+            more = self.endings.locks.forget_old(now) or more
+            self._next_expiry = now.mono + (0.0 if more else EXPIRY_S)
 
     def next_deadline(self, now: Moment) -> float:
         """Return the monotonic time at which ``tick`` must be called though nothing has arrived."""
-        deadline = min(self._next_rotation, self._next_expiry, self._worker_acks_due)
+        deadline = min(self._next_rotation, self._next_expiry, self._receipts.replies_due)
+        deadline = min(deadline, self._hand_out.next_at(now))
         if (beat := self.fleet.next_deadline()) is not None:
             deadline = min(deadline, beat)
         if (due_ms := self._entry.next_due_ms) is not None:
@@ -377,43 +305,8 @@ class Engine:
                     queue.stored = counts
                     self._journal.set_counts(queue.id, *counts)
         self.chords.write()
-        if self._worker_acks:
-            self._acknowledge_replies(now)
-        if self._acks:
-            # First of all: a client stands still until it has its own.
-            self.desk.outbox[:0] = self._acknowledge_publishes()
-        self._seen = set()
-
-    def _acknowledge_publishes(self) -> list[Send]:
-        acks = []
-        for identity, msgids in self._acks.items():
-            if identity in self._our_clients:
-                acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
-            else:
-                acks += [Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids]
-        self._acks.clear()
-        return acks
-
-    def _acknowledge_replies(self, now: Moment) -> None:
-        """Acknowledge REPLYs together with what goes to their worker anyway, or many at once, or in time.
-
-        A worker only waits for it with its copy of the REPLY; a message of its own would wake it up.
-        """
-        pending = self._worker_acks
-        if now.mono >= self._worker_acks_due:
-            told = list(pending)
-        else:
-            told = [
-                item.identity
-                for item in self.desk.outbox
-                if isinstance(item, Dispatch) or item.to_worker
-                if item.identity in pending
-            ]
-            told += [identity for identity, msgids in pending.items() if len(msgids) >= ACKS_AT_ONCE]
-        for identity in dict.fromkeys(told):
-            self.desk.to_worker(identity, Ack(msgid=new_id(), acked=tuple(pending.pop(identity))))
-        if not pending:
-            self._worker_acks_due = math.inf
+        self.intake.close_turn()
+        self._receipts.close_turn(now)
 
     def take_outbox(self) -> list[Send | Dispatch]:
         """Return what is to be sent, after the commit."""

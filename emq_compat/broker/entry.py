@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from emq_compat.broker.desk import Desk
+from emq_compat.broker.gates import Gates
 from emq_compat.broker.queues import MessageQueue, QueueSet
-from emq_compat.broker.records import Moment, StoredMessage, home_key, marked, priority_of, queue_of
+from emq_compat.broker.records import MarkedMessage, Moment, home_key, marked, priority_of, queue_of
 from emq_compat.message import Headers
 
 __all__ = ["Entry"]
@@ -20,10 +21,12 @@ class Entry:
         next_due_ms: when the next delayed message is due, unix milliseconds; None: none waits.
     """
 
-    def __init__(self, desk: Desk, queues: QueueSet) -> None:
+    def __init__(self, desk: Desk, queues: QueueSet, gates: Gates) -> None:
         self._desk = desk
         self._journal = desk.journal
         self._queues = queues
+        self._gates = gates
+        self._shares = gates.shares
         self.next_due_ms = self._journal.next_due_ms()
 
     def add(
@@ -43,6 +46,14 @@ class Entry:
             home = home_key(queue.id, headers.priority)
             self._journal.add_delayed(sequence, home, due_ms, msgid, header_text, payload, marked(headers))
             self._delay(queue, due_ms)
+        elif headers.slots or headers.pace or headers.task in self._shares:
+            home = home_key(queue.id, headers.priority)
+            gate = self._gates.full(headers, home, now)
+            if gate is not None:
+                self._gates.park_new(sequence, home, gate, msgid, headers, header_text, payload)
+            else:
+                queue.append(sequence, msgid, headers, header_text, payload)
+                self._gates.entered(home | sequence, headers)
         else:
             queue.append(sequence, msgid, headers, header_text, payload)
 
@@ -60,16 +71,23 @@ class Entry:
             new_key = home_key(queue.id, headers.priority) | sequence
             self._journal.release(key, new_key, None, None, text, payload)
             queue.append(sequence, msgid, headers, text, payload, stored=True)
+            if self._gates.concern(headers):
+                self._gates.entered(new_key, headers)
 
-    def withdraw(self, message: StoredMessage, home: int | None) -> MessageQueue:
-        """Take out a message that waits, or waits for its time (it has a ``home``); returns its queue.
+    def withdraw(self, marked: MarkedMessage, headers: Headers) -> MessageQueue:
+        """Take out a message that waits, is parked, or waits for its time; returns its queue.
 
         It stays on disk.
         """
+        message, home, gate = marked
         where = message.key if home is None else home
         queue = self._queues.by_id[queue_of(where)]
         if home is None:
             queue.withdraw(message.key, priority_of(where))
+            if self._gates.concern(headers):
+                self._gates.gone(message.key, headers)
+        elif gate is not None:
+            self._gates.withdrawn(gate, home)
         else:
             queue.delayed -= 1
             queue.changed = True

@@ -72,6 +72,7 @@ class Fleet:
                 late=late,
                 since=now.mono,
             )
+            flight.gate = flights.gates.occupy(flight.headers)
             flights.track(flight, worker)
 
     # Sessions
@@ -103,6 +104,9 @@ class Fleet:
             worker.pid, worker.hostname = about.pid, about.hostname
             for task in worker.tasks or ():
                 self.known_tasks[task] = self.known_tasks.get(task, 0) + 1
+            if about.shares is not None:
+                flights = self._flights
+                flights.gates.tell(worker.tasks or (), about.shares, flights.by_msgid.values())
             held = {(msgid, attempt) for msgid, attempt, _ in about.held}
             worker.not_begun = frozenset(msgid for msgid, _, begun in about.held if not begun)
             for msgid, attempt in held:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.endings import Endings
 from emq_compat.broker.entry import Entry
+from emq_compat.broker.gates import Gates
 from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
 from emq_compat.broker.results import Results, failure_body
@@ -29,10 +30,11 @@ class Flights:
         by_key: the message's key → hand-out.
         by_task: task id → msgid.
         astray: msgid → the hand-out that counted as lost with its worker; of messages that wait since then.
+        gates: what a message passes to be handed out.
         entry, endings: how messages come into the queues, and what follows when they have ended.
     """
 
-    def __init__(self, desk: Desk, results: Results) -> None:
+    def __init__(self, desk: Desk, results: Results, now: Moment) -> None:
         self._desk = desk
         self._results = results
         self.by_msgid: dict[str, InFlight] = {}
@@ -40,7 +42,8 @@ class Flights:
         self.by_task: dict[str, str] = {}
         self.astray: dict[str, InFlight] = {}
         self.queues = QueueSet(desk.journal, self.by_key.__contains__)
-        self.entry = Entry(desk, self.queues)
+        self.gates = Gates(desk, self.queues, now)
+        self.entry = Entry(desk, self.queues, self.gates)
         self.endings = Endings(desk, results, self.queues, self.entry)
         #: where hand-outs are counted as held: every worker the engine knows.
         self.workers: dict[bytes, Worker] = {}
@@ -62,6 +65,8 @@ class Flights:
         msgid = flight.msgid
         del self.by_msgid[msgid]
         del self.by_key[flight.key]
+        if flight.gate:
+            self.gates.leave(flight.gate)
         worker = self.workers.get(flight.worker)
         if worker is not None:
             worker.in_flight.pop(msgid, None)
@@ -128,6 +133,9 @@ class Flights:
         journal = self._desk.journal
         journal.give_back(flight.key, flight.attempt, flight.losses)
         journal.hand_out(flight.key, flight.attempt, identity, flight.late)
+        if self.gates.concern(flight.headers):
+            self.gates.gone(flight.key, flight.headers)
+            flight.gate = self.gates.occupy(flight.headers)
         flight.worker = identity
         self._note(flight)
         worker = self.workers.get(identity)
@@ -183,3 +191,5 @@ class Flights:
             losses,
         )
         self.queues.by_id[queue_of(flight.key)].put_back((waiting,))
+        if self.gates.concern(flight.headers):
+            self.gates.entered(flight.key, flight.headers)

@@ -23,6 +23,10 @@ __all__ = ["HandOut"]
 
 #: So many messages of a queue may be set aside in memory before no more are looked at for a limited worker.
 LOOK_PAST = 10_000
+#: So many messages are parked in one turn at most, so that a turn stays short; it goes on in the next.
+PARKED_AT_ONCE = 1000
+#: So often gates that open, because messages end instead of being handed out, are followed in one turn.
+ROUNDS = 20
 
 
 class HandOut:
@@ -38,9 +42,25 @@ class HandOut:
         self._flights = flights
         self._endings = flights.endings
         self._withdrawn = withdrawn
+        self._gates = flights.gates
+        self._shares = flights.gates.shares
+        #: how many more messages this run may park.
+        self._may_park = 0
 
     def run(self, now: Moment) -> None:
         """Hand out all that can be handed out now."""
+        self._may_park = PARKED_AT_ONCE
+        for _ in range(ROUNDS):
+            self._gates.open(now)
+            self._round(now)
+            if not self._gates.opened(now):
+                return
+
+    def next_at(self, now: Moment) -> float:
+        """Return the monotonic time at which ``run`` has more to do though nothing has happened."""
+        return now.mono if self._may_park <= 0 or self._gates.opened(now) else self._gates.next_at()
+
+    def _round(self, now: Moment) -> None:
         # What is sent to a connection that is gone is dropped.
         ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present and w.gone is None]
         if not ready:
@@ -78,7 +98,7 @@ class HandOut:
             aside = queue.first_aside(lambda task: worker.may_have(task, now.mono)) if queue.blocked else None
             if aside is not None:
                 message = queue.pop_set_aside(aside)
-                if self._may_run(message, queue, worker, now):
+                if self._may_run(message, queue, worker, now) and self._passes(message, now):
                     return message
                 continue
             waiting = queue.pop()
@@ -86,13 +106,29 @@ class HandOut:
                 return None
             if not self._may_run(waiting, queue, worker, now):
                 continue
-            task = waiting.headers.task
+            headers = waiting.headers
+            task = headers.task
+            if headers.slots or headers.pace or task in self._shares:
+                if self._may_park <= 0:
+                    queue.put_back((waiting,))
+                    return None
+                if not self._passes(waiting, now):
+                    continue
             if worker.may_have(task, now.mono) or not self._fleet.known_tasks.get(task):
                 return waiting
             if worker.paces and queue.aside >= LOOK_PAST:
                 queue.put_back((waiting,))
                 return None
             queue.set_aside(waiting)
+
+    def _passes(self, message: Waiting, now: Moment) -> bool:
+        """Tell whether the gates let a message through that was taken from its queue; park it if not."""
+        gate = self._gates.shut(message.headers, now)
+        if gate is None:
+            return True
+        self._may_park -= 1
+        self._gates.park(message, gate, now)
+        return False
 
     def _may_run(self, message: Waiting, queue: MessageQueue, worker: Worker, now: Moment) -> bool:
         """Tell whether a message that was taken from its queue may still be run; end it if not."""
@@ -114,6 +150,8 @@ class HandOut:
     ) -> None:
         self._flights.astray.pop(message.msgid, None)
         self._desk.journal.finish(message.key, message.msgid)
+        if self._gates.concern(message.headers):
+            self._gates.gone(message.key, message.headers)
         body = failure_body("TaskRevokedError", why, REVOKED)
         tell_end(
             self._desk,
@@ -131,6 +169,8 @@ class HandOut:
         self._flights.astray.pop(message.msgid, None)
         self._desk.counters["dead"] += 1
         self._desk.note("warning", f"{message.msgid} is put aside: {why}")
+        if self._gates.concern(message.headers):
+            self._gates.gone(message.key, message.headers)
         reason = f"MessageError: {why}"
         attempt, losses = message.attempt, message.losses
         self._desk.journal.bury(
@@ -155,6 +195,10 @@ class HandOut:
             late=late,
             since=now.mono,
         )
+        if headers.slots or headers.pace or headers.task in self._shares:
+            flight.gate = self._gates.passed(message.key, headers, now)
+        if headers.once:
+            self._endings.locks.handed_out(message.msgid, headers)
         worker.credit -= 1
         if worker.paces and (pace := worker.paces.get(headers.task)) is not None:
             pace.take(now.mono)

@@ -168,6 +168,10 @@ INSERT INTO messages (key, home, gate, msgid, headers, payload, task_id) VALUES 
 -- name: move
 UPDATE messages SET key = ?2, home = ?3, gate = ?4 WHERE key = ?1
 
+-- name: let_all
+UPDATE messages SET key = home | key, home = NULL, gate = NULL
+    WHERE key IN (SELECT key FROM messages WHERE gate = ?1 AND home = ?2 ORDER BY key LIMIT ?3)
+
 -- name: parked_counts
 SELECT gate, home, count(*) FROM messages WHERE gate IS NOT NULL GROUP BY gate, home
 
@@ -200,14 +204,14 @@ INSERT INTO paces (gate, next_at) VALUES (?, ?) ON CONFLICT (gate) DO UPDATE SET
 DELETE FROM paces WHERE next_at <= ?
 
 -- name: paces
-SELECT gate, next_at FROM paces
+SELECT gate, next_at FROM paces WHERE next_at > ?
 
--- name: put_share
+-- name: put_shares
 INSERT INTO shares (task, slots, slots_by_key, pace_s, pace_by_key) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (task) DO UPDATE SET slots = excluded.slots, slots_by_key = excluded.slots_by_key,
         pace_s = excluded.pace_s, pace_by_key = excluded.pace_by_key
 
--- name: drop_share
+-- name: drop_shares
 DELETE FROM shares WHERE task = ?
 
 -- name: shares

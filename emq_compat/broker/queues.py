@@ -7,6 +7,7 @@ empty. So memory is bounded by the windows, whatever the backlog.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
@@ -31,6 +32,10 @@ _Order: TypeAlias = tuple[int, int]
 
 def _order(message: Waiting) -> _Order:
     return -message.headers.priority, message.key
+
+
+def _key(message: Waiting) -> int:
+    return message.key
 
 
 class WindowBudget:
@@ -80,6 +85,7 @@ class MessageQueue:
         "held",
         "id",
         "name",
+        "parked",
         "waiting",
     )
 
@@ -103,8 +109,10 @@ class MessageQueue:
         #: how many wait (not handed out, not delayed), and how many wait for their time.
         self.waiting = waiting
         self.delayed = delayed
-        #: how many are held for it until their chord is complete.
+        #: how many are held for it until their chord is complete, or another message has ended.
         self.held = 0
+        #: how many are parked at a gate.
+        self.parked = 0
         #: hand-outs since the start.
         self.handed_out = 0
         #: counts differ from those on disk.
@@ -179,6 +187,37 @@ class MessageQueue:
             self._note(index)
         self.changed = True
 
+    def reinstate(self, message: Waiting) -> None:
+        """Let a message, which is on disk, into the place that its key gives it."""
+        index = RANKS - 1 - message.headers.priority
+        rank = self._ranks[index]
+        window, key = rank.window, message.key
+        self.waiting += 1
+        self.changed = True
+        self._note(index)
+        if key > rank.first:
+            if rank.more:
+                return  # it will be read with those around it
+            rank.first = key
+            window.append(message)
+        elif not window or key < window[0].key:
+            window.appendleft(message)
+        else:
+            window.insert(bisect_left(window, key, key=_key), message)
+        self._budget.used += len(message.payload)
+
+    def reload(self, priority: int, more: int) -> None:
+        """Note that so many messages of this priority were put on disk in their old places."""
+        self.release()
+        index = RANKS - 1 - priority
+        rank = self._ranks[index]
+        self._budget.used -= sum(len(message.payload) for message in rank.window)
+        rank.window.clear()
+        rank.first, rank.more = rank.home, True
+        self.waiting += more
+        self.changed = True
+        self._note(index)
+
     def pop(self) -> Waiting | None:
         """Take the next message (it stays on disk); None: nothing waits."""
         while self._nonempty:
@@ -218,6 +257,11 @@ class MessageQueue:
         heappush(self.blocked.setdefault(message.headers.task, []), (_order(message), message))
         self._budget.used += len(message.payload)
         self.waiting += 1
+
+    @property
+    def total(self) -> int:
+        """How many wait, in whatever way, but those that are held."""
+        return self.waiting + self.delayed + self.parked
 
     @property
     def aside(self) -> int:

@@ -26,7 +26,6 @@ __all__ = [
     "QueueRow",
     "ScheduleRow",
     "Send",
-    "ShareRow",
     "StoredMessage",
     "StoredResult",
     "Waiting",
@@ -172,19 +171,6 @@ class LockRow(NamedTuple):
     owner: str
     until: float
     expires: float
-
-
-class ShareRow(NamedTuple):
-    """What the workers say that all messages of a task share: so many run at once, one every so many seconds.
-
-    0: no such limit. ``slots_by_key``, ``pace_by_key``: it is for each key that messages name, not for all.
-    """
-
-    task: str
-    slots: int = 0
-    slots_by_key: bool = False
-    pace_s: float = 0.0
-    pace_by_key: bool = False
 
 
 class QueueRow(NamedTuple):

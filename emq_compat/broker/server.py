@@ -184,7 +184,7 @@ class Server:
         from_clients = self._receive(self.frontend)
         self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
         now = self.now()
-        engine.begin_turn([c.msgid for _, c in self._turn_publishes])
+        engine.begin_turn([c for _, c in self._turn_publishes])
         for identity, command in from_workers:
             if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
                 self._refused(WORKER, identity, command)

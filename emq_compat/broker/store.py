@@ -17,11 +17,11 @@ from emq_compat.broker.records import (
     PeriodicRow,
     QueueRow,
     ScheduleRow,
-    ShareRow,
     StoredMessage,
     StoredResult,
     home_key,
 )
+from emq_compat.terms import Shares
 
 __all__ = ["Store"]
 
@@ -215,6 +215,10 @@ class Store(Database):
         """See Journal."""
         self._write("move", (key, new_key, home, gate))
 
+    def let_all(self, gate: str, home: int, limit: int) -> int:
+        """See Journal."""
+        return self._execute("let_all", (gate, home, limit), writes=True).rowcount
+
     def parked_counts(self) -> list[tuple[str, int, int]]:
         """See Journal."""
         return self._execute("parked_counts").fetchall()
@@ -253,21 +257,24 @@ class Store(Database):
 
     def paces(self, now: float) -> list[tuple[str, float]]:
         """See Journal."""
+        return self._execute("paces", (now,)).fetchall()
+
+    def drop_paces(self, now: float) -> None:
+        """See Journal."""
         self._execute("drop_paces", (now,), writes=True)
-        return self._execute("paces").fetchall()
 
-    def put_share(self, row: ShareRow) -> None:
-        """Store what the workers say of a task's shares."""
-        self._execute("put_share", row, writes=True)
+    def put_shares(self, task: str, shares: Shares) -> None:
+        """Store what the workers say that a task's messages share."""
+        self._execute("put_shares", (task, *shares), writes=True)
 
-    def drop_share(self, task: str) -> None:
-        """Forget what the workers said of a task's shares."""
-        self._execute("drop_share", (task,), writes=True)
+    def drop_shares(self, task: str) -> None:
+        """Forget what the workers said that a task's messages share."""
+        self._execute("drop_shares", (task,), writes=True)
 
-    def shares(self) -> list[ShareRow]:
-        """Return what the workers said last."""
+    def shares(self) -> dict[str, Shares]:
+        """Return what the workers said last, by task name."""
         rows = self._execute("shares")
-        return [ShareRow(task, slots, bool(s), pace_s, bool(p)) for task, slots, s, pace_s, p in rows]
+        return {task: Shares(slots, bool(s), pace_s, bool(p)) for task, slots, s, pace_s, p in rows}
 
     # Results, revokes, schedules, dead letters
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Set
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
+from emq_compat.broker.gates import FOLLOWS
 from emq_compat.broker.queues import MessageQueue
-from emq_compat.broker.records import Moment, StoredResult
+from emq_compat.broker.records import Moment, StoredResult, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.telling import tell_end
 from emq_compat.message import FINAL_STATES, RETRY, REVOKED, Headers, new_id
@@ -114,11 +115,16 @@ class Withdrawals:
             if stored is None or not _from_outside(stored):
                 self._results.put(task_id, REVOKED, body, now)
             return "noted"
-        for message, home, _ in waiting:
-            queue = self._entry.withdraw(message, home)
+        for marked in waiting:
+            message = marked.message
+            headers = Headers.decode(message.header_text)
+            if marked.gate is not None and marked.home is not None and marked.gate[0] == FOLLOWS:
+                self._endings.locks.withdrawn(marked.gate, marked.home)
+                queue = self._flights.queues.by_id[queue_of(marked.home)]
+            else:
+                queue = self._entry.withdraw(marked, headers)
             self._flights.astray.pop(message.msgid, None)
             self._journal.finish(message.key, message.msgid)
-            headers = Headers.decode(message.header_text)
             tell_end(
                 self._desk,
                 self._flights.workers.values(),
@@ -141,8 +147,10 @@ class Withdrawals:
         Of plain messages nothing is told, as in Celery; what has consequences ends as REVOKED.
         """
         marked = self._journal.marked_in(queue.id)
+        self._endings.locks.purge(queue.id)
         dropped = self._journal.purge(queue.id)
         queue.clear()
+        self._flights.gates.purged(queue.id)
         self._flights.forget_astray(queue.id)
         chords = self._endings.chords.of_queue(queue.id)
         for chord in chords:

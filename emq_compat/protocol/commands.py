@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from emq_compat.frozen import quickly_made
 from emq_compat.message import Headers, Publish, ReplyHeaders, slots_of_base
+from emq_compat.terms import Shares
 
 __all__ = [
     "VERSION",
@@ -60,6 +61,8 @@ class Capabilities:
             allowed path (a plain job manager).
         intervals: task name → seconds between two of its messages, of the tasks that this worker limits
             (Celery's rate_limit): the broker gives it no more than that.
+        shares: task name → what its messages share over all workers, of the tasks that have such limits;
+            None: this worker doesn't say.
         pid, hostname: of its parent process; for people.
     """
 
@@ -67,6 +70,7 @@ class Capabilities:
     held: tuple[tuple[str, int, bool], ...] = ()
     tasks: Mapping[str, str] | None = None
     intervals: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, Shares] | None = None
     pid: int = 0
     hostname: str = ""
 

@@ -50,6 +50,7 @@ from emq_compat.protocol.limits import (
     check_queue,
     is_number,
 )
+from emq_compat.terms import Shares
 
 __all__ = ["decode"]
 
@@ -290,6 +291,19 @@ def _weighted(entry: object) -> tuple[int, str]:
     return weight, check_queue(name, 4, "queues: a name")
 
 
+def _is_shares(share: object) -> bool:
+    if not isinstance(share, list) or len(share) != 4:
+        return False
+    slots, slots_by_key, pace_s, pace_by_key = share
+    return (
+        is_number(slots)
+        and type(pace_s) in (int, float)
+        and 0 <= pace_s < 1e9
+        and isinstance(slots_by_key, bool)
+        and isinstance(pace_by_key, bool)
+    )
+
+
 def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
     index, name = 6, "capabilities"
     document = _object(raw, index, name, limits)
@@ -310,6 +324,13 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         type(seconds) in (int, float) and 0 < seconds < 1e9 for seconds in intervals.values()
     ):
         raise BadFrame(index, name, "'intervals' is not an object of task names and seconds")
+    shares = document.get("shares")
+    if shares is not None and not (
+        isinstance(shares, dict) and all(_is_shares(share) for share in shares.values())
+    ):
+        raise BadFrame(
+            index, name, "'shares' is not an object of task names and [slots, by key, seconds, by key]"
+        )
     if not is_number(pid) or not isinstance(hostname, str):
         raise BadFrame(index, name, "'pid' is not a number, or 'hostname' not text")
     return Capabilities(
@@ -317,6 +338,7 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         held=tuple((msgid, attempt, begun) for msgid, attempt, begun in held),
         tasks=tasks,
         intervals=intervals,
+        shares=None if shares is None else {task: Shares(*share) for task, share in shares.items()},
         pid=pid,
         hostname=hostname,
     )

@@ -187,6 +187,8 @@ def _write_inform(command: Inform, stock: bool, limits: Limits) -> list[bytes]:
         }
         if about.intervals:
             document = {**document, "intervals": dict(about.intervals)}
+        if about.shares is not None:
+            document = {**document, "shares": dict(about.shares)}
         frames.append(_json_bytes(document, "capabilities", limits))
     return frames
 

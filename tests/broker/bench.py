@@ -56,7 +56,7 @@ class Bench:
         self.wall += passed_s
         self.mono += passed_s
         engine = self.engine
-        engine.begin_turn([c.msgid for _, c in commands if isinstance(c, Request)])
+        engine.begin_turn([c for _, c in commands if isinstance(c, Request)])
         for identity, command in commands:
             if identity.startswith(b"client"):
                 engine.from_client(identity, command, self.now)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from emq_compat.broker.database import SCHEMA_VERSION, SQL
-from emq_compat.broker.records import ChordRow, ChordState, LockRow, ShareRow, StoredMessage, home_key
+from emq_compat.broker.records import ChordRow, ChordState, LockRow, StoredMessage, home_key
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
+from emq_compat.terms import Shares
 
 pytestmark = pytest.mark.integration
 
@@ -89,13 +90,14 @@ def test_a_schema_without_terms_is_migrated(tmp_path: Path) -> None:
         waits = StoredMessage(home | 7, "m", "id:t", b"[]", 0, 0)
         assert [(waits, None, None)] == store.marked_as("t")
         assert [(8, home, None)] == [(row.message.key, row.home, row.gate) for row in store.marked_as("u")]
-        assert [] == store.parked_counts() == store.locks(["k"]) == store.paces(0.0) == store.shares()
+        assert [] == store.parked_counts() == store.locks(["k"]) == store.paces(0.0)
+        assert {} == store.shares()
         store.close()
     store = Store(folder)
     store.move(home | 7, 7, home, "g")
     store.put_lock(LockRow("k", "t", 0.0, 0.0))
     store.put_pace("g", 5.0)
-    store.put_share(ShareRow("task", 2, True, 0.5, False))
+    store.put_shares("task", Shares(2, True, 0.5, False))
     store.commit()
     store.close()
     store = Store(folder)
@@ -104,7 +106,7 @@ def test_a_schema_without_terms_is_migrated(tmp_path: Path) -> None:
     assert {"m", "d"} == {row.msgid for row in store.marked_in(1)}
     assert [LockRow("k", "t", 0.0, 0.0)] == store.locks(["k"])
     assert [("g", 5.0)] == store.paces(4.0)
-    assert [ShareRow("task", 2, True, 0.5, False)] == store.shares()
+    assert {"task": Shares(2, True, 0.5, False)} == store.shares()
     assert 2 == store.purge(1)
     store.close()
 

@@ -33,6 +33,7 @@ from emq_compat.protocol.commands import (
     Update,
 )
 from emq_compat.protocol.limits import MAX_NUMBER
+from emq_compat.terms import Shares
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 IDS = st.text(string.ascii_letters + string.digits + "-_.@é☃", min_size=1, max_size=40).filter(
@@ -100,6 +101,10 @@ CAPABILITIES = st.builds(
     held=st.lists(st.tuples(IDS, NUMBERS, st.booleans()), max_size=4).map(tuple),
     tasks=st.none() | st.dictionaries(TEXT, st.sampled_from(["", "l", "r", "lr"]), max_size=4),
     intervals=st.dictionaries(TEXT, st.floats(1e-6, 1e6), max_size=2),
+    shares=st.none()
+    | st.dictionaries(
+        TEXT, st.builds(Shares, NUMBERS, st.booleans(), st.floats(0, 1e6), st.booleans()), max_size=2
+    ),
     pid=NUMBERS,
     hostname=TEXT,
 )

@@ -1,0 +1,185 @@
+"""How a message is taken in: whether it is new, whether there is room, and whether it is the only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from emq_compat.broker.desk import Desk
+from emq_compat.broker.flights import Flights
+from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.receipts import Receipts
+from emq_compat.broker.records import LockRow, Moment, home_key
+from emq_compat.broker.results import Results, failure_body
+from emq_compat.message import FAILURE, FINAL_STATES, Headers, Publish
+from emq_compat.protocol.commands import Request
+from emq_compat.terms import ELAPSED, FAIL, JOIN, REFUSE, Once
+
+__all__ = ["Intake"]
+
+#: Where the class of the error is found that ends what is not the only one.
+_MODULE = "emq_compat.errors"
+
+
+class Intake:
+    """Takes in what clients publish, and what the broker publishes itself."""
+
+    def __init__(self, desk: Desk, flights: Flights, results: Results, receipts: Receipts) -> None:
+        self._desk = desk
+        self._journal = desk.journal
+        self._flights = flights
+        self._queues = flights.queues
+        self._entry = flights.entry
+        self._endings = flights.endings
+        self._locks = flights.endings.locks
+        self._results = results
+        self._receipts = receipts
+        self._seen: set[str] = set()
+
+    def begin_turn(self, msgids: list[str], unique: Iterable[str] = ()) -> None:
+        """Look up, all at once, what is known of the messages about to be published.
+
+        Args:
+            unique: the headers ``once`` of those that have one.
+        """
+        self._seen = self._journal.known(msgids) if msgids else set()
+        if unique:
+            self._locks.look_up(unique)
+
+    def close_turn(self) -> None:
+        """Forget what was looked up, and write which keys are held now."""
+        self._seen = set()
+        self._locks.write()
+
+    def request(self, identity: bytes, command: Request, now: Moment) -> None:
+        """Take a client's publish."""
+        msgid, headers = command.msgid, command.headers
+        if msgid in self._seen:
+            self._desk.counters["duplicates"] += 1
+        else:
+            queue = self._queues.get(command.queue)
+            if headers.once and (holder := self._locks.holder(headers, msgid, now)) is not None:
+                if not self._is_second(identity, queue, command, holder, now):
+                    return
+            else:
+                limit = self._desk.options.queue_limit
+                if limit and queue.total >= limit and not (headers.awaits or headers.settled):
+                    text = f"the queue {queue.name!r} holds {limit} messages, its limit"
+                    self._receipts.refuse(identity, msgid, "QueueFull", text)
+                    return
+                self._seen.add(msgid)
+                if headers.reply_requested:
+                    self._endings.requesters[msgid] = (identity, msgid)
+                header_text = command.header_text.decode()
+                if headers.chord or headers.awaits or headers.settled or headers.once:
+                    self._take(queue, msgid, headers, header_text, command.payload, now)
+                else:
+                    self._entry.add(queue, msgid, headers, header_text, command.payload, now)
+        if headers.guarantee:
+            self._receipts.taken(identity, msgid)
+
+    def publish(self, message: Publish, now: Moment) -> None:
+        """Publish a message of the broker's own, or a follow-up of an outcome."""
+        queue, headers, msgid = self._queues.get(message.queue), message.headers, message.msgid
+        if headers.once and (holder := self._locks.holder(headers, msgid, now)) is not None:
+            text = headers.encode()
+            if Once.decode(headers.once).mode == JOIN and not (headers.chord or headers.awaits):
+                self._desk.counters["joined"] += 1
+                self._journal.remember(msgid)
+            else:
+                self._second(queue, msgid, headers, text, message.payload, holder, now)
+        else:
+            self._take(queue, msgid, headers, headers.encode(), message.payload, now)
+
+    def is_second(self, headers: Headers, now: Moment) -> bool:
+        """Tell whether a message, published now, would find its unique key held by another."""
+        return bool(headers.once) and self._locks.holder(headers, "", now) is not None
+
+    def _take(
+        self,
+        queue: MessageQueue,
+        msgid: str,
+        headers: Headers,
+        header_text: str,
+        payload: bytes,
+        now: Moment,
+    ) -> None:
+        if headers.settled:
+            self._endings.settle(msgid, headers, payload, now)
+            return
+        if headers.once:
+            self._locks.claim(msgid, headers, now)
+        if headers.chord.endswith("+"):
+            self._endings.chords.grow(headers, now)
+        if headers.awaits:
+            self._endings.hold(queue, msgid, headers, header_text, payload, now)
+        else:
+            self._entry.add(queue, msgid, headers, header_text, payload, now)
+
+    # Messages whose unique key is held by another
+
+    def _is_second(
+        self, identity: bytes, queue: MessageQueue, command: Request, holder: LockRow, now: Moment
+    ) -> bool:
+        """Deal with a publish that is not the only one; returns whether it is to be acknowledged."""
+        msgid, headers = command.msgid, command.headers
+        mode = Once.decode(headers.once).mode
+        if mode == REFUSE:
+            text, first = _told(headers, holder), holder.owner
+            self._receipts.refuse(identity, msgid, "DuplicateTask", text, first=first)
+            return False
+        if mode == JOIN and not (headers.chord or headers.awaits):
+            self._receipts.joined(identity, msgid, holder.owner)
+            return False
+        self._seen.add(msgid)
+        if headers.reply_requested:
+            self._endings.requesters[msgid] = (identity, msgid)
+        text = command.header_text.decode()
+        self._second(queue, msgid, headers, text, command.payload, holder, now)
+        return True
+
+    def _second(
+        self,
+        queue: MessageQueue,
+        msgid: str,
+        headers: Headers,
+        header_text: str,
+        payload: bytes,
+        holder: LockRow,
+        now: Moment,
+    ) -> None:
+        """Take a message whose id is known to others: it ends as the holder does, or at once."""
+        once = Once.decode(headers.once)
+        if headers.chord.endswith("+"):
+            self._endings.chords.grow(headers, now)
+        body, state = failure_body("DuplicateTask", _told(headers, holder), module=_MODULE), FAILURE
+        if once.mode not in (FAIL, REFUSE):
+            if self._lives(holder.owner):
+                home = home_key(queue.id, headers.priority)
+                self._desk.counters["joined"] += 1
+                self._locks.follow(holder.owner, home, msgid, headers, header_text, payload)
+                return
+            stored = self._results.get((holder.owner,)).get(holder.owner)
+            if stored is not None and stored.state in FINAL_STATES:
+                state, body = stored.state, stored.body
+            elif once.until != ELAPSED:
+                self._locks.free(once.key)
+                self._take(queue, msgid, headers, header_text, payload, now)
+                return
+        self._journal.remember(msgid)
+        self._endings.unattended(msgid, headers, queue, payload, state, body, now)
+
+    def _lives(self, owner: str) -> bool:
+        """Tell whether a message is here that will have an end."""
+        flights = self._flights
+        return bool(
+            owner in flights.by_task
+            or owner in flights.by_msgid
+            or owner in self._locks.followed
+            or owner in self._endings.chords.by_task
+            or self._journal.marked_as(owner)
+        )
+
+
+def _told(headers: Headers, holder: LockRow) -> str:
+    once = Once.decode(headers.once)
+    return f"{headers.task or 'a message'} is there already: {holder.owner} holds the key {once.key!r}"

@@ -151,10 +151,13 @@ class Gates:
         if gate.slots:
             return gate.slots - self.running.get(gate.name, 0)
         bucket = self._buckets.get(gate.name)
-        next_at = -math.inf if bucket is None else min(bucket.next_at, now.mono + gate.pace_s)
-        if next_at > now.mono:
+        if bucket is None:
+            return 1 + int(SLACK_S / gate.pace_s)
+        # The pace is a faster one now, or the clock was put back while the broker was down.
+        bucket.next_at = min(bucket.next_at, now.mono + gate.pace_s)
+        if bucket.next_at > now.mono:
             return 0
-        return 1 + int((now.mono - max(next_at, now.mono - SLACK_S)) / gate.pace_s)
+        return 1 + int((now.mono - max(bucket.next_at, now.mono - SLACK_S)) / gate.pace_s)
 
     def shut(self, headers: Headers, now: Moment) -> str | None:
         """Return the gate that doesn't let a message through whose turn it is; None: it may be handed out."""
@@ -189,12 +192,12 @@ class Gates:
         self._journal.add_parked(sequence, home, gate, msgid, text, payload, marked(headers))
         self._count(gate, home, 1)
 
-    def park(self, message: Waiting, gate: str, now: Moment) -> None:
+    def park(self, message: Waiting, gate: str) -> None:
         """Park a message that was taken from its queue."""
         self.gone(message.key, message.headers)
         sequence = message.key & SEQUENCE_MASK
         self.park_stored(message.key, sequence, message.key - sequence, gate)
-        self._wake(gate, message.headers, now)
+        self._wake(gate)
 
     def park_stored(self, key: int, sequence: int, home: int, gate: str) -> None:
         """Park a message that is on disk under another key."""
@@ -233,10 +236,9 @@ class Gates:
             if gate.pace_s:
                 bucket = self._buckets.setdefault(gate.name, TokenBucket(gate.pace_s))
                 bucket.interval_s = gate.pace_s
-                bucket.next_at = min(bucket.next_at, now.mono + gate.pace_s)
                 bucket.take(now.mono)
                 self._journal.put_pace(gate.name, now.wall + bucket.next_at - now.mono)
-                self._wake(gate.name, headers, now)
+                self._wake(gate.name)
         return self.occupy(headers)
 
     def occupy(self, headers: Headers) -> str:
@@ -284,15 +286,12 @@ class Gates:
 
     # Opening
 
-    def _wake(self, gate: str, headers: Headers, now: Moment) -> None:
+    def _wake(self, gate: str) -> None:
         """Look at a gate with a pace again when it lets the next one pass."""
-        if gate[0] not in (_PACE, _TASK_PACE) or gate in self._waking or gate not in self.parked:
-            return
-        at = now.mono + next((other.pace_s for other in self.of(headers) if other.name == gate), 0.0)
-        if (bucket := self._buckets.get(gate)) is not None:
-            at = min(at, bucket.next_at)
-        self._waking.add(gate)
-        heappush(self._wakes, (at, gate))
+        bucket = self._buckets.get(gate)
+        if bucket is not None and gate not in self._waking and gate in self.parked:
+            self._waking.add(gate)
+            heappush(self._wakes, (bucket.next_at, gate))
 
     def next_at(self) -> float:
         """Return the monotonic time at which ``open`` must be called though nothing has happened."""
@@ -345,7 +344,7 @@ class Gates:
                 found += [(home, row) for row in (rows if n == 1 else self._journal.parked(name, home, n))]
                 given += n
             elif free < 1:
-                self._wake(name, headers, now)
+                self._wake(name)
         return found
 
     def _let_all(self, gate: str, home: int) -> None:

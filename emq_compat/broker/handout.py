@@ -127,7 +127,7 @@ class HandOut:
         if gate is None:
             return True
         self._may_park -= 1
-        self._gates.park(message, gate, now)
+        self._gates.park(message, gate)
         return False
 
     def _may_run(self, message: Waiting, queue: MessageQueue, worker: Worker, now: Moment) -> bool:

@@ -1,0 +1,43 @@
+"""The Django shop: its own tests pass, and it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Procs
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOP = ROOT / "examples/django_shop"
+
+pytestmark = [pytest.mark.integration]
+
+
+def test_its_own_tests_pass(procs: Procs) -> None:
+    """`manage.py test` needs neither broker nor worker."""
+    run = procs.python("-W", "error", "manage.py", "test", cwd=SHOP)
+
+    assert 0 == run.wait(100), run.tail()
+
+    assert "Ran 6 tests" in run.output()
+
+
+def test_migrations_are_complete(procs: Procs) -> None:
+    """The models are those of the migrations."""
+    run = procs.python("manage.py", "makemigrations", "--check", "--dry-run", cwd=SHOP)
+
+    assert 0 == run.wait(100), run.tail()
+
+
+def test_the_shop_runs(procs: Procs) -> None:
+    """Two orders are paid, one after retries, one is declined, one never placed; the README shows it."""
+    run = procs.python("run.py", cwd=SHOP)
+
+    assert 0 == run.wait(110), run.tail()
+
+    shown = run.output().splitlines()
+    readme = (SHOP / "README.md").read_text()
+    assert 6 == len(shown)
+    assert all(line in readme for line in shown if not line.startswith("report: "))
+    assert shown[4].endswith(": 2 orders, 138.50")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current, later
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.async_task import AsyncTask, BoundDeclaration, Declaration
 
-__all__ = ["share_with", "shared_task", "task_of"]
+__all__ = ["rebase", "rebase_shared", "share_with", "shared_task", "task_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,8 @@ def task_of(
         return known
     change = options.pop("filter", None)
     body = fun
-    base = options.pop("base", None) or (app.base_task_cls if shared else app.Task)
+    own_base = options.pop("base", None)
+    base = own_base or (app.shared_task_cls if shared else app.Task)
     if options.get("pydantic"):
         body = later.with_models(
             app,
@@ -71,6 +72,7 @@ def task_of(
             "name": name,
             "run": run,
             "_app": None if shared else app,
+            "_follows_app": own_base is None,
             "__doc__": fun.__doc__,
             "__module__": fun.__module__,
             "__wrapped__": run,
@@ -110,6 +112,25 @@ def share_with(app: Celery) -> None:
     """Give an app every shared task: those there are, and those to come."""
     current.apps.add(app)
     app._tasks.update(_shared)
+
+
+def rebase_shared(app: Celery) -> None:
+    """Have shared tasks follow an app, which is current from now on: its task class is their base.
+
+    They may have been declared before it was made. Those with a ``base`` of their own keep it.
+    """
+    if _shared:
+        rebase(_shared.values(), app.shared_task_cls)
+
+
+def rebase(tasks: Iterable[Task[..., Any]], base: type[Task[..., Any]]) -> None:
+    """Give another base class to tasks that were declared without one."""
+    for task in tasks:
+        cls = type(task)
+        if task._follows_app and cls.__bases__ != (base,):
+            cls.__bases__ = (base,)
+            cls._note_overrides()
+            task._plan = None
 
 
 @overload

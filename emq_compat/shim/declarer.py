@@ -60,6 +60,7 @@ class Declarer(Sender):
         else:
             self._tasks = symbol_by_name(self.registry_cls)(tasks or {})
         self._task_base: type[BaseTask[..., Any]] | None = None
+        self._task_is_set = False
         self._loader: BaseLoader | None = None
         self.autofinalize = autofinalize
         self.finalized = False
@@ -138,12 +139,17 @@ class Declarer(Sender):
 
     @property
     def base_task_cls(self) -> type[BaseTask[..., Any]]:
-        """The class that tasks are of, without an app: of shared tasks, and below ``Task``."""
+        """The class below ``Task``, without an app."""
         return symbol_by_name(self.task_cls)  # type: ignore[no-any-return]
 
     @property
+    def shared_task_cls(self) -> type[BaseTask[..., Any]]:
+        """The base class of shared tasks while this app is current: what ``Task`` was set to, if it was."""
+        return self._task_base if self._task_is_set and self._task_base else self.base_task_cls
+
+    @property
     def Task(self) -> type[BaseTask[..., Any]]:  # noqa: N802 - Celery's name
-        """The base class of this app's tasks."""
+        """The base class of this app's tasks; setting it changes those that are declared already, too."""
         if self._task_base is None:
             self._task_base = self.create_task_cls()
         return self._task_base
@@ -151,6 +157,10 @@ class Declarer(Sender):
     @Task.setter
     def Task(self, base: type[BaseTask[..., Any]]) -> None:  # noqa: N802
         self._task_base = base
+        self._task_is_set = True
+        declare.rebase((task for task in self._tasks.values() if task._app is self), base)
+        if current.app_or_none() is self:
+            declare.rebase_shared(self)
 
     def create_task_cls(self) -> type[BaseTask[..., Any]]:
         """Return a Task class that belongs to this app."""

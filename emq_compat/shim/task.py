@@ -45,6 +45,8 @@ class Task(CanvasMethods, Attributes, Handlers, Generic[P, R]):
     _plan_app: Celery | None = None
     _run_plan: RunPlan | None = None
     _custom_call: ClassVar[bool] = False
+    #: Its base class is that of its app: it was declared without ``base``.
+    _follows_app: ClassVar[bool] = False
     _has_handlers: ClassVar[bool] = False
     _has_shadow_name: ClassVar[bool] = False
 

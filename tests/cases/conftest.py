@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.cases.workflows import open_workflow_site
 from tests.processes import Proc, wait_until
 from tests.site import POOLS, Site
 
@@ -44,3 +45,28 @@ def pass_s(seconds: float) -> None:
     """Let time pass, where a case is about time."""
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, seconds + 5, interval_s=0.02)
+
+
+@pytest.fixture(scope="module", params=[*ANY_POOL, pytest.param("redis", marks=pytest.mark.long)])
+def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with one worker of this pool, or one that puts its results into Redis."""
+    folder = tmp_path_factory.mktemp(f"flows-{request.param}")
+    pool, backend = request.param, ""
+    if pool == "redis":
+        pool, backend = "prefork", request.getfixturevalue("redis_url")
+    with open_workflow_site(folder, pool, backend) as site:
+        yield site
+
+
+def assert_nothing_queued(flows: Site, for_s: float = 1.0) -> None:
+    """Assert that soon no queue has a message of any kind, and that this stays so."""
+
+    def counts() -> list[tuple[str, int]]:
+        kinds = ("waiting", "delayed", "in_flight", "held")
+        return [(row["name"], row[kind]) for row in flows.client.ask("queues") for kind in kinds if row[kind]]
+
+    wait_until(lambda: [] == counts(), 10)
+    published = flows.client.ask("stats")["published"]
+    pass_s(for_s)
+    assert [] == counts()
+    assert published == flows.client.ask("stats")["published"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.control import Control
     from emq_compat.shim.log import Logging
     from emq_compat.shim.programs import Worker as WorkerProgram
-    from emq_compat.shim.results.sets import GroupResult as ResultOfGroup
+    from emq_compat.shim.results.groups import GroupResult as ResultOfGroup
     from emq_compat.shim.results.sets import ResultSet as SetOfResults
     from emq_compat.shim.results.single import AsyncResult as Result
 

@@ -24,7 +24,7 @@ from emq_compat.stored import StoredResult
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.request import Context
-    from emq_compat.shim.results.sets import GroupResult
+    from emq_compat.shim.results.groups import GroupResult
     from emq_compat.shim.results.single import AsyncResult
 
 __all__ = ["Backend"]

@@ -71,9 +71,10 @@ if TYPE_CHECKING:
     from emq_compat.shim.results.content import exception_of as exception_of
     from emq_compat.shim.results.content import value_of as value_of
     from emq_compat.shim.results.eager import EagerResult as EagerResult
-    from emq_compat.shim.results.sets import GroupResult as GroupResult
+    from emq_compat.shim.results.groups import GroupResult as GroupResult
     from emq_compat.shim.results.sets import ResultSet as ResultSet
     from emq_compat.shim.results.single import AsyncResult as AsyncResult
+    from emq_compat.shim.results.single import leaves as leaves
     from emq_compat.shim.retention import seconds_kept as seconds_kept
     from emq_compat.shim.retrying import rebound as rebound
     from emq_compat.shim.retrying import retry_message as retry_message
@@ -121,8 +122,9 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.request": ("Context", "request_of"),
     "shim.results.content": ("exception_of", "value_of"),
     "shim.results.eager": ("EagerResult",),
-    "shim.results.sets": ("GroupResult", "ResultSet"),
-    "shim.results.single": ("AsyncResult",),
+    "shim.results.groups": ("GroupResult",),
+    "shim.results.sets": ("ResultSet",),
+    "shim.results.single": ("AsyncResult", "leaves"),
     "shim.retention": ("seconds_kept",),
     "shim.retrying": ("rebound", "retry_message"),
     "shim.settings_effect": ("WITHOUT_EFFECT",),

@@ -9,7 +9,8 @@ from emq_compat.shim.results.blocking import (
     task_join_will_block,
 )
 from emq_compat.shim.results.eager import EagerResult
-from emq_compat.shim.results.sets import GroupResult, ResultSet
+from emq_compat.shim.results.groups import GroupResult
+from emq_compat.shim.results.sets import ResultSet
 from emq_compat.shim.results.single import AsyncResult
 from emq_compat.shim.results.tree import ResultBase, result_from_tuple
 

@@ -190,17 +190,23 @@ def test_the_first_error_is_raised_without_waiting_for_the_others(app: Celery) -
     assert (True, True, 0) == (members.waiting(), members.failed(), members.completed_count())
 
 
-def test_the_earliest_error_of_a_chain_is_raised(app: Celery) -> None:
+@pytest.mark.parametrize("group", [False, True], ids=["a task", "a group"])
+@pytest.mark.parametrize("wait", ["get", "aget"])
+def test_the_earliest_error_of_a_chain_is_raised(app: Celery, wait: str, group: bool) -> None:
     """Behind a failed chord every step has its ChordError: who waits for the last is told the cause."""
-    part, body, last = (app.AsyncResult(new_id()) for _ in range(3))
+    part, body, end = (app.AsyncResult(new_id()) for _ in range(3))
     body.parent = GroupResult(new_id(), [app.AsyncResult(new_id()), part])
+    last: Any = GroupResult(new_id(), [end]) if group else end
     last.parent = body
     app.backend.mark_as_failure(part.id, OwnError("cause"))
-    for later in (body, last):
+    for later in (body, end):
         app.backend.mark_as_failure(later.id, exceptions.ChordError("Dependency …"))
 
+    async def waited() -> Any:
+        return await last.aget(timeout=5)
+
     with pytest.raises(OwnError, match="cause"):
-        last.get(timeout=5)
+        asyncio.run(waited()) if wait == "aget" else last.get(timeout=5)
 
 
 def test_on_interval_is_called_while_nothing_comes(app: Celery) -> None:

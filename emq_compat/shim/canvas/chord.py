@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.ids import new_id
-from emq_compat.shim import current
+from emq_compat.shim import current, later
 from emq_compat.shim.canvas.composite import Composite, is_a, oldest, unrolled
 from emq_compat.shim.canvas.group import group, stamp_each
 from emq_compat.shim.canvas.launch import hold
@@ -240,7 +240,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
             given = {**options, "task_id": own_id, "root_id": root_id}
             size, header_result = self._stream(app, header, partial_args, kwargs, given)
             if size:
-                last = next(reversed(list(leaves_of(header_result))))
+                last = later.leaves(header_result)[-1].id
                 parents = {"parent_id": last, "root_id": root_id or _running_root(app) or last}
                 body.apply_async(awaits={"id": own_id, "size": size}, add_to_parent=False, **parents)
             else:
@@ -388,15 +388,6 @@ def _header(header: Any, app: Celery | None) -> Any:
 
 #: What a generator makes within so many seconds is published as one.
 _BULK_S = 0.05
-
-
-def leaves_of(result: Any) -> Any:
-    """Iterate over the ids of the tasks in a header's result."""
-    for member in result.results:
-        if hasattr(member, "results"):
-            yield from leaves_of(member)
-        else:
-            yield member.id
 
 
 def _running_root(app: Celery) -> str | None:

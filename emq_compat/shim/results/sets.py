@@ -1,8 +1,8 @@
-"""ResultSet and GroupResult: many results as one."""
+"""ResultSet: many results as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import current, later, states
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.promise import Promise
     from emq_compat.stored import StoredResult
 
-__all__ = ["GroupResult", "ResultSet"]
+__all__ = ["ResultSet"]
 
 
 class ResultSet(ResultBase):
@@ -227,21 +227,23 @@ class ResultSet(ResultBase):
     ) -> list[Any]:
         """Wait for all without blocking the event loop; as ``join`` otherwise."""
 
-        def took(member: AsyncResult[Any]) -> None:
+        async def took(member: AsyncResult[Any]) -> None:
             if callback is not None:
                 callback(member.id, self._value(member, propagate))
-            elif propagate:
-                self._throw_if_failed(member)
+            elif propagate and self._failed(member):
+                if self.parent is not None:
+                    await self._in_front(member)._athrow_of_parents()
+                member.maybe_throw()
 
         known, pending = self._by_id()
         for member in known:
-            took(member)
+            await took(member)
         if pending:
             with self.backend.arrivals_async(list(pending), timeout) as arrivals:
                 async for task_id, stored in arrivals:
                     for member in pending[task_id]:
                         member._settle(stored)
-                        took(member)
+                        await took(member)
         return [] if callback is not None else self._values(propagate)
 
     def _arriving(
@@ -275,11 +277,21 @@ class ResultSet(ResultBase):
     def _value(member: AsyncResult[Any], propagate: bool) -> Any:
         return member.get(propagate=propagate, follow_parents=False, disable_sync_subtasks=False)
 
+    @staticmethod
+    def _failed(member: AsyncResult[Any]) -> bool:
+        return not member.ignored and member.state in states.PROPAGATE_STATES
+
+    def _in_front(self, member: AsyncResult[Any]) -> AsyncResult[Any]:
+        """Return a member as one step behind what is in front of the group.
+
+        What failed there says more than that the group could not begin.
+        """
+        return AsyncResult(member.id, app=member.app, parent=self.parent)
+
     def _throw_if_failed(self, member: AsyncResult[Any]) -> None:
-        if not member.ignored and member.state in states.PROPAGATE_STATES:
+        if self._failed(member):
             if self.parent is not None:
-                # What failed in front of the group says more than that the group could not begin.
-                AsyncResult[Any](member.id, app=member.app, parent=self.parent)._throw_of_parents(ask=True)
+                self._in_front(member)._throw_of_parents(ask=True)
             member.maybe_throw()
 
     def _values(self, propagate: bool) -> list[Any]:
@@ -364,75 +376,3 @@ class ResultSet(ResultBase):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: [{', '.join(str(getattr(r, 'id', r)) for r in self.results)}]>"
-
-
-class GroupResult(ResultSet):
-    """The results of a group's tasks, with the group's id, by which they can be found again."""
-
-    def __init__(
-        self,
-        id: str | None = None,  # noqa: A002 - Celery's name
-        results: Iterable[Any] | None = None,
-        parent: ResultBase | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(results, **kwargs)
-        self.id = id
-        self.parent = parent
-
-    @property
-    def children(self) -> list[Any]:
-        """The members."""
-        return self.results
-
-    def save(self, backend: Backend | None = None) -> Any:
-        """Keep the ids of its members in the result store, for ``restore``; returns this."""
-        assert self.id is not None, "a group without an id can't be found again"
-        return (backend or self.backend).save_group(self.id, self)
-
-    def delete(self, backend: Backend | None = None) -> None:
-        """Drop what ``save`` kept; the members' results stay."""
-        if self.id is not None:
-            (backend or self.backend).delete_group(self.id)
-
-    @classmethod
-    def restore(
-        cls,
-        id: str,  # noqa: A002 - Celery's name
-        backend: Backend | None = None,
-        app: Celery | None = None,
-    ) -> GroupResult | None:
-        """Return the group that was saved under this id; None: there is none."""
-        if backend is None:
-            backend = (app or current.get_app()).backend
-        return backend.restore_group(id)
-
-    def as_tuple(self) -> Any:
-        """Return ``((id, parent), members)``."""
-        parent = self.parent.as_tuple() if self.parent is not None else None
-        return (self.id, parent), [result.as_tuple() for result in self.results]
-
-    def __bool__(self) -> bool:
-        return bool(self.id or self.results)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, GroupResult):
-            same: Sequence[tuple[object, object]] = (
-                (self.id, other.id),
-                (self.results, other.results),
-                (self.parent, other.parent),
-            )
-            return all(a == b for a, b in same)
-        return self.id == other if isinstance(other, str) else NotImplemented
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(self.id)
-
-    def __str__(self) -> str:
-        return str(self.id)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.id} [{', '.join(str(r) for r in self.results)}]>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.id, self.results, self.parent)

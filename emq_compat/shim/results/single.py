@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from emq_compat.shim import current, later, states
 from emq_compat.shim import exceptions as errors
-from emq_compat.shim.exceptions import IncompleteStream
 from emq_compat.shim.results.blocking import assert_will_not_block
-from emq_compat.shim.results.tree import ResultBase, result_from_tuple
+from emq_compat.shim.results.descent import Descent
+from emq_compat.shim.results.recorded import Recorded
+from emq_compat.shim.results.tree import ResultBase
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.backend import Backend
-    from emq_compat.shim.graph import DependencyGraph, GraphFormatter
     from emq_compat.shim.promise import Promise
     from emq_compat.stored import StoredResult
 
@@ -25,7 +23,7 @@ __all__ = ["AsyncResult", "leaves"]
 R = TypeVar("R")
 
 
-class AsyncResult(ResultBase, Generic[R]):
+class AsyncResult(Recorded, Descent, Generic[R]):
     """A task's result by its id; asks the result store when it is asked, and keeps what is final.
 
     Any method that needs the result raises ImproperlyConfigured naming result_backend where the broker is a
@@ -145,16 +143,23 @@ class AsyncResult(ResultBase, Generic[R]):
         """
         if self.ignored:
             return None  # type: ignore[return-value]
+        follow = follow_parents and propagate
+        if follow:
+            self._throw_of_parents()
         stored = self._final
         if stored is None:
-            ancestors = self._ancestors() if follow_parents and propagate else {}
+            ancestors = self._ancestors(headers=False) if follow else {}
             with self.backend.arrivals_async([self.id, *ancestors], timeout) as arrivals:
                 async for task_id, arrived in arrivals:
                     if task_id == self.id:
                         stored = self._settle(arrived)
                         break
-                    ancestors[task_id]._throw_if_failed(arrived)
+                    ancestors[task_id]._settle(arrived)
+                    if arrived.state in states.PROPAGATE_STATES:
+                        await self._athrow_of_parents()
             assert stored is not None
+            if follow and stored.state in states.PROPAGATE_STATES:
+                await self._athrow_of_parents()
         return self._given(stored, propagate, callback)  # type: ignore[no-any-return]
 
     def _given(
@@ -208,6 +213,13 @@ class AsyncResult(ResultBase, Generic[R]):
             if member._known() and not member.ignored:
                 member.maybe_throw()
 
+    async def _athrow_of_parents(self) -> None:
+        """Do as ``_throw_of_parents(ask=True)``, where the store is asked by another thread."""
+        if self.parent is not None:
+            import asyncio  # noqa: PLC0415 - its caller runs in its loop
+
+            await asyncio.to_thread(self._throw_of_parents, ask=True)
+
     def _before_it(self, *, headers: bool = True) -> Iterator[AsyncResult[Any]]:
         """Yield the results before it in its chain, the earliest first."""
         before = []
@@ -245,105 +257,6 @@ class AsyncResult(ResultBase, Generic[R]):
         if self._on_ready is not None:
             self._on_ready(self)
         return stored
-
-    def _member(self, name: str) -> Any:
-        """Return a member of the reply as it is stored; None: there is none."""
-        stored = self._stored()
-        return None if stored is None else stored.reply.get(name)
-
-    @property
-    def state(self) -> str:
-        """The task's state now; PENDING for an id that the store knows nothing of."""
-        stored = self._stored()
-        return stored.state if stored is not None else states.PENDING
-
-    @property
-    def status(self) -> str:
-        """The same as ``state``."""
-        return self.state
-
-    @property
-    def result(self) -> Any:
-        """The value; the exception, where there is one; what ``update_state(meta=)`` set, in other states."""
-        stored = self._stored()
-        return None if stored is None else later.value_of(stored, self.app)
-
-    @property
-    def info(self) -> Any:
-        """The same as ``result``."""
-        return self.result
-
-    @property
-    def traceback(self) -> str | None:
-        """The worker's traceback as text."""
-        return self._member("traceback") or None
-
-    @property
-    def children(self) -> list[Any] | None:
-        """The results of what the task published while it ran (``trail``); None: it isn't done yet."""
-        stored = self._stored()
-        if stored is None or stored.state not in states.READY_STATES:
-            return None
-        return self._children
-
-    @cached_property
-    def _children(self) -> list[Any]:
-        return [result_from_tuple(child, self.app) for child in self._member("children") or ()]
-
-    @property
-    def date_done(self) -> datetime | None:
-        """When the task ended, in UTC."""
-        told = self._member("date_done")
-        if isinstance(told, str):
-            # Python 3.10 doesn't read the Z.
-            return datetime.fromisoformat(told[:-1] + "+00:00" if told.endswith("Z") else told)
-        return told  # type: ignore[no-any-return]
-
-    @property
-    def name(self) -> str | None:
-        """The task's name; this and the next five are kept if result_extended is set."""
-        return self._member("name")  # type: ignore[no-any-return]
-
-    @property
-    def args(self) -> Any:
-        """The call's arguments."""
-        return later.revive(self._member("args"))
-
-    @property
-    def kwargs(self) -> Any:
-        """The call's keyword arguments."""
-        return later.revive(self._member("kwargs"))
-
-    @property
-    def worker(self) -> str | None:
-        """The name of the worker that ran it."""
-        return self._member("worker")  # type: ignore[no-any-return]
-
-    @property
-    def retries(self) -> int | None:
-        """How often it was tried again."""
-        return self._member("retries")  # type: ignore[no-any-return]
-
-    @property
-    def queue(self) -> str | None:
-        """The queue it came from."""
-        return self._member("queue")  # type: ignore[no-any-return]
-
-    def ready(self) -> bool:
-        """Return whether the state is final."""
-        return self.state in states.READY_STATES
-
-    def successful(self) -> bool:
-        """Return whether the task returned."""
-        return self.state == states.SUCCESS
-
-    def failed(self) -> bool:
-        """Return whether the task failed."""
-        return self.state == states.FAILURE
-
-    def exists(self) -> bool:
-        """Return whether the store has anything of the task; a task that hasn't begun has nothing there."""
-        return self._stored() is not None
 
     @property
     def supports_native_join(self) -> bool:
@@ -396,54 +309,6 @@ class AsyncResult(ResultBase, Generic[R]):
         if not self._known():
             self.backend.tell_when_final(self, weak=weak)
         return promise
-
-    # The tree of a task's children.
-
-    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
-        """Yield (parent, result) of this result and all that stem from it, breadth first.
-
-        Raises:
-            IncompleteStream: one isn't ready, and ``intermediate`` doesn't allow that.
-        """
-        waiting: list[tuple[Any, Any]] = [(None, self)]
-        while waiting:
-            parent, node = waiting.pop(0)
-            yield parent, node
-            if node.ready():
-                waiting += [(node, child) for child in node.children or ()]
-            elif not intermediate:
-                raise IncompleteStream
-
-    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
-        """Wait for this result and all that stem from it; yields (result, value) of each.
-
-        ``kwargs`` are those of ``get``.
-        """
-        for _, node in self.iterdeps(intermediate=intermediate):
-            yield node, node.get(**kwargs)
-
-    def get_leaf(self) -> Any:
-        """Wait for the whole tree and return the last result's value."""
-        value = None
-        for _, node in self.iterdeps():
-            value = node.get()
-        return value
-
-    def build_graph(
-        self, intermediate: bool = False, formatter: GraphFormatter | None = None
-    ) -> DependencyGraph:
-        """Return the tree as a graph; raises as ``iterdeps``."""
-        graph = later.DependencyGraph(formatter=formatter or later.GraphFormatter(root=self, shape="oval"))
-        for parent, node in self.iterdeps(intermediate=intermediate):
-            graph.add_arc(node)
-            if parent is not None:
-                graph.add_edge(parent, node)
-        return graph
-
-    @cached_property
-    def graph(self) -> DependencyGraph:
-        """The tree as a graph."""
-        return self.build_graph()
 
     def as_tuple(self) -> Any:
         """Return ``((id, parent), None)``."""

@@ -90,7 +90,7 @@ def _oracle(due: crontab, zone: ZoneInfo, start: datetime, minutes: int) -> Iter
     every_hour = len(due.hour) == 24
     at = start.replace(second=0, microsecond=0)
     face = at.astimezone(zone).replace(tzinfo=None)
-    shown = {face - MINUTE * back for back in range(24 * 60)}
+    shown = {(at - MINUTE * back).astimezone(zone).replace(tzinfo=None) for back in range(24 * 60)}
     for _ in range(minutes):
         at += MINUTE
         last, face = face, at.astimezone(zone).replace(tzinfo=None)

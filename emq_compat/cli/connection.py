@@ -32,6 +32,8 @@ class Connection:
     Args:
         app: what ``-A`` says, or None.
         broker: what ``-b`` says, or None; it wins over the app's setting, and that over EMQ_BROKER_ADDR.
+
+    Without an app the environment's CELERY_BROKER_URL, and settings that CELERY_CONFIG_MODULE names, count.
     """
 
     def __init__(self, app: str | None, broker: str | None) -> None:
@@ -45,6 +47,8 @@ class Connection:
             return self._broker
         if self.app_name or given_app.get() is not None:
             return find_app(self.app_name).broker_url
+        if os.environ.get("CELERY_BROKER_URL") or os.environ.get("CELERY_CONFIG_MODULE"):
+            return _nameless().broker_url
         return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
 
     @property
@@ -77,9 +81,13 @@ class Connection:
         if self.app_name or given_app.get() is not None:
             app = load_app(self.app_name)
         else:
-            app = Celery("emq-compat", set_as_current=False)
+            app = _nameless()
         with self.client() as app.client:
             yield app
+
+
+def _nameless() -> Celery:
+    return Celery("emq-compat", set_as_current=False)
 
 
 def load_app(written: str) -> Celery:

@@ -2,6 +2,7 @@
 
 The module ``emq_compat.cli.NAME`` holds the click command ``NAME``. ``-A`` and ``-b`` may stand before the
 subcommand, as in ``celery -A proj worker``: a subcommand that has them finds them in the root's parameters.
+Packages may add subcommands as they do to Celery: by entry points in the group ``celery.commands``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections.abc import Sequence
 
 import click
 
+from emq_compat.cli.context import CLIContext
+from emq_compat.cli.plugins import plugin_command, plugin_names
+from emq_compat.cli.user_options import with_user_options
 from emq_compat.errors import EmqError
 from emq_compat.shim.alias.finder import install
 
@@ -26,11 +30,20 @@ COMMANDS = {
     "worker": "Run a worker of an app's tasks.",
     "jobmanager": "Run an eventmq job manager of allowed functions.",
     "dev": "Run broker and worker in one terminal, with reload.",
+    "multi": "Start, stop and restart several workers.",
     "call": "Publish a task, and wait for its result if wanted.",
     "result": "Show a task's result.",
     "status": "Show workers and queues.",
+    "inspect": "Ask workers what they do.",
+    "control": "Have workers change something.",
+    "list": "List bindings: which names lead to which queue.",
+    "graph": "Draw the workers, or a worker's steps, for graphviz.",
     "purge": "Drop the messages that wait in queues.",
     "dead": "Look at the dead letters, requeue or drop them.",
+    "amqp": "Administrate queues, one command after the other.",
+    "shell": "Open a Python shell with the app and its tasks.",
+    "logtool": "Sum a worker's log up.",
+    "upgrade": "Bring a file of settings to Celery's new names.",
     "keys": "Make and list keys.",
     "report": "Show versions, settings and the broker, for a bug report.",
     "migrate": "Tell what a move from Celery costs, and rewrite imports.",
@@ -41,11 +54,11 @@ class _Commands(click.Group):
     """Imports a subcommand's module when it is called, so that the list and errors are quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *plugin_names(COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return plugin_command(cmd_name)
         command = getattr(importlib.import_module(f"emq_compat.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
@@ -54,13 +67,22 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"no command {args[0]!r}" + (f"; is {near[0]} meant?" if near else ""))
-        return super().resolve_command(ctx, args)
+            known = self.list_commands(ctx)
+            if args[0] not in known:
+                near = difflib.get_close_matches(args[0], known, n=1)
+                ctx.fail(f"no command {args[0]!r}" + (f"; is {near[0]} meant?" if near else ""))
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None:
+            command = with_user_options(command, name, ctx.params.get("app"), rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        plugins = plugin_names(COMMANDS)
+        if plugins:
+            with formatter.section("Commands of other packages"):
+                formatter.write_dl([(name, f"from {package}") for name, package in plugins.items()])
 
 
 def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -69,22 +91,71 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
         context.exit()
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _change_folder(context: click.Context, option: click.Parameter, folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY"},
+)
 @click.option("-A", "--app", metavar="APP", help="The app, as Celery finds it: proj, proj.celery, proj:app.")
 @click.option("-b", "--broker", metavar="URL", help="The broker. [default: the app's, EMQ_BROKER_ADDR]")
+@click.option("--result-backend", metavar="URL", help="Where results are kept. [default: the app's]")
+@click.option("--loader", metavar="CLASS", help="The loader of an app that names none.")
+@click.option("--config", metavar="MODULE", help="Settings of an app that reads none.")
 @click.option(
     "--workdir",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_change_folder,
     help="Change to this folder first.",
 )
+@click.option("-C", "--no-color", envvar="NO_COLOR", is_flag=True, help="Print without colours.")
+@click.option("-q", "--quiet", is_flag=True, help="Print less.")
+@click.option("--skip-checks", is_flag=True, help="Don't run Django's checks first.")
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Tell it."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,  # images of containers set CELERY_VERSION
+    callback=_version,
+    help="Tell it.",
 )
-def cli(app: str | None, broker: str | None, workdir: str | None) -> None:
-    """A durable broker for Python tasks, and a worker for Celery's and eventmq's."""
-    if workdir is not None:
-        os.chdir(workdir)
+@click.pass_context
+def cli(
+    context: click.Context,
+    app: str | None,
+    broker: str | None,
+    result_backend: str | None,
+    loader: str | None,
+    config: str | None,
+    no_color: bool,
+    quiet: bool,
+    skip_checks: bool,
+) -> None:
+    """A durable broker for Python tasks, and a worker for Celery's and eventmq's.
+
+    Each option may come from the environment, too: CELERY_ and its name, such as CELERY_APP.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit()
+    # In the environment, where apps look for them, those of processes that are started here included.
+    said = {
+        "CELERY_BROKER_URL": broker,
+        "CELERY_RESULT_BACKEND": result_backend,
+        "CELERY_LOADER": loader,
+        "CELERY_CONFIG_MODULE": config,
+        "CELERY_SKIP_CHECKS": "true" if skip_checks else None,
+    }
+    os.environ.update({name: value for name, value in said.items() if value})
+    context.obj = CLIContext(app, no_color, os.getcwd(), quiet)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

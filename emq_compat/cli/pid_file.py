@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emq_compat.errors import ConfigurationError
 
-__all__ = ["pid_file"]
+__all__ = ["pid_file", "read_pid"]
 
 
 @contextmanager
@@ -29,12 +29,12 @@ def pid_file(path: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if _read(path) == os.getpid():
+        if read_pid(path) == os.getpid():
             path.unlink(missing_ok=True)
 
 
 def _write(path: Path) -> None:
-    holder = _read(path)
+    holder = read_pid(path)
     if holder is not None and holder != os.getpid() and _alive(holder):
         raise ConfigurationError(f"{path}: process {holder} runs already")
     path.unlink(missing_ok=True)
@@ -46,7 +46,8 @@ def _write(path: Path) -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def _read(path: Path) -> int | None:
+def read_pid(path: Path) -> int | None:
+    """Return the pid in a file; None: there is no such file, or no number in it."""
     try:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):

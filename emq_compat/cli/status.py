@@ -22,7 +22,10 @@ _TASKS_SHOWN = 10
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@click.option(
+    "-d", "--destination", metavar="NODES", help="Only these workers, joined by commas. [default: all]"
+)
 @click.option(
     "-t",
     "--timeout",
@@ -34,14 +37,14 @@ _TASKS_SHOWN = 10
     help="How long workers may take to say what they run.",
 )
 @talks_to_broker
-def status(connection: Connection, as_json: bool, timeout_s: float) -> None:
+def status(connection: Connection, as_json: bool, destination: str | None, timeout_s: float) -> None:
     """Show the workers with what they hold, and the queues with what waits.
 
     Ends with 69 when no worker is connected, as `celery status` does.
     """
     with connection.client() as client:
         stats = client.ask("stats")
-        workers = client.ask("workers")
+        workers = _meant(client.ask("workers"), destination)
         queues = client.ask("queues")
         running = _answers(client.inspect("active", timeout_s=timeout_s))
         reserved = _answers(client.inspect("reserved", timeout_s=timeout_s))
@@ -55,6 +58,14 @@ def status(connection: Connection, as_json: bool, timeout_s: float) -> None:
         click.echo(_text(connection.url, stats, workers, queues))
     if not any(worker.get("present", True) for worker in workers):
         sys.exit(_NO_WORKER)
+
+
+def _meant(workers: list[dict[str, Any]], destination: str | None) -> list[dict[str, Any]]:
+    """Return the workers that ``-d`` names, by their names or identities."""
+    if not destination:
+        return workers
+    wanted = {name.strip() for name in destination.split(",")}
+    return [worker for worker in workers if wanted & {worker["name"], worker["name"].rpartition(".")[0]}]
 
 
 def _answers(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

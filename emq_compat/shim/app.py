@@ -62,7 +62,7 @@ class Celery(Declarer):
     Attributes:
         on_after_fork: sent in each process that is forked from one with this app.
         steps: what a project adds to a worker: ``steps["worker"].add(…)`` of a class of celery.bootsteps.
-        user_options: options of a project's own for commands; a worker says that it has no use for them.
+        user_options: command → options that the app adds to it (cli/user_options.py).
         hostname: the node name that its tasks see in ``request.hostname``; a worker sets its own.
     """
 
@@ -209,8 +209,6 @@ class Celery(Declarer):
             lines += getattr(fixup, "problems", ())
         if any(steps for kind, steps in self.steps.items() if kind != "worker"):
             lines.append("app.steps: only those of the worker run; a consumer of Celery's isn't there")
-        if any(self.user_options.values()):
-            lines.append("app.user_options: the commands take no options of a project's own")
         return lines
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
@@ -104,9 +105,13 @@ class Declarer(Sender):
 
     @property
     def loader(self) -> BaseLoader:
-        """What imports the modules with tasks."""
+        """What imports the modules with tasks; CELERY_LOADER of the environment, where the app names none."""
         if self._loader is None:
-            self._loader = instantiate(self.loader_cls, app=self)
+            chosen = self.loader_cls
+            if chosen == Declarer.loader_cls:
+                wanted = os.environ.get("CELERY_LOADER")
+                chosen = chosen if wanted in (None, "", "app", "default") else wanted
+            self._loader = instantiate(chosen, app=self)
         return self._loader
 
     def autodiscover_tasks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from emq_compat.broker import asks
@@ -78,6 +79,27 @@ def test_options_are_all_listed() -> None:
         shown = [option for option in command.params if not getattr(option, "hidden", False)]
         names = [option for parameter in shown for option in parameter.opts if option.startswith("--")]
         assert [] == [option for option in names if f"`{option}" not in section]
+
+
+def test_the_command_line_is_documented() -> None:
+    """docs/cli.md has every command, and every option of those whose options aren't in docs/settings.md."""
+    text = (ROOT / "docs/cli.md").read_text()
+    context = click.Context(cli)
+    missing = [name for name in COMMANDS if not re.search(rf"\b{name}\b", text)]
+    commands = [cli, *(cli.get_command(context, name) for name in COMMANDS)]
+    while commands:
+        command = commands.pop()
+        assert command is not None
+        if command.name in ("broker", "worker", "jobmanager"):
+            continue
+        if isinstance(command, click.Group) and command is not cli:
+            commands += [command.get_command(context, name) for name in command.list_commands(context)]
+        shown = [option for option in command.params if not getattr(option, "hidden", False)]
+        names = [word for option in shown for word in option.opts if word.startswith("--")]
+        missing += [
+            f"{command.name} {word}" for word in names if f"`{word}" not in text and f", {word}" not in text
+        ]
+    assert [] == missing
 
 
 def test_readme_names_every_command() -> None:

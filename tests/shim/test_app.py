@@ -239,13 +239,12 @@ def test_periodic_entries_are_added_before_and_after_the_settings_are_read() -> 
 
 
 def test_what_extends_celery_s_worker_is_told_to_do_nothing() -> None:
-    """A worker says that steps of its consumer, and options of a project's own, have no effect."""
+    """A worker says that steps of its consumer have no effect."""
     app = new_app()
     assert [] == app.problems()
     app.steps["consumer"].add(object)
-    app.user_options["worker"].add(object)
 
-    assert ["app.steps", "app.user_options"] == [line.partition(":")[0] for line in app.problems()]
+    assert ["app.steps"] == [line.partition(":")[0] for line in app.problems()]
 
 
 def test_a_bug_report_names_versions_and_masks_secrets() -> None:
@@ -280,3 +279,19 @@ def test_either_takes_what_is_given_before_the_setting() -> None:
 
     assert "celery" == app.either("task_default_queue", None)
     assert 0 == app.either("task_default_queue", None, 0)
+
+
+def test_the_loader_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, module: Callable[[str, str], None]
+) -> None:
+    """CELERY_LOADER (--loader) is the loader of an app that names none of its own."""
+    module(
+        "loading",
+        "from emq_compat.celery_shim import Celery\nfrom emq_compat.shim.loader import AppLoader\n"
+        "class Loader(AppLoader): ...\nclass Own(AppLoader): ...\n",
+    )
+    monkeypatch.setenv("CELERY_LOADER", "loading:Loader")
+    assert "Loader" == type(Celery("proj", set_as_current=False).loader).__name__
+    assert "Own" == type(Celery("proj", loader="loading:Own", set_as_current=False).loader).__name__
+    monkeypatch.setenv("CELERY_LOADER", "app")
+    assert "AppLoader" == type(Celery("proj", set_as_current=False).loader).__name__

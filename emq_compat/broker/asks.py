@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emq_compat.broker.engine import Engine
+from emq_compat.broker.moves import MOVES
 from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
@@ -197,6 +198,7 @@ class Asks:
             **engine.desk.counters,
             **engine.desk.journal.sizes(),
             "uptime_s": round(now.mono - self._started.mono, 3),
+            "broker": engine.desk.about["broker"],
             "pid": os.getpid(),
             "in_flight": len(engine.flights.by_msgid),
             "waits": engine.results.waiting,
@@ -397,7 +399,7 @@ _VERBS: dict[str, Verb] = {
     "dead_requeue": Asks._dead_requeue,
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
-    **{name: _of_engine(verb) for name, verb in PERIODIC.items()},
+    **{name: _of_engine(verb) for name, verb in {**PERIODIC, **MOVES}.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,
 }

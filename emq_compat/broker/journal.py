@@ -79,6 +79,18 @@ class Journal(Protocol):
         """Return the delayed messages of a queue that are due first."""
         ...
 
+    def browse(self, queue_id: int, after_key: int, limit: int) -> Iterator[StoredMessage]:
+        """Yield the messages that wait in a queue, by key, ``after_key`` excluded."""
+        ...
+
+    def browse_apart(self, queue_id: int, after_key: int, limit: int) -> Iterator[StoredMessage]:
+        """Yield those that wait for their time or at a gate (not for another's end), by key."""
+        ...
+
+    def waiting_as(self, msgids: Sequence[str]) -> list[MarkedMessage]:
+        """Return those of these messages, without payload, that ``browse`` or ``browse_apart`` yields."""
+        ...
+
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
         """Return the marked messages of a queue that that aren't handed out; payloads only for epilogues."""
         ...

@@ -104,6 +104,21 @@ SELECT key, msgid, headers, payload, attempt, losses, home, gate FROM messages
 SELECT key, msgid, headers, payload, attempt, losses FROM messages
     WHERE due_ms IS NOT NULL AND home >= ?1 AND home <= ?2 ORDER BY due_ms, key LIMIT ?3
 
+-- name: browse
+SELECT key, msgid, headers, payload, attempt, losses FROM messages
+    WHERE key > ?1 AND key <= ?2 AND key NOT IN (SELECT key FROM in_flight) ORDER BY key LIMIT ?3
+
+-- name: browse_apart
+SELECT key, msgid, headers, payload, attempt, losses FROM messages
+    WHERE key > ?3 AND key < 1 << 45 AND home >= ?1 AND home <= ?2
+    AND (due_ms IS NOT NULL OR gate IS NOT NULL AND gate NOT LIKE 'f%') ORDER BY key LIMIT ?4
+
+-- name: waiting_as
+SELECT key, msgid, headers, x'', attempt, losses, home, gate FROM messages
+    WHERE msgid IN (SELECT value FROM json_each(?))
+    AND (home IS NULL OR due_ms IS NOT NULL OR gate IS NOT NULL AND gate NOT LIKE 'f%')
+    AND key NOT IN (SELECT key FROM in_flight) ORDER BY key
+
 -- name: marked_in
 SELECT key, msgid, headers, CASE WHEN instr(headers, 'epilogue') THEN payload ELSE x'' END, attempt, losses FROM messages
     WHERE task_id IS NOT NULL AND (home IS NULL OR due_ms IS NOT NULL OR gate IS NOT NULL)

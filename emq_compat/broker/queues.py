@@ -159,6 +159,22 @@ class MessageQueue:
             rank.more = True
         self._note(index)
 
+    def arrive(self, priority: int, sequence: int) -> int:
+        """Return the key of a message that comes from another queue, behind all others of its priority."""
+        index = RANKS - 1 - priority
+        rank = self._ranks[index]
+        rank.more = True
+        self.waiting += 1
+        self.changed = True
+        self._note(index)
+        return rank.home | sequence
+
+    def delay(self, priority: int) -> int:
+        """Return the home of a message that comes from another queue and waits for its time."""
+        self.delayed += 1
+        self.changed = True
+        return self._ranks[RANKS - 1 - priority].home
+
     def arrived(self, priority: int) -> None:
         """Note that a message of this priority has been put on disk behind all others (it has become due)."""
         index = RANKS - 1 - priority

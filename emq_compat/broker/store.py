@@ -89,6 +89,20 @@ class Store(Database):
         """See Journal."""
         return [StoredMessage(*row) for row in self._execute("delayed_in", (*_range(queue_id), limit))]
 
+    def browse(self, queue_id: int, after_key: int, limit: int) -> Iterator[StoredMessage]:
+        """See Journal."""
+        first, last = _range(queue_id)
+        yield from self._messages("browse", (max(first, after_key), last, limit))
+
+    def browse_apart(self, queue_id: int, after_key: int, limit: int) -> Iterator[StoredMessage]:
+        """See Journal."""
+        yield from self._messages("browse_apart", (*_range(queue_id), after_key, limit))
+
+    def waiting_as(self, msgids: Sequence[str]) -> list[MarkedMessage]:
+        """See Journal."""
+        rows = self._execute("waiting_as", (json.dumps(msgids),))
+        return [MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) for row in rows]
+
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
         """See Journal."""
         return [StoredMessage(*row) for row in self._execute("marked_in", _range(queue_id))]
@@ -112,7 +126,10 @@ class Store(Database):
 
     def read_messages(self, after_key: int, last_key: int, limit: int) -> Iterator[StoredMessage]:
         """See Journal."""
-        cursor = self._execute("read_messages", (after_key, last_key, limit))
+        yield from self._messages("read_messages", (after_key, last_key, limit))
+
+    def _messages(self, query: str, parameters: Sequence[Any]) -> Iterator[StoredMessage]:
+        cursor = self._execute(query, parameters)
         try:
             for row in cursor:
                 yield StoredMessage(*row)

@@ -17,7 +17,8 @@ from emq_compat.message import new_id
 from emq_compat.protocol.commands import Answer, Ask, Command, PublishTopic
 from emq_compat.subscription import Subscription
 from tests.broker.bench import Bench
-from tests.broker.conftest import Broker, HandWorker
+from tests.broker_process import Broker
+from tests.hand_worker import HandWorker
 from tests.processes import wait_until
 
 

@@ -87,6 +87,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.contrib.django.task": _row(**_of("django", "DjangoTask")),
     "celery.contrib.rdb": _row("surface.rdb"),
     "celery.contrib.testing": _row(),
+    "celery.contrib.migrate": _row("surface.migrate"),
     "celery.contrib.pytest": _row("emq_compat.testing.plugin"),
     "celery.contrib.testing.app": _row("emq_compat.testing.app"),
     "celery.contrib.testing.manager": _row("emq_compat.testing.manager"),

@@ -76,4 +76,4 @@ def worker_direct(hostname: str) -> object:
 
     if isinstance(hostname, Queue):
         return hostname
-    return Queue(f"{hostname}.dq", Exchange("C.dq2"), hostname)
+    return Queue(f"{hostname}.dq2", Exchange("C.dq2"), hostname)

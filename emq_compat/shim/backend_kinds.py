@@ -63,6 +63,8 @@ _KINDS = {
     "db": "emq_compat.shim.backend_stores:DatabaseBackend",
     "database": "emq_compat.shim.backend_stores:DatabaseBackend",
 }
+#: Name → the package whose entry point it is.
+_PACKAGES = {"django-db": "django-celery-results", "django-cache": "django-celery-results"}
 _REFUSED = {
     "rpc": "results over rpc:// need RabbitMQ as the broker, which this release doesn't serve yet",
     "amqp": "results over amqp:// are gone from Celery, too",
@@ -72,7 +74,7 @@ _REFUSED = {
 _ABSENT = frozenset(
     {
         "arangodb", "azureblockblob", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
-        "django-cache", "django-db", "dynamodb", "elasticsearch", "file", "gs", "mongodb", "riak", "s3",
+        "dynamodb", "elasticsearch", "file", "gs", "mongodb", "riak", "s3",
     }
 )  # fmt: skip
 
@@ -80,15 +82,19 @@ _ABSENT = frozenset(
 def by_name(backend: str | None = None, loader: object = None, **kwargs: Any) -> type[Backend]:
     """Return the class of a backend: by its short name, or by ``module.class`` or ``module:class``.
 
+    Short names are ours, or those that packages give in the entry points ``celery.result_backends``.
+
     Raises:
         ImproperlyConfigured: there is none; the message says what is there.
     """
     name = backend or "disabled"
-    path = _KINDS.get(name, name)
+    path = _KINDS.get(name) or _entry_point(name) or name
     module, _, attribute = path.rpartition(":" if ":" in path else ".")
     if name in _REFUSED:
         raise ImproperlyConfigured(_REFUSED[name])
     if not module:
+        if name in _PACKAGES:
+            raise ImproperlyConfigured(f"the result backend {name!r} is one of the package {_PACKAGES[name]}")
         if name in _ABSENT:
             raise ImproperlyConfigured(f"the result backend {name!r} isn't supported; there are: {_known()}")
         near = difflib.get_close_matches(name, _KINDS, n=1)
@@ -101,6 +107,15 @@ def by_name(backend: str | None = None, loader: object = None, **kwargs: Any) ->
     if not isinstance(cls, type) or not issubclass(cls, Backend):
         raise ImproperlyConfigured(f"the result backend {name!r} is no class of a backend")
     return cls
+
+
+def _entry_point(name: str) -> str | None:
+    """Return ``module:class`` that an installed package has for a short name; None: none has."""
+    if "." in name or ":" in name:
+        return None
+    from importlib.metadata import entry_points  # noqa: PLC0415 - few need it
+
+    return next((one.value for one in entry_points(group="celery.result_backends", name=name)), None)
 
 
 def _known() -> str:

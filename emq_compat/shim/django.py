@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import signals
+from emq_compat.shim.current import frame_var
 from emq_compat.shim.exceptions import FixupWarning
 from emq_compat.shim.task import Task
 
@@ -57,6 +58,11 @@ class DjangoTask(Task[..., Any]):
         _on_commit(functools.partial(self.apply_async, args, kwargs, *more, **options), using)
 
 
+def _a_loop_runs() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
 def _on_commit(call: Callable[[], object], using: str | None = None) -> None:
     importlib.import_module("django.db.transaction").on_commit(call, using=using)
 
@@ -77,6 +83,7 @@ class DjangoFixup:
         self._checked = False
         self._parent: int | None = None
         self._in_child = False
+        self._in_worker = False
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         signals.worker_init.connect(self.on_worker_init)
@@ -133,6 +140,7 @@ class DjangoFixup:
         self._connections.forget()
 
     def _around_tasks(self) -> None:
+        self._in_worker = True
         signals.task_prerun.connect(self.on_task_prerun)
         signals.task_postrun.connect(self.on_task_postrun)
 
@@ -163,6 +171,22 @@ class DjangoFixup:
         from emq_compat.shim import django_async  # noqa: PLC0415 - it imports asyncio
 
         return django_async.settle_here(awaitable) if eager else django_async.settle(awaitable)
+
+    def call_store(self, call: Callable[[], Any]) -> Any:
+        """Return what a call of a result store that is made of models does: without a connection left open.
+
+        Where a loop runs it is made in another thread, for Django refuses it there.
+        """
+        if _a_loop_runs():
+            from emq_compat.shim import django_async  # noqa: PLC0415 - it imports asyncio
+
+            return django_async.call_elsewhere(call)
+        try:
+            return call()
+        finally:
+            # After its postrun a task's result is stored, too; inside of a task the connection is the task's.
+            if self._in_worker and frame_var.get() is None:
+                self._connections.close_idle(pools=self._in_child)
 
     async def call_in_thread(self, call: Callable[[], Any]) -> Any:
         """Return what a plain call does, made in the thread where the ORM's calls of this context run."""

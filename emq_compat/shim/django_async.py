@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync
@@ -19,7 +20,7 @@ from emq_compat.coroutines import loops
 from emq_compat.coroutines import settle as coroutines
 from emq_compat.coroutines.shared import THREAD_PREFIX
 
-__all__ = ["settle", "settle_here"]
+__all__ = ["call_elsewhere", "settle", "settle_here"]
 
 
 def settle(awaitable: Awaitable[Any]) -> Any:
@@ -32,6 +33,15 @@ def settle_here(awaitable: Awaitable[Any]) -> Any:
     if loops.a_loop_runs_here():
         return coroutines.settle(awaitable)
     return async_to_sync(_awaited)(awaitable)
+
+
+def call_elsewhere(call: Callable[[], Any]) -> Any:
+    """Return what a call does in another thread, for which this one waits; its connections are closed."""
+    thread = _Thread()
+    try:
+        return thread.submit(copy_context().run, call).result()
+    finally:
+        thread.end()
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -33,6 +33,11 @@ class Connections:
             self._uses.count = 1
         self.close(pools=pools)
 
+    def close_idle(self, *, pools: bool = False) -> None:
+        """Close them, unless CELERY_DB_REUSE_MAX says that they serve more tasks; between two tasks."""
+        if not getattr(self._settings, "CELERY_DB_REUSE_MAX", None):
+            self.close(pools=pools)
+
     def close(self, *, pools: bool = False) -> None:
         """Close those that aren't inside of ``atomic``; with ``pools`` their pools (Django's ``pool``), too.
 

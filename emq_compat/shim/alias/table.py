@@ -73,7 +73,9 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.backends.base": _row(
         Backend="backend:Backend",
         BaseBackend="backend:Backend",
+        BaseDictBackend="surface.dict_backend:BaseDictBackend",
         KeyValueStoreBackend="surface.keyvalue_backend:KeyValueStoreBackend",
+        get_current_task="surface.dict_backend:get_current_task",
         DisabledBackend="backend_kinds:DisabledBackend",
     ),
     "celery.bin": _row(),

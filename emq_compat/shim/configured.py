@@ -81,18 +81,21 @@ class Configured:
         self.on_after_configure.send(sender=self, source=self._conf)
 
     def _load(self) -> None:
+        source = self._found_source()
+        if source is not None:
+            self._conf.load(self.prepare_config(source), self.namespace)
+
+    def _found_source(self) -> Any:
+        """Return what settings are read from; None: nothing, or a module that is allowed to be missing."""
         source = self._source
         if source is None:
             source = os.environ.get("CELERY_CONFIG_MODULE") or None
-        if source is None:
-            return
         try:
-            source = imported(source)
+            return imported(source)
         except ImportError:
             if self._silent:
-                return
+                return None
             raise
-        self._conf.load(self.prepare_config(source), self.namespace)
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
@@ -115,8 +118,9 @@ class Configured:
 
         What code has set stays.
         """
-        if self.configured and self._source is not None:
-            self._conf.load_again(self.prepare_config(imported(self._source)), self.namespace)
+        source = self._found_source() if self.configured else None
+        if source is not None:
+            self._conf.load_again(self.prepare_config(source), self.namespace)
 
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
         """Take settings from the module that an environment variable names; returns whether it names one."""

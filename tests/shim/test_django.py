@@ -190,6 +190,21 @@ tell(str(app.timezone), app.conf.task_default_queue)
     ] == told
 
 
+def test_settings_that_change_where_an_app_reads_none(script: Script) -> None:
+    """override_settings is no error where the current app is one that nobody made, without a celeryconfig."""
+    told = script(
+        """
+from emq_compat.celery_shim import Celery
+made = Celery(set_as_current=False)
+made.config_from_object("celeryconfig", silent=True)
+tell(made.conf.task_default_queue)
+with override_settings(TIME_ZONE="Asia/Tokyo", ANY_OTHER=1):
+    tell(made.conf.task_default_queue)
+"""
+    )
+    assert ["celery", "celery"] == told
+
+
 WORK = """
 program = ShimProgram(app)
 tables()

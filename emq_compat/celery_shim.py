@@ -27,6 +27,7 @@ from emq_compat.shim.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from emq_compat.shim.public_modules import register
 from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ __all__ = [
     "xstarmap",
 ]
 
+#: Celery's modules are found below this one: ``from emq_compat.celery_shim.signals import task_prerun``.
+__path__: list[str] = []
+register()
+
 #: Stands for the app that is current when it is used, made here where there is none.
 current_app = cast(Celery, current.CurrentApp())
 #: Stands for the task that is running here; falsy where none is.
@@ -102,9 +107,13 @@ if not TYPE_CHECKING:  # the names that are imported above for type checkers onl
 
     def __getattr__(name: str) -> Any:
         """Load workflows, results and the alias when they are first asked for."""
-        if name not in __all__:
+        if name in __all__:
+            value = getattr(later, "signature" if name == "subtask" else name)
+        elif name.startswith("__") and name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(later, "signature" if name == "subtask" else name)
+        else:  # the rest of what `import celery` has: its modules (`celery_shim.signals`), its version
+            value = getattr(later.alias_module("celery"), name)
+        globals()[name] = value
         return value
 
     def __dir__() -> list[str]:

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import click
 
+from emq_compat.errors import ConfigurationError
+from emq_compat.migration.change import Plan, apply, as_diff, installed, rewritten
 from emq_compat.migration.finding import STATUSES
-from emq_compat.migration.listing import as_json, as_lines, exit_status, selected, summary
+from emq_compat.migration.listing import (
+    EXIT_UNSUPPORTED,
+    as_json,
+    as_lines,
+    exit_status,
+    selected,
+    summary,
+)
 from emq_compat.migration.scan import scan as scan_tree
 from emq_compat.migration.verdicts import Verdicts
+from emq_compat.migration.worktree import uncommitted
 
 __all__ = ["migrate"]
 
@@ -37,12 +47,30 @@ def migrate() -> None:
     type=click.Choice(STATUSES),
     help="List only what is so; the sum and the exit status are of all. Several times.",
 )
-def scan(paths: tuple[Path, ...], json_: bool, exclude: tuple[str, ...], only: tuple[str, ...]) -> None:
+@click.option("--write", is_flag=True, help="Change imports to the shim's: shows the diff, and asks.")
+@click.option("--diff", "only_diff", is_flag=True, help="Show that diff only.")
+@click.option(
+    "--install", is_flag=True, help="For --write and --diff: add celery_shim.install() instead, imports stay."
+)
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--force", is_flag=True, help="Write although git could not give it back.")
+def scan(
+    paths: tuple[Path, ...], json_: bool, exclude: tuple[str, ...], only: tuple[str, ...], **how: bool
+) -> None:
     """Find all that is Celery's in a code base, and tell what it comes to here.
 
-    Exits 0: nothing is unsupported; 3: something is; 4: nothing is, but files could not be read.
+    Exits 0: nothing is unsupported; 3: something is, or an import was left; 4: nothing is, but files could
+    not be read.
     """
+    changes = how["write"] or how["only_diff"]
+    if json_ and changes:
+        raise click.UsageError("--json lists what is there: leave out --write and --diff")
+    if how["install"] and not changes:
+        raise click.UsageError("--install says how to change the code: add --write or --diff")
     found = scan_tree(paths, Verdicts(_options_of), exclude)
+    if changes:
+        plan = installed(found.apps) if how["install"] else rewritten(found.python, found.findings)
+        sys.exit(_change(plan, **how))
     if json_:
         click.echo(as_json(found))
     else:
@@ -52,6 +80,31 @@ def scan(paths: tuple[Path, ...], json_: bool, exclude: tuple[str, ...], only: t
         for line in summary(found):
             click.echo(line)
     sys.exit(exit_status(found.findings))
+
+
+def _change(plan: Plan, write: bool, only_diff: bool, yes: bool, force: bool, install: bool) -> int:
+    """Show what changes and, if wanted, write it; returns the exit status."""
+    click.echo(as_diff(plan.changes), nl=False)
+    for line in plan.left:
+        click.echo(f"left: {line}", err=True)
+    for line in plan.notes:
+        click.echo(f"note: {line}", err=True)
+    if write and not only_diff and plan.changes:
+        odd = uncommitted(change.path for change in plan.changes)
+        if odd and not force:
+            shown = "\n".join(f"  {line}" for line in odd[:10])
+            raise ConfigurationError(
+                f"git could not give back what is there now: commit it, or use --force\n{shown}"
+            )
+        count = len(plan.changes)
+        files = "1 file" if count == 1 else f"{count} files"
+        if not yes:
+            click.confirm(f"Write {files}?", abort=True, err=True)
+        apply(plan.changes)
+        click.echo(f"{files} written; back: git diff | git apply -R, or git checkout", err=True)
+    elif not plan.changes:
+        click.echo("nothing to change", err=True)
+    return EXIT_UNSUPPORTED if plan.left else 0
 
 
 def _options_of(command: str) -> Mapping[str, bool] | None:

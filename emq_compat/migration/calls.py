@@ -154,6 +154,7 @@ class Calls:
 
     def _made(self, node: ast.Call) -> None:
         """Judge the arguments of an app that is made; settings among them are the settings' part."""
+        self._code.makes_app = True
         for keyword in node.keywords:
             if keyword.arg is None:
                 self._code.not_seen(

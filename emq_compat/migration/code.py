@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 from emq_compat.migration.calls import Calls
@@ -27,6 +28,9 @@ _GUARDS: Final = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "
 class Code:
     """One file.
 
+    Attributes:
+        makes_app: whether an app is made in it.
+
     Args:
         module: the file.
         modules: the code base it is in.
@@ -43,6 +47,7 @@ class Code:
         verdicts: Verdicts,
         settings: SettingPlaces,
     ) -> None:
+        self.makes_app = False
         self._module = module
         self._modules = modules
         self._resolver = resolver
@@ -68,6 +73,11 @@ class Code:
             ast.Constant: self._constant,
             ast.Try: self._try,
         }
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._module.path
 
     @property
     def scope(self) -> Scope:
@@ -337,7 +347,7 @@ class Code:
         named = name_in_string(node.value, self._verdicts)
         if named is not None:
             verdict = self._verdicts.imported(*named)
-            self.add(node, "import", ":".join(named), _in_string(verdict))
+            self.add(node, "string", ":".join(named), _in_string(verdict))
 
 
 def _in_string(verdict: Verdict) -> Verdict:

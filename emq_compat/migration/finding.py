@@ -29,8 +29,8 @@ STATUSES: Final = (SUPPORTED, DIFFERENT, UNSUPPORTED, NOT_SEEN, UNREADABLE)
 
 #: What things are, in the order in which they are summed up.
 KINDS: Final = (
-    "import", "app", "setting", "task option", "task", "call", "workflow", "result", "request", "signal",
-    "control", "fixture", "command", "package", "dynamic", "file",
+    "import", "string", "app", "setting", "task option", "task", "call", "workflow", "result", "request",
+    "signal", "control", "fixture", "command", "package", "dynamic", "file",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from emq_compat.migration.finding import KINDS, STATUSES, UNREADABLE, UNSUPPORTED, Finding
 from emq_compat.migration.scan import Scan
 
-__all__ = ["EXIT_UNREADABLE", "EXIT_UNSUPPORTED", "as_json", "as_lines", "exit_status", "summary"]
+__all__ = ["EXIT_UNREADABLE", "EXIT_UNSUPPORTED", "as_json", "as_lines", "exit_status", "selected", "summary"]
 
 #: Something is unsupported.
 EXIT_UNSUPPORTED: Final = 3
@@ -40,7 +40,7 @@ def summary(scan: Scan) -> Iterator[str]:
     """Yield the lines of the sum: a table of kinds, and each unsupported thing with its places."""
     findings = scan.findings
     files = len({one.path for one in findings})
-    yield f"{scan.files} files read, {scan.python} of them Python; something of Celery in {files}"
+    yield f"{scan.files} files read, {len(scan.python)} of them Python; something of Celery in {files}"
     shown = [status for status in STATUSES if any(one.status == status for one in findings)]
     if not shown:
         return
@@ -73,7 +73,7 @@ def as_json(scan: Scan) -> str:
         {
             "format": _FORMAT,
             "files": scan.files,
-            "python": scan.python,
+            "python": len(scan.python),
             "summary": {status: count[status] for status in STATUSES},
             "exit": exit_status(scan.findings),
             "findings": [_record(one) for one in scan.findings],

@@ -106,7 +106,7 @@ class Modules:
             self._by_path[path] = module
             self._by_name.setdefault(module.name, module)
             for root in roots:
-                if path.is_relative_to(root):
+                if path != root and path.is_relative_to(root):
                     self._by_name.setdefault(_name_below(path, root), module)
             self._by_end.setdefault(module.name.rpartition(".")[2], []).append(module)
 

@@ -18,7 +18,7 @@ from emq_compat.migration.meaning import (
 )
 from emq_compat.migration.modules import Module, Modules
 from emq_compat.migration.scopes import Binding, ImportedModule, ImportedName, Scope, bind, statements_below
-from emq_compat.shim.alias.table import MODULES
+from emq_compat.shim.public_modules import PUBLIC
 
 __all__ = [
     "Function",
@@ -36,11 +36,6 @@ __all__ = [
 _DEPTH: Final = 24
 #: Packages whose names are on the list.
 _ROOTS: Final = ("celery", "billiard", "kombu")
-#: Our module → Celery's, whose names it holds.
-_OURS: Final = {
-    "emq_compat.celery_shim": "celery",
-    **{source: name for name, (sources, _) in reversed(MODULES.items()) for source in sources},
-}
 #: Signals that an app sends itself as the sender of.
 _APPS_SIGNALS: Final = frozenset({"on_after_configure", "on_after_finalize", "on_configure", "on_init"})
 FunctionNode = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -87,9 +82,9 @@ Thing = Meaning | LocalModule | Function | Klass | Instance
 
 def celery_module(name: str) -> str | None:
     """Return which of Celery's modules a dotted name is, under our name, too; None: it is none."""
-    if name.partition(".")[0] in _ROOTS:
-        return name
-    return _OURS.get(name)
+    if name == PUBLIC or name.startswith(f"{PUBLIC}."):
+        return "celery" + name.removeprefix(PUBLIC)
+    return name if name.partition(".")[0] in _ROOTS else None
 
 
 def decorators(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[ast.expr]:

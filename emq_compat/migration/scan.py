@@ -34,12 +34,14 @@ class Scan:
     Attributes:
         findings: in the order of files and lines.
         files: how many were looked at.
-        python: how many of them are Python's.
+        python: those of them that are Python's.
+        apps: those of them that make an app.
     """
 
     findings: Sequence[Finding]
     files: int
-    python: int
+    python: Sequence[Path]
+    apps: Sequence[Path]
 
 
 def scan(paths: Iterable[Path], verdicts: Verdicts, exclude: Iterable[str] = ()) -> Scan:
@@ -77,7 +79,12 @@ def scan(paths: Iterable[Path], verdicts: Verdicts, exclude: Iterable[str] = ())
     for file in set(files) - set(python) | {file for file in python if file.name == "setup.py"}:
         if holds_requirements(file) or holds_commands(file):
             findings.extend(_in_text(file, verdicts, lambda name: modules.named(name) is not None))
-    return Scan(findings=sorted(findings), files=len(files), python=len(python))
+    return Scan(
+        findings=sorted(findings),
+        files=len(files),
+        python=python,
+        apps=sorted(code.path for code in codes.values() if code.makes_app),
+    )
 
 
 def _look(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from emq_compat.address import DEFAULT_URL as DEFAULT_URL
+    from emq_compat.shim.alias.finder import alias_module as alias_module
     from emq_compat.shim.alias.finder import install as install
     from emq_compat.shim.annotations import annotations_of as annotations_of
     from emq_compat.shim.annotations import sources_of as sources_of
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
 #: Module, below emq_compat → names of it.
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "address": ("DEFAULT_URL",),
-    "shim.alias.finder": ("install",),
+    "shim.alias.finder": ("alias_module", "install"),
     "shim.annotations": ("annotations_of", "sources_of"),
     "shim.announce": ("announced",),
     "shim.apublish": ("published",),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,142 @@ def test_a_path_that_is_not_there() -> None:
     done = emq("migrate", "scan", "/nowhere")
     assert 2 == done.returncode
     assert "does not exist" in done.stderr
+
+
+PROJECT = {
+    "proj/__init__.py": '"""A project."""\nfrom .celery import app\n',
+    "proj/celery.py": "from celery import Celery\n\napp = Celery('proj')  # the app\n",
+    "proj/tasks.py": "from celery.utils.log import get_task_logger\n\nfrom . import app\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project on Celery, committed."""
+    write(tmp_path, PROJECT)
+    git(tmp_path, "init", "-q")
+    commit(tmp_path)
+    return tmp_path
+
+
+def git(folder: Path, *words: str, given: str | None = None) -> str:
+    """Run git in a folder, and return what it says."""
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    done = subprocess.run(
+        ["git", *settings, *words], cwd=folder, input=given, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    """Commit all of a folder."""
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "a state")
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """Return the project's files."""
+    return {name: (folder / name).read_text() for name in PROJECT}
+
+
+@pytest.mark.parametrize("how", [[], ["--install"]])
+def test_there_and_back(how: list[str], project: Path) -> None:
+    """--diff shows what --write writes; the diff reversed is the project as it was; a second time is none."""
+    shown = emq("migrate", "scan", ".", "--diff", *how, cwd=project)
+    assert (0, PROJECT) == (shown.returncode, texts(project))
+    written = emq("migrate", "scan", ".", "--write", "--yes", *how, cwd=project)
+    assert (0, shown.stdout) == (written.returncode, written.stdout)
+    assert PROJECT != texts(project)
+    ran = subprocess.run(
+        [sys.executable, "-c", "import proj.tasks, proj; print(proj.app.main, type(proj.app).__module__)"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
+    assert ("proj emq_compat.shim.app\n", "") == (ran.stdout, ran.stderr)
+    commit(project)
+    again = emq("migrate", "scan", ".", "--write", "--yes", *how, cwd=project)
+    assert (0, "", "nothing to change\n") == (again.returncode, again.stdout, again.stderr)
+    git(project, "apply", "-R", "-", given=shown.stdout)
+    assert PROJECT == texts(project)
+
+
+def test_the_two_lines(project: Path) -> None:
+    """--install puts the two lines where the project's package begins, behind its docstring."""
+    assert 0 == emq("migrate", "scan", ".", "--write", "--install", "--yes", cwd=project).returncode
+    assert (
+        '"""A project."""\n\nfrom emq_compat import celery_shim\n\ncelery_shim.install()\n\n'
+        "from .celery import app\n" == texts(project)["proj/__init__.py"]
+    )
+    assert PROJECT["proj/celery.py"] == texts(project)["proj/celery.py"]
+
+
+def test_no_is_no(project: Path) -> None:
+    """Without --yes it asks, and no answer is no."""
+    done = emq("migrate", "scan", ".", "--write", cwd=project)
+    assert "Write 2 files?" in done.stderr
+    assert (1, PROJECT) == (done.returncode, texts(project))
+
+
+@pytest.mark.parametrize("change", ["changed", "unknown", "no git"])
+def test_what_git_could_not_give_back_is_not_written(change: str, project: Path) -> None:
+    """With uncommitted changes, files that git doesn't know, or no git, only --force writes."""
+    if change == "changed":
+        (project / "proj/__init__.py").write_text(PROJECT["proj/__init__.py"] + "x = 1\n")
+    elif change == "unknown":
+        git(project, "rm", "-q", "--cached", "proj/tasks.py")
+        git(project, "commit", "-qm", "without it")
+    else:
+        shutil.rmtree(project / ".git")
+    before = texts(project)
+    done = emq("migrate", "scan", ".", "--write", "--yes", cwd=project)
+    assert (1, before) == (done.returncode, texts(project))
+    assert "git could not give back what is there now" in done.stderr
+    assert 0 == emq("migrate", "scan", ".", "--write", "--yes", "--force", cwd=project).returncode
+    assert before != texts(project)
+
+
+def test_what_is_left_is_named(project: Path) -> None:
+    """An import without a place, names in strings and packages on Celery are told; an import is status 3."""
+    extra = "from celery.bogus import thing\nimport celery_once\nX = 'celery.beat:PersistentScheduler'\n"
+    write(project, {"proj/more.py": extra})
+    commit(project)
+    done = emq("migrate", "scan", ".", "--diff", cwd=project)
+    assert 3 == done.returncode
+    assert "left: proj/more.py:1: celery.bogus:thing: the shim has no place for it" in done.stderr
+    assert "note: proj/more.py:2: celery-once: a package that imports celery itself" in done.stderr
+    assert "note: proj/more.py:3: celery.beat:PersistentScheduler: a name in a string" in done.stderr
+
+
+def test_what_stays_of_a_file(project: Path) -> None:
+    """Rights, a missing end of line and links stay: the file that a link leads to is written."""
+    write(project, {"run": "", "real.py": ""})
+    (project / "real.py").write_bytes(b"#!/usr/bin/env python\r\nfrom celery import chain")
+    (project / "real.py").chmod(0o755)
+    (project / "link.py").symlink_to("real.py")
+    commit(project)
+    done = emq("migrate", "scan", "link.py", "--write", "--yes", cwd=project)
+    assert 0 == done.returncode, done.stderr
+    assert b"#!/usr/bin/env python\r\nfrom emq_compat.celery_shim import chain" == (
+        project / "real.py"
+    ).read_bytes()
+    assert (0o755, True) == ((project / "real.py").stat().st_mode & 0o777, (project / "link.py").is_symlink())
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "--write"], ["--install"], ["--json", "--diff"]], ids=" ".join
+)
+def test_options_that_exclude_each_other(words: list[str], tmp_path: Path) -> None:
+    """Options that have no meaning together are a wrong call."""
+    assert 2 == emq("migrate", "scan", str(tmp_path), *words).returncode
+
+
+def test_the_extra_is_named_where_it_is_missing(project: Path) -> None:
+    """Without libcst a scan works, and a rewrite says which extra it needs."""
+    write(project, {"libcst.py": "raise ModuleNotFoundError('no', name='libcst')\n"})
+    code = "import sys; sys.path.insert(0, '.'); from emq_compat.cli.main import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "migrate", "scan", "proj"]
+    assert 0 == subprocess.run(words, cwd=project, capture_output=True).returncode
+    done = subprocess.run([*words, "--diff"], cwd=project, capture_output=True, text=True)
+    assert 1 == done.returncode
+    assert "Error: rewriting imports needs libcst: pip install 'emq-compat[migrate]'\n" == done.stderr

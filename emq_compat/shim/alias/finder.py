@@ -19,11 +19,12 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from emq_compat.errors import ConfigurationError
+from emq_compat.shim.public_modules import PUBLIC
 
 if TYPE_CHECKING:
     from importlib.abc import Loader  # at run time it would bring tempfile, zipfile …
 
-__all__ = ["AliasModule", "alias_module", "install", "installed"]
+__all__ = ["AliasModule", "alias_module", "install", "installed", "public_spec"]
 
 _ORIGIN = "emq_compat.celery_shim"
 _IMPORT_FROM = opmap["IMPORT_FROM"]
@@ -82,11 +83,29 @@ def alias_module(name: str) -> ModuleType:
     """
     if installed():
         return importlib.import_module(name)
+    if name.startswith("celery."):
+        return importlib.import_module(PUBLIC + name.removeprefix("celery"))
     if name not in _table():
         raise ModuleNotFoundError(f"emq-compat's shim has no {name} (docs/compatibility.md)", name=name)
     if name not in _loose:
         _loose[name] = AliasModule(name, *_table()[name])
     return _loose[name]
+
+
+def public_spec(name: str) -> ModuleSpec:
+    """Return the spec of one of Celery's modules under its name below ``emq_compat.celery_shim``.
+
+    Raises:
+        ModuleNotFoundError: the shim has no such module.
+    """
+    if _celerys(name) not in _table():
+        raise ModuleNotFoundError(f"emq-compat's shim has no {name} (docs/compatibility.md)", name=name)
+    return ModuleSpec(name, cast("Loader", _Loader()), origin=_ORIGIN, is_package=True)
+
+
+def _celerys(name: str) -> str:
+    """Return Celery's name of a module."""
+    return "celery" + name.removeprefix(PUBLIC) if name.startswith(PUBLIC) else name
 
 
 class AliasModule(ModuleType):
@@ -124,7 +143,7 @@ class AliasModule(ModuleType):
             module = importlib.import_module(source)
             if name in module.__all__:
                 return getattr(module, name)
-        inner = f"{self.__name__}.{name}"
+        inner = _celerys(f"{self.__name__}.{name}")
         if inner in _table():
             return alias_module(inner)
         raise LookupError(name)
@@ -136,7 +155,19 @@ class AliasModule(ModuleType):
         return sorted(name for name in names if not name.startswith("_"))
 
 
-class _Finder:
+class _Loader:
+    """Makes the modules."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module, empty: its names come when they are asked for."""
+        sources, names = _table()[_celerys(spec.name)]
+        return AliasModule(spec.name, sources, names)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is left to do."""
+
+
+class _Finder(_Loader):
     """A meta path finder, and the loader of what it finds.
 
     Args:
@@ -167,14 +198,6 @@ class _Finder:
         raise ModuleNotFoundError(
             f"No module named {fullname!r}: emq-compat's shim lacks it (docs/compatibility.md)", name=fullname
         )
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module, empty: its names come when they are asked for."""
-        sources, names = _table()[spec.name]
-        return AliasModule(spec.name, sources, names)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to do."""
 
 
 def _table() -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:

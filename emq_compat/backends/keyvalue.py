@@ -43,6 +43,10 @@ class KeyValueStore(ResultStore):
     def get_all(self, keys: Sequence[str]) -> Sequence[bytes | str | None]:
         """Return the value of each key; raises OperationalError."""
 
+    def get_before_set(self, key: str) -> bytes | str | None:
+        """Return the value that ``set`` may replace; where ``set`` tries again, so does this."""
+        return self.get_all([key])[0]
+
     @abstractmethod
     def set(self, key: str, value: bytes) -> None:
         """Set a key's value, tell who waits for it; raises OperationalError."""
@@ -74,9 +78,10 @@ class KeyValueStore(ResultStore):
 
     def write(self, task_id: str, reply: Mapping[str, Any]) -> None:
         # Celery's rule: what a lost worker says late replaces no success.
-        stored = self.read([task_id])[task_id]
-        if stored is None or stored.state != SUCCESS:
-            self.set(self.task_key(task_id), self._codec.encode(record_of(task_id, reply)))
+        key = self.task_key(task_id)
+        value = self.get_before_set(key)
+        if value is None or self.result_in(value).state != SUCCESS:
+            self.set(key, self._codec.encode(record_of(task_id, reply)))
 
     def forget(self, ids: Sequence[str]) -> None:
         if ids:

@@ -81,6 +81,10 @@ class RedisStore(KeyValueStore):
         values: list[bytes | None] = self._told(lambda: self.client.mget(keys))
         return values
 
+    def get_before_set(self, key: str) -> bytes | None:
+        value: bytes | None = self._tried(lambda: self.client.get(key))
+        return value
+
     def set(self, key: str, value: bytes) -> None:
         def do() -> None:
             with self.client.pipeline() as pipe:
@@ -134,8 +138,8 @@ class RedisStore(KeyValueStore):
         except self._errors as exc:
             raise OperationalError(f"Redis at {without_password(self.url)}: {exc}") from exc
 
-    def _tried(self, do: Callable[[], None]) -> None:
-        """Do something, and again as the retry policy says."""
+    def _tried(self, do: Callable[[], T]) -> T:
+        """Do something, and again as the retry policy says; return what it returned."""
         most = self._policy["max_retries"]
         pause_s = self._policy["interval_start"]
         tries = 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emq_compat.errors import EmqError
 from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS, Delivery, Job, Outcome, Reply
-from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.exceptions import BackendError, ImproperlyConfigured
 from emq_compat.shim.run_plan import run_plan_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Keeper:
                 _conclude(backend, self._delivery)
             elif reply.state in _STORED and not reply.no_result and headers.task_id:
                 backend.write(headers.task_id, json.loads(reply.body))
-        except (EmqError, ImproperlyConfigured) as exc:
+        except (EmqError, ImproperlyConfigured, BackendError) as exc:
             which = headers.task_id or self._delivery.msgid
             logger.error("the result of %s stays with the broker: %s", which, exc)
             return reply

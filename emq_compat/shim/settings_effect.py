@@ -69,8 +69,7 @@ _REASONS: Final[dict[str, str]] = {
     "remote control is always on": "worker_enable_remote_control",
     "result backends have no such option here": """
         database_short_lived_sessions override_backends redis_backend_credential_provider
-        redis_retry_on_timeout result_backend_always_retry result_backend_base_sleep_between_retries_ms
-        result_backend_max_retries result_backend_max_sleep_between_retries_ms result_backend_thread_safe
+        redis_retry_on_timeout result_backend_thread_safe
         """,
     "the broker counts a chord's parts, nobody waits for them": """
         result_chord_expires result_chord_join_timeout result_chord_retry_interval

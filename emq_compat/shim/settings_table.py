@@ -129,7 +129,7 @@ SETTINGS: Final[dict[str, tuple[Any, str, str]]] = {
         "number",
         "CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS",
     ),
-    "result_backend_max_retries": (None, "any", "CELERY_RESULT_BACKEND_MAX_RETRIES"),
+    "result_backend_max_retries": (None, "number", "CELERY_RESULT_BACKEND_MAX_RETRIES"),
     "result_backend_base_sleep_between_retries_ms": (
         10,
         "number",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
 from emq_compat.shim.exceptions import ImproperlyConfigured, OperationalError
+from emq_compat.shim.patience import Patience, patience_of
 from emq_compat.shim.pipeline import pipeline_of
 from emq_compat.shim.results.arrivals import AsyncArrivals, late
 from emq_compat.shim.results.content import value_of
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["StoreAccess"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("emq_compat.task")
 
 
 class StoreAccess:
@@ -61,8 +65,17 @@ class StoreAccess:
         return self.store.pushes
 
     def stored(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
-        """Return what is stored of each task now; None: nothing."""
-        return self._told(lambda: self.store.read(ids))
+        """Return what is stored of each task now; None: nothing.
+
+        Raises:
+            BackendGetMetaError: the store was tried as often as result_backend_max_retries says.
+        """
+        try:
+            return self._insisted(lambda: self.store.read(ids))
+        except OperationalError as exc:
+            if self._patience is None:
+                raise
+            raise errors.BackendGetMetaError(f"results can't be read: {exc}", task_id=ids[0]) from exc
 
     def arrivals(
         self,
@@ -91,6 +104,8 @@ class StoreAccess:
                 raise errors.TimeoutError(late(list(pending), timeout))
             return
         interval = max(interval or 0.5, 0.01)
+        patience = self._patience
+        pauses = None if patience is None else patience.pauses()
         while pending:
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
             slice_s = left_s
@@ -98,6 +113,11 @@ class StoreAccess:
                 slice_s = interval if left_s is None else min(interval, left_s)
             try:
                 yield from self._arriving(pending, slice_s, interval)
+            except OperationalError as exc:
+                if pauses is None or (pause_s := next(pauses, None)) is None:
+                    raise
+                logger.warning("still waiting for %d results: %s", len(pending), exc)
+                time.sleep(pause_s if left_s is None else min(pause_s, left_s))
             except builtins.TimeoutError as exc:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise errors.TimeoutError(late(list(pending), timeout)) from exc
@@ -155,8 +175,20 @@ class StoreAccess:
         return answer if isinstance(answer, dict) else {}
 
     def write(self, task_id: str, reply: Mapping[str, Any]) -> None:
-        """Store a reply's JSON object as it is."""
-        self._told(lambda: self.store.write(task_id, reply))
+        """Store a reply's JSON object as it is.
+
+        Raises:
+            BackendStoreError: the store was tried as often as result_backend_max_retries says.
+        """
+        try:
+            self._insisted(lambda: self.store.write(task_id, reply))
+        except OperationalError as exc:
+            if self._patience is None:
+                raise
+            state = str(reply.get("state"))
+            raise errors.BackendStoreError(
+                f"the result of {task_id} can't be stored: {exc}", task_id=task_id, state=state
+            ) from exc
 
     def record_of(self, task_id: str, stored: StoredResult) -> dict[str, Any]:
         """Return a result as Celery's record, with its value (or exception) and its children as objects."""
@@ -181,6 +213,22 @@ class StoreAccess:
                 raise RuntimeError(
                     f"task {message.headers.task_id} is published when its pipeline's block ends, not before"
                 )
+
+    @property
+    def _patience(self) -> Patience | None:
+        """How long the store is tried again; None: our broker, whose client has its own rules, or not set."""
+        return None if self.kept_by_broker else patience_of(self.app.conf)
+
+    def _insisted(self, ask: Callable[[], T]) -> T:
+        """Ask the store, and again while it can't be reached, as long as the settings say."""
+        patience = self._patience
+        for pause_s in () if patience is None else patience.pauses():
+            try:
+                return self._told(ask)
+            except OperationalError as exc:
+                logger.warning("the result store is tried again in %.2f s: %s", pause_s, exc)
+                time.sleep(pause_s)
+        return self._told(ask)
 
     @staticmethod
     def _told(ask: Callable[[], T]) -> T:

@@ -45,7 +45,8 @@ GROUP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 )
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
-DUMP_SIGNAL = signal.SIGUSR2
+#: Not USR2, where there is another: that one may open a debugger (celery.contrib.rdb, CELERY_RDBSIG).
+DUMP_SIGNAL: int = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 #: Follows a group signal that was meant to end what runs: where no handler of the task's own took that one,
 #: the child ends at once.
 END_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from emq_compat.shim.result import AsyncResult
-from emq_compat.shim.states import SUCCESS
+from emq_compat.shim.states import SUCCESS, UNREADY_STATES
 from emq_compat.shim.task import Task
 
 __all__ = ["ABORTED", "AbortableAsyncResult", "AbortableTask"]
@@ -25,11 +25,19 @@ class AbortableAsyncResult(AsyncResult[Any]):
     def _wish(self) -> str:
         return f"{self.id}.abort"
 
+    @property
+    def state(self) -> str:
+        """The task's state; ABORTED from the moment it was asked to stop until it has ended."""
+        state = super().state
+        if state in UNREADY_STATES and self.backend.kept_by_broker and self.is_aborted():
+            return ABORTED
+        return state
+
     def is_aborted(self) -> bool:
         """Return whether the task was asked to stop."""
         if self.backend.kept_by_broker:
             return bool(self.backend.get_state(self._wish) == SUCCESS)
-        return bool(self.state == ABORTED)
+        return bool(super().state == ABORTED)
 
     def abort(self) -> Any:
         """Ask the task to stop: it has to look by itself, with ``self.is_aborted()``."""

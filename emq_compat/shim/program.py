@@ -149,6 +149,7 @@ class ShimProgram:
             Exception: what importing one of them raises.
         """
         _ = self.policies, self.app.backend
+        self._wait_for_rdb(here=False)
         self.announcer.worker_init()
         for line in self.app.problems():
             logger.warning("%s", line)
@@ -157,7 +158,16 @@ class ShimProgram:
         """Make the app current in this process, and send worker_process_init."""
         self.load()
         self.app.loader.init_worker_process()
+        if self.announcer.controller.pool_cls not in ("threads", "asyncio"):
+            self._wait_for_rdb(here=True)
         worker_process_init.send(sender=None)
+
+    @staticmethod
+    def _wait_for_rdb(*, here: bool) -> None:
+        if os.environ.get("CELERY_RDBSIG"):
+            from emq_compat.shim.surface.rdb import wait_for_signal  # noqa: PLC0415 - where it is wanted
+
+            wait_for_signal(here=here)
 
     def child_exit(self) -> None:
         """Send worker_process_shutdown."""

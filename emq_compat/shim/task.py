@@ -163,7 +163,9 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
             message = later.build(plan, args or (), kwargs or {}, request)
             app.publish(message, app.retry_policy)
             ignored = plan.ignore_result
-        result: Result[R] = later.AsyncResult(message.headers.task_id, app=app)
+        sent = message.headers.task_id
+        own = type(self).AsyncResult is not Task.AsyncResult
+        result: Result[R] = self.AsyncResult(sent) if own else later.AsyncResult(sent, app=app)
         result.ignored = ignored
         if frame is not None and options.get("add_to_parent", True):
             frame.task.add_trail(result)

@@ -99,3 +99,4 @@ def setup_default_app(app: Celery, use_trap: bool = False) -> Iterator[None]:
     finally:
         if app is not before:
             app.close()
+        app.backend = None  # a thread of its may hold connections

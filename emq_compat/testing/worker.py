@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.address import Address
@@ -48,6 +49,8 @@ __all__ = [
     "test_worker_starting",
     "test_worker_stopped",
 ]
+
+logger = logging.getLogger(__name__)
 
 WORKER_LOGLEVEL = os.environ.get("WORKER_LOGLEVEL", "error")
 
@@ -208,8 +211,8 @@ class TestWorkController(WorkController):
         self._thread = threading.Thread(target=run, name=f"emq-test-worker {self.hostname}", daemon=True)
         self._thread.start()
 
-    def _end(self, timeout_s: float) -> None:
-        """End it.
+    def _end(self, timeout_s: float, *, after_error: bool = False) -> None:
+        """End it; ``after_error``: another error is on its way, which this one shall not hide.
 
         Raises:
             RuntimeError: what runs has not ended in time, and was cut off.
@@ -223,10 +226,13 @@ class TestWorkController(WorkController):
         running = ", ".join(sorted(job.delivery.headers.task for job in jobs))
         self.terminate()
         self._thread.join(_ENDS_S)
-        raise RuntimeError(
+        told = (
             f"the worker {self.hostname} had not ended after {timeout_s:g} s ({running or 'nothing'} was "
             "running): raise shutdown_timeout, or have the test wait for its tasks"
         )
+        if not after_error:
+            raise RuntimeError(told)
+        logger.error("%s", told)
 
 
 class _Program(ShimProgram):
@@ -332,7 +338,8 @@ def start_worker(
                 app=app, concurrency=concurrency, pool=pool, loglevel=loglevel, logfile=logfile, **kwargs
             )
             worker._start_in_thread()
-            stack.callback(worker._end, shutdown_timeout)
+            end = partial(worker._end, shutdown_timeout)
+            stack.push(lambda kind, exc, traceback: end(after_error=exc is not None))
             worker.ensure_started()
             if perform_ping_check:
                 answer = ping.delay()

@@ -266,6 +266,27 @@ def test_a_task_that_does_not_end(make_app: Callable[..., Celery]) -> None:
     assert (1, "FAILURE") == (worker.exitcode, result.state)
 
 
+def test_an_error_of_the_block_comes_first(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the block fails while a task runs, its own error is raised, and the task is named in the log."""
+    begun, end = threading.Event(), threading.Event()
+
+    @app.task(name="endless")
+    def endless() -> None:
+        begun.set()
+        end.wait(20)
+
+    def fail() -> None:
+        with start_worker(app, shutdown_timeout=0.1):
+            endless.delay()
+            assert begun.wait(10)
+            raise KeyError("the test's own")
+
+    with pytest.raises(KeyError, match="the test's own"):
+        fail()
+    end.set()
+    assert "(endless was running)" in caplog.text
+
+
 @pytest.mark.parametrize("pool", ["prefork", "processes", "gevent", "fork"])
 def test_pools_that_cant_be(app: Celery, pool: str) -> None:
     """A pool that needs processes of its own, or that there isn't, is refused and says what to use."""

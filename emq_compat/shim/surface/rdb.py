@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pdb
+import signal
 import socket
 import sys
+import threading
 from types import FrameType
 from typing import IO, Any
 
-__all__ = ["CELERY_RDB_HOST", "CELERY_RDB_PORT", "DEFAULT_PORT", "Rdb", "debugger", "set_trace"]
+__all__ = [
+    "CELERY_RDB_HOST",
+    "CELERY_RDB_PORT",
+    "DEFAULT_PORT",
+    "Rdb",
+    "debugger",
+    "set_trace",
+    "wait_for_signal",
+]
+
+logger = logging.getLogger("celery.worker")
 
 DEFAULT_PORT = 6899
 
@@ -135,3 +148,20 @@ def debugger() -> Rdb:
 def set_trace(frame: FrameType | None = None) -> None:
     """Stop here (or in ``frame``) until somebody has connected and lets the program go on."""
     debugger().set_trace(frame or sys._getframe(1))
+
+
+def wait_for_signal(*, here: bool) -> None:
+    """Have SIGUSR2 stop this process's main thread as ``set_trace`` does (Celery's CELERY_RDBSIG).
+
+    Not ``here``: its main thread keeps the worker alive, and the log says which processes can be stopped. In
+    another thread than the main one nothing is changed: Python allows it no handlers.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if here:
+            set_trace(frame)
+        else:
+            logger.warning("SIGUSR2: tasks run in the worker's child processes: send it to one of them")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR2, stop)

@@ -1,0 +1,1 @@
+"""``celery.beat``: what publishes periodic tasks when they are due."""

@@ -1,0 +1,190 @@
+"""Service: the loop of a beat; EmbeddedService: a beat in a thread or process beside something else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import threading
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.shim import signals
+from emq_compat.shim.beat.clock import StepWatch
+from emq_compat.shim.beat.persistent import PersistentScheduler
+from emq_compat.shim.beat.scheduler import Scheduler, logger
+from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.surface.imports import load_extension_class_names, symbol_by_name
+from emq_compat.shim.surface.times import humanize_seconds
+
+if TYPE_CHECKING:
+    from emq_compat.shim.app import Celery
+
+__all__ = ["EmbeddedService", "Service"]
+
+#: How often a sleeping beat looks whether the clock was put on or back, in seconds.
+_LOOK_S = 1.0
+#: Celery's own schedulers by their paths, which mean ours whether or not Celery is installed.
+_OWN = {
+    f"celery.beat{sep}{cls.__name__}": f"{cls.__module__}:{cls.__name__}"
+    for cls in (PersistentScheduler, Scheduler)
+    for sep in ":."
+}
+
+
+class Service:
+    """A beat.
+
+    Args:
+        max_interval: the longest sleep in seconds; else beat_max_loop_interval.
+        schedule_filename: for the scheduler; else beat_schedule_filename.
+        scheduler_cls: the scheduler's class, its path, or the name of an entry point of
+            celery.beat_schedulers; else beat_scheduler.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        max_interval: float | None = None,
+        schedule_filename: str | None = None,
+        scheduler_cls: Any = None,
+        **celery: Any,
+    ) -> None:
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        self.app = app
+        conf = app.conf
+        self.max_interval = max_interval or conf.beat_max_loop_interval
+        self.scheduler_cls = scheduler_cls or conf.beat_scheduler
+        self.schedule_filename = schedule_filename or conf.beat_schedule_filename
+        self._is_shutdown = False
+        self._is_stopped = threading.Event()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.app, self.max_interval, self.schedule_filename, self.scheduler_cls)
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """The scheduler, set up."""
+        return self.get_scheduler()
+
+    def get_scheduler(
+        self, lazy: bool = False, extension_namespace: str = "celery.beat_schedulers"
+    ) -> Any:
+        """Return a new scheduler; ``lazy``: only to be looked at.
+
+        Raises:
+            ImproperlyConfigured: its class can't be imported.
+        """
+        aliases = {**_OWN, **dict(load_extension_class_names(extension_namespace))}
+        try:
+            cls = symbol_by_name(self.scheduler_cls, aliases=aliases)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise ImproperlyConfigured(
+                f"the scheduler {self.scheduler_cls!r} can't be imported: {exc}"
+            ) from exc
+        return cls(
+            app=self.app,
+            schedule_filename=self.schedule_filename,
+            max_interval=self.max_interval,
+            lazy=lazy,
+        )
+
+    def start(self, embedded_process: bool = False) -> None:
+        """Run until ``stop`` is called."""
+        logger.info("beat: Starting...")
+        logger.debug(
+            "beat: Ticking with max interval->%s", humanize_seconds(self.scheduler.max_interval)
+        )
+        signals.beat_init.send(sender=self)
+        if embedded_process:
+            signals.beat_embedded_init.send(sender=self)
+        try:
+            while not self._is_shutdown:
+                interval = self.scheduler.tick()
+                if interval and interval > 0:
+                    logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
+                    self._rest(interval)
+                    if self.scheduler.should_sync():
+                        self.scheduler._do_sync()
+        except (KeyboardInterrupt, SystemExit):
+            self._is_shutdown = True
+        finally:
+            self.sync()
+
+    def _rest(self, interval_s: float) -> None:
+        """Sleep; less if ``stop`` is called, or the clock is put on or back."""
+        steps = StepWatch()
+        steps.stepped(self.app.now())
+        until = time.monotonic() + interval_s
+        while not self._is_shutdown and (left_s := until - time.monotonic()) > 0:
+            if select.select([self._wake_r], [], [], min(left_s, _LOOK_S))[0]:
+                return
+            if steps.stepped(self.app.now()):
+                logger.warning("beat: the clock was changed")
+                return
+
+    def sync(self) -> None:
+        """Close the scheduler."""
+        self.scheduler.close()
+        self._is_stopped.set()
+
+    def stop(self, wait: bool = False) -> None:
+        """End ``start``; ``wait``: until it is over. A signal handler or another thread may call it."""
+        self._is_shutdown = True
+        try:
+            os.write(self._wake_w, b"\0")
+        except BlockingIOError:
+            pass  # woken already
+        if wait:
+            self._is_stopped.wait()
+
+    def __del__(self) -> None:
+        for fd in (self._wake_r, self._wake_w):
+            os.close(fd)
+
+
+class _Threaded(threading.Thread):
+    """A beat in a thread."""
+
+    def __init__(self, app: Celery, **kwargs: Any) -> None:
+        super().__init__(name="Beat", daemon=True)
+        self.app = app
+        self.service = Service(app, **kwargs)
+
+    def run(self) -> None:
+        self.app.set_current()
+        self.service.start()
+
+    def stop(self) -> None:
+        """End it, and wait until it has."""
+        self.service.stop(wait=True)
+
+
+class _Process(multiprocessing.Process):
+    """A beat in a process."""
+
+    def __init__(self, app: Celery, **kwargs: Any) -> None:
+        super().__init__(name="Beat", daemon=True)
+        self.app = app
+        self.service = Service(app, **kwargs)
+
+    def run(self) -> None:
+        self.app.set_default()
+        self.app.set_current()
+        self.service.start(embedded_process=True)
+
+    def stop(self) -> None:
+        """End it; it keeps nothing that would have to be written down."""
+        self.service.stop()
+        self.terminate()
+
+
+def EmbeddedService(  # noqa: N802 - Celery's name
+    app: Celery, max_interval: float | None = None, **kwargs: Any
+) -> _Threaded | _Process:
+    """Return a beat to start beside something else, in a process, or with ``thread=True`` in a thread."""
+    if kwargs.pop("thread", False):
+        return _Threaded(app, max_interval=max_interval, **kwargs)
+    return _Process(app, max_interval=max_interval, **kwargs)

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from emq_compat.address import Address
+from emq_compat.cli.companion import Companion
 from emq_compat.errors import ConfigurationError, OperationalError
 
-__all__ = ["LEASH", "OwnBroker", "broker_argv", "listens", "own_address"]
+__all__ = ["OwnBroker", "broker_argv", "listens", "own_address"]
 
 _STARTS_S = 20.0
-_ENDS_S = 10.0
-
-#: Starts a program (argv: our pid, then its command line) that is sent TERM when this process is killed:
-#: PR_SET_PDEATHSIG (1) lasts over the exec.
-LEASH = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def own_address(url: str, asked_by: str) -> Address:
@@ -79,14 +64,12 @@ def listens(address: Address) -> bool:
     return True
 
 
-class OwnBroker:
+class OwnBroker(Companion):
     """A broker in a process and session of its own; what it writes goes where this process writes."""
 
     def __init__(self, address: Address, argv: Sequence[str]) -> None:
+        super().__init__(argv)
         self._address = address
-        self._argv = argv
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
 
     def start(self) -> None:
         """Start it and wait until it listens.
@@ -96,35 +79,13 @@ class OwnBroker:
         """
         if listens(self._address):
             raise OperationalError(f"a broker listens at {self._address} already")
-        self._popen = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-c", LEASH, str(os.getpid()), sys.executable, "-m", "emq_compat", *self._argv],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        super().start()
         deadline = time.monotonic() + _STARTS_S
         while not listens(self._address):
-            if self._popen.poll() is not None:
-                raise OperationalError(f"the broker ended with {self._popen.returncode}")
+            status = self.ended_with()
+            if status is not None:
+                raise OperationalError(f"the broker ended with {status}")
             if time.monotonic() >= deadline:
                 self.stop()
                 raise OperationalError(f"the broker did not begin to listen at {self._address}")
             time.sleep(0.02)
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable once it has ended; -1 where the system has none."""
-        if self._pidfd < 0 and self._popen is not None and hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(self._popen.pid)
-        return self._pidfd
-
-    def stop(self) -> None:
-        """End it, by force if it takes too long."""
-        if self._popen is not None:
-            self._popen.send_signal(signal.SIGTERM)
-            try:
-                self._popen.wait(_ENDS_S)
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
-                self._popen.wait()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1

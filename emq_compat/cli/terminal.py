@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from emq_compat.cli.own_broker import LEASH
+from emq_compat.cli.companion import LEASH
 
 __all__ = ["Program", "Terminal"]
 

@@ -16,12 +16,6 @@ from emq_compat.shim.current import given_app
 
 __all__ = ["worker"]
 
-_NO_BEAT = (
-    "-B: there is no scheduler inside the worker; the broker runs schedules that are stored in it "
-    "(eventmq's SCHEDULE)"
-)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @worker_options
 @click.pass_context
@@ -31,8 +25,8 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
     app_name = app_name or before.get("app")
     if not app_name and given_app.get() is None:
         raise click.UsageError("worker needs the app: -A proj")
-    if options["beat"]:
-        raise click.UsageError(_NO_BEAT)
+    if options["beat"] and not app_name:
+        raise click.UsageError("-B starts a beat, which needs the app's name: -A proj")
     if options["detach"]:
         go_to_background()
     folder = os.getcwd()

@@ -79,7 +79,15 @@ _BESIDE_TASKS = (
     click.option(
         "-E", "--task-events", "--events", "task_events", is_flag=True, help="Accepted: no events yet."
     ),
-    click.option("-B", "--beat", is_flag=True, hidden=True),
+    click.option("-B", "--beat", is_flag=True, help="Run a beat beside it: any number of workers may."),
+    click.option(
+        "-s",
+        "--schedule-filename",
+        "--schedule",
+        metavar="NAME",
+        help="Of -B: which of the app's schedules it is.",
+    ),
+    click.option("--scheduler", metavar="CLASS", help="Of -B: pkg.mod:Class, or an entry point's name."),
     click.option(
         "--embed-broker",
         type=click.Path(path_type=Path, file_okay=False),

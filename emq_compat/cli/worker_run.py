@@ -15,6 +15,7 @@ import click
 
 from emq_compat import __version__
 from emq_compat.cli.background import started
+from emq_compat.cli.companion import Companion
 from emq_compat.cli.node_name import node_name
 from emq_compat.cli.own_broker import OwnBroker, broker_argv, own_address
 from emq_compat.cli.pid_file import pid_file
@@ -69,11 +70,31 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
             own.start()
             if own.fileno() >= 0:
                 companions["the embedded broker"] = own.fileno()
+        if options["beat"]:
+            if config.addresses[0].in_process:
+                raise ConfigurationError(f"-B starts another process, which can't publish to {url}")
+            beat = Companion(_beat_argv(site, broker, options))
+            stack.callback(beat.stop)
+            beat.start()
+            if beat.fileno() >= 0:
+                companions["the embedded beat"] = beat.fileno()
         manager = _manager(site, config, program, companions)
         controller.manager, controller.pool = manager, manager.pool
         status = manager.start()
         app.loader.shutdown_worker()
     return status, manager.restart_wanted
+
+
+def _beat_argv(site: WorkerSite, broker: str | None, options: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of ``emq-compat`` for a beat of the same app, broker and log."""
+    given = {
+        "--broker": broker,
+        "--logfile": site.log,
+        "--schedule": options["schedule_filename"],
+        "--scheduler": options["scheduler"],
+    }
+    argv = ["beat", "--embedded", "--quiet", "-A", site.app_name, "-l", options["loglevel"]]
+    return [*argv, *(word for name, value in given.items() if value for word in (name, str(value)))]
 
 
 def _set_up_log(app: Celery, level: str, file: Path | None) -> None:

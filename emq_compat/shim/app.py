@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from emq_compat.shim.backend import Backend
+    from emq_compat.shim.beat.program import Beat as BeatProgram
     from emq_compat.shim.control import Control
     from emq_compat.shim.log import Logging
     from emq_compat.shim.programs import Worker as WorkerProgram
@@ -286,6 +287,11 @@ class Celery(Declarer):
         return self.subclass_with_self(later.Worker)
 
     WorkController = Worker
+
+    @property
+    def Beat(self) -> type[BeatProgram]:  # noqa: N802 - Celery's name
+        """The beat as a class: ``app.Beat(loglevel="INFO").run()``."""
+        return self.subclass_with_self(later.Beat)
 
     def worker_main(self, argv: Sequence[str] | None = None) -> None:
         """Run a worker of this app, as the command line ``argv`` says: ``["worker", "-c", "2"]``.

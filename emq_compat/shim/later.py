@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.awaiting import inside as inside
     from emq_compat.shim.backend_kinds import EmqBackend as EmqBackend
     from emq_compat.shim.backend_kinds import backend_of as backend_of
+    from emq_compat.shim.beat.program import Beat as Beat
     from emq_compat.shim.bug_report import bug_report as bug_report
     from emq_compat.shim.build import Plan as Plan
     from emq_compat.shim.build import argument_check as argument_check
@@ -98,6 +99,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.awaiting": ("inside",),
     "shim.backend_kinds": ("EmqBackend", "backend_of"),
     "shim.bug_report": ("bug_report",),
+    "shim.beat.program": ("Beat",),
     "shim.build": ("Plan", "argument_check", "as_carried", "build", "build_with"),
     "shim.canvas.chain": ("chain",),
     "shim.canvas.chord": ("chord",),
@@ -140,6 +142,7 @@ SELDOM: Final = frozenset(
         "shim.alias.finder",
         "shim.annotations",
         "shim.apublish",
+        "shim.beat.program",
         "shim.bug_report",
         "shim.connections",
         "shim.eager",

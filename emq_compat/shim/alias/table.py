@@ -68,6 +68,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
         Settings="settings:Settings", find_app="find_app:find_app", bugreport="surface.apps:bugreport"
     ),
     "celery.apps": _row(),
+    "celery.apps.beat": _row(Beat="beat.program:Beat"),
     "celery.apps.worker": _row(Worker="programs:Worker"),
     "celery.backends": _row(),
     "celery.backends.base": _row(
@@ -77,6 +78,12 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
         KeyValueStoreBackend="surface.keyvalue_backend:KeyValueStoreBackend",
         get_current_task="surface.dict_backend:get_current_task",
         DisabledBackend="backend_kinds:DisabledBackend",
+    ),
+    "celery.beat": _row(
+        **_of("beat.entry", "BeatLazyFunc", "ScheduleEntry", "SchedulingError"),
+        **_of("beat.scheduler", "DEFAULT_MAX_INTERVAL", "Scheduler", "event_t"),
+        **_of("beat.persistent", "PersistentScheduler"),
+        **_of("beat.service", "EmbeddedService", "Service"),
     ),
     "celery.bin": _row(),
     "celery.bin.celery": _row(celery="emq_compat.cli.main:cli", main="emq_compat.cli.main:main"),

@@ -32,7 +32,7 @@ class ScheduleFile:
         try:
             self._store = self._open(persistence)
             kept = {name: self._store.get(name) for name in ("entries", "__version__", *made_under)}
-        except Exception as exc:  # dbm, pickle and what is pickled raise what they like
+        except Exception as exc:  # noqa: BLE001 - dbm, pickle and what is pickled raise what they like
             logger.exception("Removing corrupted schedule file %r: %r", filename, exc)
             for suffix in suffixes:
                 with suppress(FileNotFoundError):

@@ -1,0 +1,92 @@
+"""``emq-compat beat``: publishes an app's periodic tasks when they are due; Celery's beat's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emq_compat.cli.background import go_to_background, started
+from emq_compat.cli.connection import load_app, one_line_errors
+from emq_compat.cli.node_name import file_name, node_name
+from emq_compat.cli.pid_file import pid_file
+from emq_compat.cli.worker_log import log_level
+from emq_compat.errors import ConfigurationError
+from emq_compat.shim.current import given_app
+
+__all__ = ["beat"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-A", "--app", "app_name", metavar="APP", help="The app: proj, proj.celery, proj:app.")
+@click.option("-b", "--broker", metavar="URL", help="The broker. [default: the app's, EMQ_BROKER_ADDR]")
+@click.option(
+    "-l", "--loglevel", callback=log_level, default="warning", show_default=True, help="debug … critical."
+)
+@click.option(
+    "-s",
+    "--schedule",
+    metavar="NAME",
+    help="Which of an app's schedules in the broker this is; of a scheduler with a file, the file.",
+)
+@click.option(
+    "-S", "--scheduler", metavar="CLASS", help="The scheduler: pkg.mod:Class, or the name of an entry point."
+)
+@click.option(
+    "--max-interval", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="The longest sleep."
+)
+@click.option("-f", "--logfile", metavar="FILE", help="Log here; %n, %h, %p: of the name. [default: stderr]")
+@click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second beat from starting.")
+@click.option("-D", "--detach", is_flag=True, help="Run in the background.")
+@click.option(
+    "-n",
+    "--hostname",
+    metavar="NAME",
+    default="celerybeat@%h",
+    show_default=True,
+    help="Its name, which its files may have in theirs.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No banner.")
+@click.option("--embedded", is_flag=True, hidden=True)
+@click.pass_context
+def beat(context: click.Context, /, app_name: str | None, broker: str | None, **options: Any) -> None:
+    """Publish an app's periodic tasks when they are due, until TERM or Ctrl-C.
+
+    Any number of beats may run for one app: the broker lets one of them send each run.
+    """
+    before = context.find_root().params
+    app_name = app_name or before.get("app")
+    broker = broker or before.get("broker")
+    if not app_name and given_app.get() is None:
+        raise click.UsageError("beat needs the app: -A proj")
+    if options["detach"]:
+        go_to_background()
+    with one_line_errors(options["loglevel"]):
+        _run(app_name or "", broker, options)
+
+
+def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
+    app = load_app(app_name)
+    if broker:
+        app.conf.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
+    node = node_name(options["hostname"])
+    log, pid = (
+        Path(file_name(options[name], node)).absolute() if options[name] else None
+        for name in ("logfile", "pidfile")
+    )
+    program = app.Beat(
+        loglevel=options["loglevel"],
+        logfile=None if log is None else str(log),
+        schedule=options["schedule"],
+        scheduler=options["scheduler"],
+        max_interval=options["max_interval"],
+        quiet=options["quiet"],
+        embedded=options["embedded"],
+        ready=lambda: started(log),
+    )
+    with pid_file(pid):
+        try:
+            program.run()
+        except OSError as exc:
+            raise ConfigurationError(f"{exc.filename or 'beat'}: {exc.strerror or exc}") from exc

@@ -23,7 +23,7 @@ class ScheduleFile:
     it, ``suffixes`` are what the library puts behind its name.
 
     Attributes:
-        entries: by name; what is changed in it is written by ``sync``.
+        entries: by name; ``sync`` writes them.
     """
 
     def __init__(self, filename: str, app: Celery, persistence: Any, suffixes: Sequence[str]) -> None:
@@ -46,15 +46,16 @@ class ScheduleFile:
             self._store.clear()
             self._store["entries"] = {}
         self._store.update({"__version__": __version__, **made_under})
-        self.entries: dict[str, Any] = self._store["entries"]
+        self.entries: dict[str, Any] = dict(self._store["entries"])
 
     def _open(self, persistence: Any) -> Any:
-        return persistence.open(self.filename, writeback=True)
+        return persistence.open(self.filename)
 
     def sync(self) -> None:
-        """Write what has changed."""
+        """Write the entries as they are."""
+        self._store["entries"] = self.entries
         self._store.sync()
 
     def close(self) -> None:
-        """Write what has changed, and close."""
+        """Close it; ``sync`` has written it."""
         self._store.close()

@@ -12,7 +12,7 @@ from typing import Any
 from emq_compat.errors import BrokerRefused, LocalProtocolError, OperationalError
 from emq_compat.shim.beat.clock import standing_at
 from emq_compat.shim.beat.file import ScheduleFile
-from emq_compat.shim.beat.kept import Kept, Run, Seen, kept_as
+from emq_compat.shim.beat.kept import Kept, Run, kept_as
 from emq_compat.shim.beat.scheduler import Scheduler, event_t, logger
 from emq_compat.shim.pipeline import collecting
 
@@ -43,7 +43,8 @@ class PersistentScheduler(Scheduler):
         self._kept: Kept | None = None
         self._file: ScheduleFile | None = None
         self._begun = False
-        self._seen: dict[str, Seen] = {}
+        #: Entries that the broker was told of.
+        self._told: set[str] = set()
         #: Runs whose confirmation hasn't come: whether they were sent is unknown.
         self._unsure: dict[str, Run] = {}
         self._pause_s = _PAUSE_S
@@ -102,7 +103,7 @@ class PersistentScheduler(Scheduler):
         entries = list(self.schedule.values())
         if entries and not kept.look([str(entry.name) for entry in entries]):
             self._take_over(entries)
-        self._seen = kept.begin(entries, only=True)
+        self._told = set(kept.begin(entries, only=True))
         self._begun = True
         logger.info("beat: the broker keeps %d entries of the schedule %r", len(entries), kept.name)
 
@@ -119,14 +120,21 @@ class PersistentScheduler(Scheduler):
     def populate_heap(self) -> None:
         """Put the entries in the order of their time, from their last runs as the broker has them."""
         if self._kept is not None:
-            self._seen = self._kept.look([str(name) for name in self.schedule])
-            # A run is unsure as long as the one before it is the last.
-            tokens = {name: seen.token for name, seen in self._seen.items()}
-            self._unsure = {n: run for n, run in self._unsure.items() if tokens.get(n) == run.was}
-            for entry in self.schedule.values():
-                if (seen := self._seen.get(str(entry.name))) is not None:
-                    seen.applied_to(entry, entry.default_now())
+            self._look_at_all(self._kept)
         super().populate_heap()
+
+    def _look_at_all(self, kept: Kept) -> None:
+        seen = kept.look([str(name) for name in self.schedule])
+        # A run is unsure as long as the one before it is the last.
+        self._unsure = {
+            name: run for name, run in self._unsure.items() if name in seen and seen[name].token == run.was
+        }
+        for entry in list(self.schedule.values()):
+            name = str(entry.name)
+            if name in seen:
+                seen[name].applied_to(entry, entry.default_now())
+            elif name in self._told:
+                self._remove(entry)
 
     def _take(self, heap: list[event_t], event: event_t) -> float:
         if self._kept is None:
@@ -157,11 +165,11 @@ class PersistentScheduler(Scheduler):
         run = self._unsure.get(name)
         if run is None:
             seen = kept.look([name]).get(name)
-            if seen is None and name not in self._seen:
+            if seen is None and name not in self._told:
                 seen = kept.begin([entry], only=False)[name]  # it was added while we run
+                self._told.add(name)
             if seen is None:
                 return None
-            self._seen[name] = seen
             now = entry.default_now()
             seen.applied_to(entry, now)
             with standing_at(entry.schedule, now):
@@ -189,7 +197,6 @@ class PersistentScheduler(Scheduler):
         self._unsure.pop(name, None)
         if seen is None:
             return None
-        self._seen[name] = seen
         if not sent:
             logger.debug("beat: another beat has sent %s", name)
             return 0.0
@@ -201,7 +208,7 @@ class PersistentScheduler(Scheduler):
         logger.warning(
             "beat: %s is sent no more: a beat of this schedule was started without it", entry.name
         )
-        self._seen.pop(str(entry.name), None)
+        self._told.discard(str(entry.name))
         self.schedule.pop(entry.name, None)
 
 

@@ -203,11 +203,14 @@ def remaining(
 ) -> timedelta:  # fmt: skip
     """Return the time until ``start + ends_in``; negative where it is over.
 
-    ``relative`` rounds the end down to the resolution of the interval. Times are compared as times of UTC, so
-    that a change to or from daylight saving in between counts.
+    ``relative`` rounds the end down to the resolution of the interval. An interval is real time, whatever is
+    done to the zone's clock in between.
     """
     now = now() if callable(now) else now or datetime.now(fixed.utc)
-    end = start + ends_in
+    if isinstance(ends_in, timedelta) and not is_naive(start):
+        end = (start.astimezone(fixed.utc) + ends_in).astimezone(start.tzinfo)
+    else:
+        end = start + ends_in
     if relative and isinstance(ends_in, timedelta):
         end = delta_resolution(end, ends_in).replace(microsecond=0)
     if is_naive(end) or is_naive(now):

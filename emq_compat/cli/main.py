@@ -29,6 +29,7 @@ COMMANDS = {
     "broker": "Run the durable broker.",
     "worker": "Run a worker of an app's tasks.",
     "beat": "Publish periodic tasks when they are due.",
+    "schedules": "Show what beats send, and their last runs.",
     "jobmanager": "Run an eventmq job manager of allowed functions.",
     "dev": "Run broker and worker in one terminal, with reload.",
     "multi": "Start, stop and restart several workers.",

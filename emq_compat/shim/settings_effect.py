@@ -12,6 +12,8 @@ __all__ = ["DIFFERENT", "LACKING", "WITHOUT_EFFECT"]
 #: Settings whose effect isn't quite Celery's → how it differs.
 DIFFERENT: Final[dict[str, str]] = {
     "accept_content": "JSON is always accepted, too",
+    "beat_schedule_filename": "which of the app's schedules a beat runs; a file under a stock router",
+    "beat_scheduler": "Celery's default keeps the schedule in the broker",
     "broker_connection_timeout": (
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
@@ -54,10 +56,7 @@ _LACKING: Final[dict[str, str]] = {
 
 #: Why a setting does nothing, and needn't → the settings.
 _REASONS: Final[dict[str, str]] = {
-    "there is no beat yet": """
-        beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval
-        beat_remote_control_max_tick_age beat_schedule beat_schedule_filename beat_scheduler beat_sync_every
-        """,
+    "a beat answers no remote control": "beat_enable_remote_control beat_remote_control_max_tick_age",
     "there are no events yet": """
         event_exchange event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix
         event_queue_ttl event_serializer task_send_sent_event worker_send_task_events

@@ -59,7 +59,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
         (("wroker",), "no command 'wroker'; is worker meant?"),
         (("--nonsense",), "No such option"),
         (("worker",), "worker needs the app: -A proj"),
-        (("worker", "-A", "proj", "-B"), "-B: there is no scheduler"),
+        (("beat",), "beat needs the app: -A proj"),
         (("worker", "-A", "proj", "-l", "loud"), "'loud' is none of debug, info"),
         (("worker", "-A", "proj", "-c", "some"), "'some' is not a valid integer"),
         (("jobmanager", "-c", "0"), "0 is not in the range"),

@@ -67,9 +67,9 @@ def test_settings_have_the_effect_that_is_said() -> None:
 
 
 def test_options_are_all_listed() -> None:
-    """docs/settings.md has every option of broker, worker and job manager."""
+    """docs/settings.md has every option of broker, worker, beat and job manager."""
     text = (ROOT / "docs/settings.md").read_text()
-    for name in ("broker", "worker", "jobmanager"):
+    for name in ("broker", "worker", "beat", "jobmanager"):
         command = cli.get_command(
             cli.make_context("emq-compat", [name, "--help"], resilient_parsing=True), name
         )

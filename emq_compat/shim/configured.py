@@ -12,6 +12,7 @@ from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.settings import Settings
 from emq_compat.shim.settings_source import from_command_line, imported
+from emq_compat.shim.settings_unread import UnreadSettings
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -40,10 +41,10 @@ class Configured:
     ) -> None:
         self.namespace = namespace
         self._conf = Settings(changes)
+        UnreadSettings.until_read(self._conf, self._configure)
         self._source = config_source
         self._silent = silent
         self.configured = False
-        self._configuring = False
         self._pending_defaults: list[Callable[[], Mapping[str, Any]]] = []
         self._pending_entries: dict[str, Any] = {}
         if self.on_configure is None:
@@ -52,9 +53,7 @@ class Configured:
 
     @property
     def conf(self) -> Settings:
-        """The settings; what config_from_object named is read when they are first asked for."""
-        if not self.configured and not self._configuring:
-            self._configure()
+        """The settings; what config_from_object named is read when one of them is first asked for."""
         return self._conf
 
     @conf.setter
@@ -63,7 +62,7 @@ class Configured:
 
     def _configure(self) -> None:
         """Read the settings, and tell whoever waits for them; a failed attempt is made again."""
-        self._configuring = True
+        UnreadSettings.plain(self._conf)
         try:
             if isinstance(self.on_configure, Signal):
                 self.on_configure.send(sender=self)
@@ -72,7 +71,8 @@ class Configured:
             self._load()
             self.configured = True
         finally:
-            self._configuring = False
+            if not self.configured:
+                UnreadSettings.until_read(self._conf, self._configure)
         while self._pending_defaults:
             self._conf.add_defaults(self._pending_defaults.pop(0)())
         if self._pending_entries:
@@ -110,8 +110,9 @@ class Configured:
         self._silent = silent
         self._conf.unload()
         self.configured = False
+        UnreadSettings.until_read(self._conf, self._configure)
         if force:
-            _ = self.conf
+            self._configure()
 
     def read_again(self) -> None:
         """Read the settings again, where they have been read: what they come from has changed.

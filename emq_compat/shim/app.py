@@ -201,6 +201,9 @@ class Celery(Declarer):
     @property
     def annotations(self) -> tuple[Any, ...]:
         """What task_annotations names, each a mapping or an object with annotate()."""
+        own = self.conf.own_changes()  # what code has set wins over what is read, and needs no reading
+        if "task_annotations" in own:
+            return tuple(later.sources_of(own["task_annotations"]))
         return tuple(later.sources_of(self.conf.task_annotations))
 
     def problems(self) -> list[str]:

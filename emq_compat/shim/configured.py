@@ -45,6 +45,7 @@ class Configured:
         self._source = config_source
         self._silent = silent
         self.configured = False
+        self._configuring = False
         self._pending_defaults: list[Callable[[], Mapping[str, Any]]] = []
         self._pending_entries: dict[str, Any] = {}
         if self.on_configure is None:
@@ -63,6 +64,7 @@ class Configured:
     def _configure(self) -> None:
         """Read the settings, and tell whoever waits for them; a failed attempt is made again."""
         UnreadSettings.plain(self._conf)
+        self._configuring = True
         try:
             if isinstance(self.on_configure, Signal):
                 self.on_configure.send(sender=self)
@@ -71,6 +73,7 @@ class Configured:
             self._load()
             self.configured = True
         finally:
+            self._configuring = False
             if not self.configured:
                 UnreadSettings.until_read(self._conf, self._configure)
         while self._pending_defaults:
@@ -110,6 +113,8 @@ class Configured:
         self._silent = silent
         self._conf.unload()
         self.configured = False
+        if self._configuring:
+            return  # a receiver of on_configure: it is read next
         UnreadSettings.until_read(self._conf, self._configure)
         if force:
             self._configure()

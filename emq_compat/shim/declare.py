@@ -86,7 +86,7 @@ def task_of(
         task = change(task)
     app._tasks[name] = task
     task.on_bound(app)
-    if app.configured and app.conf.task_annotations:
+    if (app.configured or "task_annotations" in app.conf.own_changes()) and app.annotations:
         task.annotate()
     return task
 

@@ -301,7 +301,7 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
         by assignment wins.
         """
         cls: type[Task[..., Any]] = type(self)
-        for name, value in later.annotations_of(self.app.conf.task_annotations, self).items():
+        for name, value in later.annotations_of(self.app.annotations, self).items():
             if name.startswith("@"):
                 cls.add_around(name[1:], value)
             else:

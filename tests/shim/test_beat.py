@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emq_compat.shim.alias.finder import install
 from emq_compat.shim.beat.entry import BeatLazyFunc, ScheduleEntry
 from emq_compat.shim.beat.persistent import PersistentScheduler
 from emq_compat.shim.beat.scheduler import Scheduler
@@ -433,7 +432,7 @@ def test_beside_a_stock_router_a_file_has_the_last_runs(tmp_path: Path) -> None:
     file = str(tmp_path / "celerybeat-schedule")
 
     def restarted(zone: str = "UTC") -> PersistentScheduler:
-        app = app_on(router, {"e": every(20, "x")}, timezone=zone)
+        app = app_on(router, {"e": {"task": "proj.t", "schedule": 20}}, timezone=zone)
         return beat(app, schedule_filename=file)
 
     for runs in (0, 0, 0, 1, 1, 1, 2):
@@ -463,7 +462,6 @@ def test_last_runs_are_taken_over_from_celerys_file(
     broker: BrokerHere, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first beat over emq:// goes on from the file of Celery's beat, and later ones don't look at it."""
-    install()
     caplog.set_level(logging.INFO)
     file = str(tmp_path / "celerybeat-schedule")
     app = app_on(broker, {"e": every(100, "x")})
@@ -555,3 +553,21 @@ def test_whatever_happens_no_run_is_missed_or_sent_twice(
         assert intervals == broker.sent().count(["interval"]), what
     while Bench.opened:
         Bench.opened.pop().store.close()
+
+
+# From code
+
+
+def test_entries_are_added_by_receivers_connected_after_settings_were_set(broker: BrokerHere) -> None:
+    """app.conf is set at the top of a module, on_after_configure connected below: both are sent."""
+    app = app_on(broker, {"set": every(10, "set")})
+
+    @app.on_after_configure.connect
+    def add(sender: Any, **_: Any) -> None:
+        sender.add_periodic_task(10, sender.signature("t", args=("added",)), name="added")
+
+    scheduler = beat(app)
+    run_due(scheduler)
+    broker.pass_time(10)
+    run_due(scheduler)
+    assert [["added"], ["set"]] == sorted(broker.sent())

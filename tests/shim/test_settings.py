@@ -134,7 +134,7 @@ def test_mixing_old_and_new_names_is_refused() -> None:
 
 
 def test_what_code_sets_wins_over_what_was_read_and_over_arguments(module: WriteModule) -> None:
-    """Celery(broker=) and assignments win over config_from_object, which ends what was assigned before it."""
+    """Celery(broker=) and what is assigned before the first read win over config_from_object."""
     app = Celery("p", broker="emq://argument")
     app.config_from_object({"broker_url": "emq://read", "task_time_limit": 1, "task_soft_time_limit": 1})
     app.add_defaults({"task_soft_time_limit": 7, "own": 7})
@@ -142,17 +142,22 @@ def test_what_code_sets_wins_over_what_was_read_and_over_arguments(module: Write
 
     assert ("emq://argument", 2) == (app.conf.broker_url, app.conf.task_time_limit)
     assert (1, 7) == (app.conf.task_soft_time_limit, app.conf.own)
-    app.config_from_object({"task_time_limit": 9})
-    assert ("emq://argument", 9, 7) == (app.conf.broker_url, app.conf.task_time_limit, app.conf.own)
+    app.conf.task_soft_time_limit = 5
+    app.config_from_object({"task_time_limit": 9, "task_soft_time_limit": 9})
+    assert ("emq://argument", 2, 7) == (app.conf.broker_url, app.conf.task_time_limit, app.conf.own)
+    assert 9 == app.conf.task_soft_time_limit
 
 
 def test_settings_are_read_when_they_are_first_needed(module: WriteModule) -> None:
-    """config_from_object imports nothing until a setting is asked for, or force is given."""
+    """config_from_object imports nothing until a setting is asked for (not set), or force is given."""
     app = Celery("p")
     app.config_from_object("missing_settings_module")
+    app.conf.task_time_limit = 3
+    app.conf.update(task_soft_time_limit=2)
+    assert not app.configured
 
     with pytest.raises(ModuleNotFoundError):
-        _ = app.conf
+        _ = app.conf.task_time_limit
     with pytest.raises(ModuleNotFoundError):
         app.config_from_object("missing_settings_module", force=True)
     app.config_from_object("missing_settings_module", silent=True)

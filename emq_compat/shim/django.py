@@ -128,6 +128,14 @@ class DjangoFixup:
         self._parent = os.getpid()
         self._around_tasks()
         signals.beat_embedded_init.connect(self.on_beat_embedded_init)
+        signals.celeryd_after_setup.connect(self.on_after_setup)
+        self._close_all()
+
+    def on_after_setup(self, **_: Any) -> None:
+        """Close what the project's receivers of worker_init have opened: a pool's threads prevent a fork."""
+        self._close_all()
+
+    def _close_all(self) -> None:
         self._connections.close(pools=True)
         self._connections.close_caches()
 

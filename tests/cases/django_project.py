@@ -38,7 +38,7 @@ CELERY = """
 import os
 
 from emq_compat.celery_shim import Celery
-from emq_compat.shim.signals import worker_init
+from emq_compat.shim.signals import worker_before_create_process, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
 
@@ -47,6 +47,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 
+@worker_before_create_process.connect
 @worker_init.connect
 def warm_up(**kwargs):
     from shop.models import Order

@@ -328,3 +328,41 @@ def test_a_missing_django_is_told(app: object, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(django.importlib.util, "find_spec", lambda name: None)
     with pytest.warns(FixupWarning, match="Django isn't installed"):
         assert [] == Celery("proj").fixup_objects
+
+
+def test_a_worker_in_a_test_s_process(script: Script) -> None:
+    """start_worker and memory:// in a TransactionTestCase: tasks in its threads see what is committed."""
+    told = script(
+        """
+import unittest
+from emq_compat.testing.worker import start_worker
+
+
+@override_settings(CELERY_BROKER_URL="memory://")
+class Real(TransactionTestCase):
+    databases = {"default", "other"}
+
+    def test_real(self):
+        app.client = None
+        with start_worker(app, perform_ping_check=False):
+            Order.objects.create(number="first")
+            with transaction.atomic():
+                Order.objects.create(number="second")
+                tasks.later.delay_on_commit(1)
+            tell(tasks.count.delay().get(timeout=30)[1], tasks.acount.delay().get(timeout=30)[:2])
+        tell(Order.objects.count())
+
+
+from django.test.runner import DiscoverRunner
+
+runner = DiscoverRunner(verbosity=0)
+runner.setup_test_environment()
+old = runner.setup_databases()
+failed = runner.run_suite(unittest.defaultTestLoader.loadTestsFromTestCase(Real))
+runner.teardown_databases(old)
+runner.teardown_test_environment()
+if failed.failures or failed.errors:
+    sys.exit(str(failed.failures + failed.errors))
+"""
+    )
+    assert [[2, [2, 3]], 3] == told

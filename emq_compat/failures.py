@@ -58,7 +58,13 @@ def failure_of(exc: BaseException, *, jsonable: Callable[[Any], Any] | None = No
         args=args,
         message=cut(message),
         traceback=cut(_attempt(lambda: _traceback(exc), ""), 2 * TEXT_LIMIT),
+        shown=_shown(exc),
     )
+
+
+def _shown(exc: BaseException) -> str:
+    text = _attempt(lambda: repr(exc), None)
+    return cut(text, 4096) if isinstance(text, str) else f"<{type(exc).__name__} whose repr() failed>"
 
 
 def _attempt(read: Callable[[], Any], default: Any) -> Any:

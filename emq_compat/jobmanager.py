@@ -166,6 +166,8 @@ class JobManager(Endings):
         self._revoked: set[str] = set()
         self._been_ready = False
         self.modules_wanted: tuple[str, ...] = ()
+        #: The next Connected is of another connection than the last one.
+        self._cut = True
         self._arriving: tuple[Upstream, Delivery] | None = None
 
     def _pool_options(self, given: PoolOptions | None) -> PoolOptions:
@@ -307,11 +309,16 @@ class JobManager(Endings):
             self._credit_out[upstream] = 0
             if self.on_connected is not None:
                 self.on_connected(event.address)
+            self.program.onlooker.connected(self, upstream.announce, anew=self._cut)
+            self._cut = True
             if not self._been_ready:
                 self._been_ready = True
                 self.program.onlooker.ready()
         elif kind is Disconnected:
+            assert isinstance(event, Disconnected)
             self._credit_out.pop(upstream, None)
+            self._cut = event.cut
+            self.program.onlooker.disconnected()
         elif isinstance(event, Asked):
             upstream.answer(event.asked, control.answer(self, event.verb, event.arguments))
         else:
@@ -451,6 +458,11 @@ class JobManager(Endings):
         self._placement.throttle.change(task, interval_s)
         for upstream in self.upstreams:
             upstream.limit(task, interval_s)
+
+    def hear_ends(self, hears: bool) -> None:
+        """Have brokers tell this worker, or no more, of jobs that end before any worker has them."""
+        for upstream in self.upstreams:
+            upstream.hear_ends(hears)
 
     def send_ready(self) -> None:
         """Tell the broker that one more job can be taken."""

@@ -216,6 +216,7 @@ class Failure:
         args: its arguments as JSON values (``repr`` where one is not JSON).
         message: ``str(exc)``, or what could be had of it.
         traceback: the formatted traceback, cut in the middle if it is too long; may be empty.
+        shown: its ``repr()``; doesn't travel.
     """
 
     type: str
@@ -223,6 +224,7 @@ class Failure:
     args: Sequence[Any] = ()
     message: str = ""
     traceback: str = ""
+    shown: str = field(default="", compare=False)
 
 
 @quickly_made
@@ -278,6 +280,7 @@ class Reply:
         no_result: don't keep it.
         unattended: the task had no word in it (its process was lost, it was revoked …): what follows from it
             is still to be done, see Headers.epilogue.
+        told: JSON for the job manager's onlooker, from the program that ran it; goes no further.
     """
 
     state: str
@@ -285,3 +288,4 @@ class Reply:
     follow_ups: tuple[Publish, ...] = ()
     no_result: bool = False
     unattended: bool = False
+    told: str = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,11 +64,35 @@ class Onlooker:
     def ready(self) -> None:
         """Called once: a broker has taken this worker in, and it accepts work."""
 
+    def connected(
+        self, manager: Any, announce: Callable[[str, bytes], bool], *, anew: bool
+    ) -> None:
+        """Called whenever a broker has taken this worker in; not ``anew``: the connection stood meanwhile.
+
+        ``announce(topic, payload)`` tells the topic's subscribers, and returns False where it can't.
+        """
+
+    def disconnected(self) -> None:
+        """Called when the broker is silent or gone."""
+
+    def turn(self, manager: Any, now: float) -> float:
+        """Called in each turn of the loop; returns the monotonic time of the next call at the latest."""
+        return math.inf
+
+    def leaving(self, manager: Any) -> None:
+        """Called at the end, when nothing runs any more, before the brokers are left."""
+
     def heartbeat_sent(self) -> None:
         """Called after each heartbeat to a broker."""
 
     def received(self, delivery: Delivery) -> None:
         """Called for each job that is taken in."""
+
+    def began(self, delivery: Delivery) -> None:
+        """Called when a job begins to run."""
+
+    def ended(self, delivery: Delivery, reply: Reply) -> None:
+        """Called when a job's process has replied, unless ``unattended`` is."""
 
     def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
         """Called when a job ends, or goes back, without a word of its task: lost, over its limit, revoked.

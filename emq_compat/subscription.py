@@ -38,11 +38,13 @@ class Subscription:
 
     Attributes:
         missed: how many messages the broker has dropped because they were not taken in time, as far as known.
+        opened: how often a broker has taken the subscription.
     """
 
     def __init__(self, channels: Channels, topics: Iterable[str], timeout_s: float) -> None:
         self.topics = tuple(topics)
         self.missed = 0
+        self.opened = 0
         self._channels = channels
         self._timeout_s = timeout_s
         self._channel: Channel | None = None
@@ -84,6 +86,7 @@ class Subscription:
                 raise
             else:
                 self._channel = channel
+                self.opened += 1
                 return
 
     def take(self, deadline: float) -> PublishTopic | None:

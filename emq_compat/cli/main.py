@@ -40,6 +40,7 @@ COMMANDS = {
     "control": "Have workers change something.",
     "list": "List bindings: which names lead to which queue.",
     "graph": "Draw the workers, or a worker's steps, for graphviz.",
+    "events": "Show tasks and workers as they change, by their events.",
     "purge": "Drop the messages that wait in queues.",
     "dead": "Look at the dead letters, requeue or drop them.",
     "amqp": "Administrate queues, one command after the other.",

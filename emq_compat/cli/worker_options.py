@@ -77,7 +77,7 @@ _WHERE_IT_RUNS = (
 
 _BESIDE_TASKS = (
     click.option(
-        "-E", "--task-events", "--events", "task_events", is_flag=True, help="Accepted: no events yet."
+        "-E", "--task-events", "--events", "task_events", is_flag=True, help="Send events of tasks."
     ),
     click.option("-B", "--beat", is_flag=True, help="Run a beat beside it: any number of workers may."),
     click.option(
@@ -102,7 +102,12 @@ _ACCEPTED = (
     click.option("-O", "--optimization", metavar="fair|default", help="Accepted: hand-out is always fair."),
     click.option("--without-gossip", is_flag=True, help="Accepted, without effect."),
     click.option("--without-mingle", is_flag=True, help="Accepted, without effect."),
-    click.option("--without-heartbeat", is_flag=True, help="Accepted: without heartbeats nothing works."),
-    click.option("--heartbeat-interval", type=float, hidden=True),
+    click.option("--without-heartbeat", is_flag=True, help="Send no events of the worker."),
+    click.option(
+        "--heartbeat-interval",
+        type=click.FloatRange(min=0.1),
+        metavar="SECONDS",
+        help="Between two heartbeat events. [default: 2]",
+    ),
     click.option("-S", "--statedb", hidden=True),
 )

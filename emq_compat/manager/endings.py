@@ -68,6 +68,8 @@ class Endings(Life):
             self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
             if event.reply.state == REVOKED:  # expired, or revoked by the child that was to run it
                 self.program.onlooker.unattended(job.delivery, event.reply)
+            else:
+                self.program.onlooker.ended(job.delivery, event.reply)
             if self._quick:
                 self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
                 self._answer(job, event.reply)
@@ -79,6 +81,8 @@ class Endings(Life):
             job = self.jobs_in_flight.get(event.key[0])
             if job is not None:
                 job.pid = event.pid
+                if not job.began_at:
+                    self.program.onlooker.began(job.delivery)
                 job.began_at = time.time()
                 if (task := job.delivery.headers.task) in self.runs_by_task:
                     self.runs_by_task[task] += 1

@@ -73,6 +73,7 @@ class Life(ABC):
         self._remapped = remapped_term(os.environ)
         self._stage = Stage.RUNNING
         self._stage_ends = math.inf
+        self._onlooker_due = math.inf
         self._exit_code = 0
         self._pool_broken = False
         self._started = False
@@ -152,6 +153,7 @@ class Life(ABC):
         self._started = False
         for job in list(self.jobs_in_flight.values()):
             self._end(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
+        self.program.onlooker.leaving(self)
         for upstream in self.upstreams:
             upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
         self.program.onlooker.shut_down()
@@ -234,6 +236,7 @@ class Life(ABC):
                     for event in upstream.step(now):
                         self._on_upstream_event(upstream, event)
             self._settle(now)
+            self._onlooker_due = self.program.onlooker.turn(self, now)
             if now >= self._stage_ends:
                 self.shut_down(Stage.COLD)
 
@@ -241,7 +244,7 @@ class Life(ABC):
         return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)
 
     def _due(self) -> float:
-        due = min(self._placement.due, self._stage_ends)
+        due = min(self._placement.due, self._stage_ends, self._onlooker_due)
         pool_due = self.pool.next_deadline()
         if pool_due is not None and pool_due < due:
             due = pool_due

@@ -59,7 +59,9 @@ _WORK = struct.Struct(
 )  # kind, sequence number, soft limit (nan: none), lengths of msgid, queue, headers
 _WORK_START = struct.Struct("<BI")
 _FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
-_FINISHED = struct.Struct("<dBBHI")  # runtime, flags, lengths of state, number of follow-ups, length of body
+_FINISHED = struct.Struct(
+    "<dBBHII"
+)  # runtime, flags, length of state, number of follow-ups, lengths of body and of what is told
 _FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
 _NO_RESULT, _RETIRES, _UNATTENDED = 1, 2, 4
 _FD = struct.Struct("i")
@@ -263,11 +265,12 @@ def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: b
     flags = (_NO_RESULT if reply.no_result else 0) | (_RETIRES if retires else 0)
     if reply.unattended:
         flags |= _UNATTENDED
-    fields = _FINISHED.pack(runtime_s, flags, len(state), len(reply.follow_ups), len(body))
+    told = reply.told.encode()
+    fields = _FINISHED.pack(runtime_s, flags, len(state), len(reply.follow_ups), len(body), len(told))
     if not reply.follow_ups:
-        length = _FINISHED.size + len(state) + len(body)
-        return b"".join((_FRAME.pack(length, FINISHED, sequence), fields, state, body))
-    parts = [b"", fields, state, body]
+        length = _FINISHED.size + len(state) + len(body) + len(told)
+        return b"".join((_FRAME.pack(length, FINISHED, sequence), fields, state, body, told))
+    parts = [b"", fields, state, body, told]
     for publish in reply.follow_ups:
         texts = (
             publish.msgid.encode(),
@@ -283,16 +286,18 @@ def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: b
 
 def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, bool]:
     """Return (reply, runtime in seconds, whether the child retires) of a FINISHED frame."""
-    runtime_s, flags, n_state, n_follow_ups, n_body = _FINISHED.unpack_from(data, start)
+    runtime_s, flags, n_state, n_follow_ups, n_body, n_told = _FINISHED.unpack_from(data, start)
     a = start + _FINISHED.size
     b = a + n_state
     c = b + n_body
+    d = c + n_told
     reply = Reply(
         state=data[a:b].decode(),
         body=bytes(data[b:c]),
-        follow_ups=_decode_follow_ups(data, c, n_follow_ups) if n_follow_ups else (),
+        follow_ups=_decode_follow_ups(data, d, n_follow_ups) if n_follow_ups else (),
         no_result=flags & _NO_RESULT != 0,
         unattended=flags & _UNATTENDED != 0,
+        told=data[c:d].decode() if n_told else "",
     )
     return reply, runtime_s, flags & _RETIRES != 0
 

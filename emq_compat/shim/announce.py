@@ -8,41 +8,61 @@ goes into the message. Nothing of this is made where nobody listens.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Publish
 from emq_compat.shim.codec import dumps, loads
+from emq_compat.shim.events.event import Event
 from emq_compat.shim.exceptions import EncodeError
 from emq_compat.shim.options import priority_of
+from emq_compat.shim.request import iso_of
 from emq_compat.shim.signals import after_task_publish, before_task_publish, task_sent
+from emq_compat.shim.surface.saferepr import saferepr
+
+if TYPE_CHECKING:
+    from emq_compat.shim.events.system import Events
 
 __all__ = ["Announcement", "announced"]
 
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 
-def announced(message: Publish, retry_policy: Mapping[str, Any] | None = None) -> Announcement | None:
+def announced(
+    message: Publish, retry_policy: Mapping[str, Any] | None = None, events: Events | None = None
+) -> Announcement | None:
     """Send before_task_publish for a message; None: nobody listens to any of the three, or it is no task's.
+
+    ``events`` is what an event task-sent is sent by, too; None: it isn't.
 
     Raises:
         EncodeError: what a receiver has put into the message can't be carried.
         ValueError: the priority that it has set is none.
     """
-    if not (before_task_publish.receivers or after_task_publish.receivers or task_sent.receivers):
+    if not (
+        events is not None
+        or before_task_publish.receivers
+        or after_task_publish.receivers
+        or task_sent.receivers
+    ):
         return None
     headers = message.headers
     if not headers.task or headers.settled or headers.concludes:
         return None
-    return Announcement(message, retry_policy)
+    return Announcement(message, retry_policy, events)
 
 
 class Announcement:
     """A message that is being published; ``message``: what is to be published."""
 
-    def __init__(self, message: Publish, retry_policy: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, message: Publish, retry_policy: Mapping[str, Any] | None, events: Events | None = None
+    ) -> None:
+        self._events = events
+        # The event is sent last and is of now: what a worker tells of the task comes after it.
+        self._now = {} if events is None else {"clock": events.app.clock.forward(), "timestamp": time.time()}
         self._queue = message.queue
         self._name = message.headers.task
         document = json.loads(message.payload)
@@ -97,7 +117,7 @@ class Announcement:
         self.message = message
 
     def published(self) -> None:
-        """Send after_task_publish, and Celery's older task_sent."""
+        """Send after_task_publish, Celery's older task_sent, and the event task-sent."""
         args, kwargs, _ = self._body
         if after_task_publish.receivers:
             after_task_publish.send(
@@ -117,6 +137,24 @@ class Announcement:
                 eta=self._headers["eta"],
                 taskset=self._headers["group"],
             )
+        if self._events is not None:
+            self._send_event(self._events)
+
+    def _send_event(self, events: Events) -> None:
+        headers = self._headers
+        with events.default_dispatcher() as dispatcher:
+            dispatcher.send(
+                "task-sent",
+                Event=lambda type_, **fields: Event(type_, {**fields, **self._now}),
+                uuid=headers["id"],
+                name=headers["shadow"] or self._name,
+                args=headers["argsrepr"],
+                kwargs=headers["kwargsrepr"],
+                queue=self._queue,
+                exchange="",
+                routing_key=self._queue,
+                **{name: headers[name] for name in ("root_id", "parent_id", "retries", "eta", "expires")},
+            )
 
 
 def _protocol_2(message: Publish, celery: Mapping[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
@@ -126,16 +164,16 @@ def _protocol_2(message: Publish, celery: Mapping[str, Any], args: Any, kwargs: 
         "task": headers.task,
         "id": headers.task_id,
         "shadow": celery.get("shadow"),
-        "eta": _iso(headers.eta),
-        "expires": _iso(headers.expires),
+        "eta": iso_of(headers.eta),
+        "expires": iso_of(headers.expires),
         "group": celery.get("group"),
         "group_index": celery.get("group_index"),
         "retries": headers.retries,
         "timelimit": [headers.limit_s, headers.soft_limit_s],
         "root_id": celery.get("root_id") or headers.task_id,
         "parent_id": celery.get("parent_id"),
-        "argsrepr": repr(args),
-        "kwargsrepr": repr(kwargs),
+        "argsrepr": celery.get("argsrepr") or saferepr(tuple(args), 1024),
+        "kwargsrepr": celery.get("kwargsrepr") or saferepr(kwargs, 1024),
         "origin": celery.get("origin"),
         "ignore_result": headers.no_result,
         "replaced_task_nesting": celery.get("replaced_task_nesting", 0),
@@ -143,6 +181,3 @@ def _protocol_2(message: Publish, celery: Mapping[str, Any], args: Any, kwargs: 
         "stamps": celery.get("stamps") or {},
     }
 
-
-def _iso(seconds: float) -> str | None:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat() if seconds else None

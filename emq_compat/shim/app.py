@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from emq_compat.shim.backend import Backend
     from emq_compat.shim.beat.program import Beat as BeatProgram
     from emq_compat.shim.control import Control
+    from emq_compat.shim.events.clock import Clock
+    from emq_compat.shim.events.system import Events
     from emq_compat.shim.log import Logging
     from emq_compat.shim.programs import Worker as WorkerProgram
     from emq_compat.shim.results.groups import GroupResult as ResultOfGroup
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Celery"]
 
 #: Arguments of Celery's Celery that choose parts for which there is one way here.
-_PARTS = frozenset({"broker_connection_retry", "events"})
+_PARTS = frozenset({"broker_connection_retry"})
 
 
 class Celery(Declarer):
@@ -52,18 +54,18 @@ class Celery(Declarer):
         task_cls: the base class of its tasks, or its dotted path.
         set_as_current: make it ``current_app``.
         tasks: a registry to use, or tasks by name, or a registry's class.
-        amqp, loader, log, control: classes to use instead of AMQP, AppLoader, Logging and Control, or their
-            dotted paths.
+        amqp, events, loader, log, control: classes to use instead of AMQP, Events, AppLoader, Logging and
+            Control, or their dotted paths.
         fixups: functions, or dotted paths to them, that adapt the app to a framework: called with it.
         autofinalize: false: using its tasks before ``finalize()`` is a RuntimeError.
         strict_typing: whether calls' arguments are checked, where a task doesn't say so.
-        kwargs: settings; of Celery's further arguments there is ``events``, without effect. A name
-            that is none of these is warned about.
+        kwargs: settings. A name that is none of these is warned about.
 
     Attributes:
         on_after_fork: sent in each process that is forked from one with this app.
         steps: what a project adds to a worker: ``steps["worker"].add(…)`` of a class of celery.bootsteps.
         user_options: command → options that the app adds to it (cli/user_options.py).
+        clock: the number by which events are ordered.
         hostname: the node name that its tasks see in ``request.hostname``; a worker sets its own.
     """
 
@@ -74,6 +76,7 @@ class Celery(Declarer):
     builtin_fixups: Collection[Any] = frozenset({"emq_compat.shim.django:fixup"})
     log_cls: Any = "emq_compat.shim.log:Logging"
     control_cls: Any = "emq_compat.shim.control:Control"
+    events_cls: Any = "emq_compat.shim.events.system:Events"
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Celery(Declarer):
         loader: Any = None,
         log: Any = None,
         control: Any = None,
+        events: Any = None,
         fixups: Collection[Any] | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
@@ -103,6 +107,8 @@ class Celery(Declarer):
         self._backend_is_given = False
         self._log: Logging | None = None
         self._control: Any = None
+        self._events: Any = None
+        self._clock: Clock | None = None
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         given |= {name: value for name, value in kwargs.items() if name not in _PARTS}
         super().__init__(
@@ -114,8 +120,8 @@ class Celery(Declarer):
             autofinalize=autofinalize,
         )
         self.main = main
-        parts = (("amqp", amqp), ("loader", loader), ("log", log), ("control", control), ("task", task_cls))
-        for name, part in parts:
+        parts = {"amqp": amqp, "loader": loader, "log": log, "control": control, "task": task_cls}
+        for name, part in {**parts, "events": events}.items():
             if part is not None and part != "app":
                 setattr(self, f"{name}_cls", part)
         self._own_task_cls = task_cls is not None or "task_cls" in _overridden(type(self))
@@ -247,6 +253,21 @@ class Celery(Declarer):
         return made
 
     @property
+    def events(self) -> Events:
+        """Sends and receives events."""
+        if self._events is None:
+            self._events = symbol_by_name(self.events_cls)(self)
+        made: Events = self._events
+        return made
+
+    @property
+    def clock(self) -> Clock:
+        """The number by which events are ordered."""
+        if self._clock is None:
+            self._clock = later.Clock()
+        return self._clock
+
+    @property
     def oid(self) -> str:
         """An id of this app in this process."""
         return _oid(f"{os.uname().nodename}-{os.getpid()}-{id(self)}")
@@ -345,7 +366,12 @@ class Celery(Declarer):
 
     def __reduce_keys__(self) -> dict[str, Any]:
         """Return the arguments by which it is made again."""
-        made_with = {"amqp": self.amqp_cls, "loader": self.loader_cls, "log": self.log_cls}
+        made_with = {
+            "amqp": self.amqp_cls,
+            "events": self.events_cls,
+            "loader": self.loader_cls,
+            "log": self.log_cls,
+        }
         return {
             "main": self.main,
             "changes": self._conf.own_changes(),

@@ -30,6 +30,13 @@ class Declared(NamedTuple):
     consumer_count: int
 
 
+class Transport(NamedTuple):
+    """What monitors look at to know a kind of broker."""
+
+    driver_type: str
+    driver_name: str
+
+
 class Channel:
     """The questions about a queue that projects ask an AMQP channel."""
 
@@ -160,6 +167,11 @@ class Connection:
     def transport_cls(self) -> str:
         """The kind of address: ``emq``, ``emq+ipc``, ``tcp``."""
         return self.url.partition("://")[0]
+
+    @property
+    def transport(self) -> Transport:
+        """What kind of broker it is, as kombu's transports tell it."""
+        return Transport(driver_type=self.transport_cls, driver_name="emq-compat")
 
     @property
     def default_channel(self) -> Channel:

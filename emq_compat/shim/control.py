@@ -7,7 +7,7 @@ the broker's own: it remembers, so that a worker that starts later doesn't run t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from emq_compat.client import Client
 from emq_compat.shim import current
@@ -193,6 +193,14 @@ class Control:
         arguments = {"modules": None if modules is None else list(modules), "reload": reload}
         return self.broadcast("pool_restart", destination=destination, arguments=arguments, **kwargs)
 
+    def enable_events(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Have workers send the events of tasks, as -E does."""
+        return self.broadcast("enable_events", destination=destination, arguments={}, **kwargs)
+
+    def disable_events(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Have workers send no events of tasks."""
+        return self.broadcast("disable_events", destination=destination, arguments={}, **kwargs)
+
     def heartbeat(self, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Have workers that send events send a heartbeat now."""
         return self.broadcast("heartbeat", destination=destination, arguments={}, **kwargs)
@@ -339,17 +347,3 @@ def _stamp(written: str) -> tuple[str, str]:
     if not equals:
         raise ValueError(f"{written!r} is no stamp=value")
     return name, value
-
-
-def _unsupported(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: Control, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(f"emq-compat's remote control lacks {name} (docs/compatibility.md)")
-
-    refuse.__name__ = refuse.__qualname__ = name
-    refuse.__unsupported__ = True  # type: ignore[attr-defined]
-    refuse.__doc__ = "Not here: raises NotImplementedError."
-    return refuse
-
-
-for _name in ("disable_events", "enable_events"):
-    setattr(Control, _name, _unsupported(_name))

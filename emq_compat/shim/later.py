@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.connections import Pool as Pool
     from emq_compat.shim.connections import Producer as Producer
     from emq_compat.shim.eager import run_here as run_here
+    from emq_compat.shim.events.clock import Clock as Clock
     from emq_compat.shim.execution import execute as execute
     from emq_compat.shim.flow import collected_into as collected_into
     from emq_compat.shim.flow import place_in_chord as place_in_chord
@@ -113,6 +114,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.codec": ("dumps", "jsonable", "revive"),
     "shim.connections": ("Connection", "Given", "Pool", "Producer"),
     "shim.eager": ("run_here",),
+    "shim.events.clock": ("Clock",),
     "shim.execution": ("execute",),
     "shim.flow": ("collected_into", "place_in_chord"),
     "shim.graph": ("DependencyGraph", "GraphFormatter"),

@@ -18,7 +18,6 @@ import io
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -126,8 +125,8 @@ def query_task(state: State, ids: Any, **kwargs: Any) -> Any:
 
 @inspect_command()
 def clock(state: State, **kwargs: Any) -> Any:
-    """A number that grows: there is no logical clock here, and the broker's order decides."""
-    return {"clock": int(time.time())}
+    """The number by which this worker's events are ordered."""
+    return {"clock": state.app.clock.forward()}
 
 
 @inspect_command(visible=False)
@@ -264,6 +263,20 @@ def revoke_by_stamped_headers(state: State, headers: Any, **kwargs: Any) -> Any:
     raise NotImplementedError("stamps are known to the broker only: app.control asks it")
 
 
+@control_command()
+def enable_events(state: State, **kwargs: Any) -> Any:
+    """Send events of tasks."""
+    changed = state.worker.program.announcer.send_task_events(state.worker, True)
+    return ok("task events enabled" if changed else "task events already enabled")
+
+
+@control_command()
+def disable_events(state: State, **kwargs: Any) -> Any:
+    """Send no events of tasks."""
+    changed = state.worker.program.announcer.send_task_events(state.worker, False)
+    return ok("task events disabled" if changed else "task events already disabled")
+
+
 @control_command(
     args=[("task_name", str), ("rate_limit", str)],
     signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>",
@@ -311,11 +324,11 @@ def election(state: State, id: str, topic: str, action: Any = None, **kwargs: An
 
 
 @control_command()
-def heartbeat(state: State, **kwargs: Any) -> Any:
+def heartbeat(state: State, **kwargs: Any) -> None:
     """Send the event worker-heartbeat now, where events are sent."""
-    dispatcher = getattr(state.consumer, "event_dispatcher", None)
-    if dispatcher:
-        dispatcher.send("worker-heartbeat", freq=5)
+    teller = state.consumer.controller.teller
+    if teller is not None:
+        teller.beat(state.worker)
 
 
 @control_command(args=[("n", int)], signature="[N=1]")

@@ -17,6 +17,7 @@ from emq_compat.failures import failed, failure_of, reply_of
 from emq_compat.message import (
     FAILURE,
     REJECTED,
+    RETRY,
     REVOKED,
     STARTED,
     SUCCESS,
@@ -34,6 +35,7 @@ from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
 from emq_compat.shim.carrying import result_text
 from emq_compat.shim.codec import dumps, too_large
+from emq_compat.shim.events.telling import Switch
 from emq_compat.shim.exceptions import (
     EncodeError,
     ImproperlyConfigured,
@@ -84,7 +86,9 @@ class ShimProgram:
         controller: WorkController | None = None,
     ) -> None:
         self.app = app
-        self.announcer = Announcer(app, controller)
+        #: Whether task events are sent: told by the parent to where tasks run.
+        self.events = Switch()
+        self.announcer = Announcer(app, controller, self.events)
         self.onlooker: Onlooker = self.announcer
         arguments = (found_as, app.hostname, *((json.dumps(changes),) if changes else ()))
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
@@ -270,6 +274,8 @@ class ShimProgram:
             loader.on_process_cleanup()
         if outcome.follow_ups and not delivery.attempt:
             raise ImproperlyConfigured(f"{task.name}: retries don't pass through a stock eventmq router")
+        # A rejected task tells no failure, one that is put aside below has.
+        failure = outcome.failure if outcome.state in (FAILURE, RETRY) else None
         failed_so = outcome.state in (FAILURE, REJECTED)
         if request.ignore_result and not (failed_so and task.store_errors_even_if_ignored):
             outcome = replace(outcome, no_result=True)
@@ -277,16 +283,24 @@ class ShimProgram:
         if delivery.attempt and (unacknowledged or outcome.state == REJECTED):
             outcome = _put_aside(outcome, delivery)
         if outcome.state != SUCCESS:
-            return reply_of(outcome)
+            reply = reply_of(outcome)
+            if self.events.on and failure is not None:
+                told = {"exception": failure.shown, "traceback": failure.traceback}
+                return replace(reply, told=json.dumps(told))
+            return reply
         try:
             reply = self._returned(task, outcome)
         except EncodeError as exc:
             logger.error("%s", exc)
             return self._ended(request, delivery, FAILURE, exc)
-        if logger.isEnabledFor(logging.INFO):
+        logs = logger.isEnabledFor(logging.INFO)
+        if logs or self.events.on:
             took_s = time.monotonic() - began
             shown = saferepr(outcome.value, task.resultrepr_maxsize)
-            logger.info("Task %s[%s] succeeded in %.6fs: %s", task.name, request.id, took_s, shown)
+            if logs:
+                logger.info("Task %s[%s] succeeded in %.6fs: %s", task.name, request.id, took_s, shown)
+            if self.events.on:
+                return replace(reply, told=json.dumps({"result": shown, "runtime": took_s}))
         return reply
 
     def _returned(self, task: Task[..., object], outcome: Outcome) -> Reply:
@@ -376,7 +390,9 @@ def rebuild(found_as: str, hostname: str, changes: str = "{}") -> ShimProgram:
     app.hostname = hostname
     app.conf.update(json.loads(changes))
     _log_as_the_parent(app)
-    return ShimProgram(app, found_as=found_as)
+    program = ShimProgram(app, found_as=found_as)
+    program.events.on = True  # it shares no memory with the parent, which may want them at any time
+    return program
 
 
 def _log_as_the_parent(app: Celery) -> None:

@@ -11,7 +11,7 @@ from emq_compat.message import Delivery, Job
 from emq_compat.shim.codec import mentions_types, revive
 from emq_compat.shim.packing import unpack
 
-__all__ = ["Context", "request_of", "request_without_arguments"]
+__all__ = ["Context", "iso_of", "request_of", "request_without_arguments"]
 
 
 class _Computed:
@@ -208,9 +208,9 @@ def request_of(
         own["_properties"] = celery["properties"]
         own["correlation_id"] = celery["properties"].get("correlation_id") or task_id
     if headers.eta:
-        own["eta"] = _iso(headers.eta)
+        own["eta"] = iso_of(headers.eta)
     if headers.expires:
-        own["expires"] = _iso(headers.expires)
+        own["expires"] = iso_of(headers.expires)
     if headers.limit_s is not None or headers.soft_limit_s is not None:
         own["timelimit"] = [_as_given(headers.limit_s), _as_given(headers.soft_limit_s)]
     return request
@@ -241,5 +241,6 @@ def _as_given(seconds: float | None) -> float | None:
     return int(seconds) if seconds is not None and seconds.is_integer() else seconds
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+def iso_of(seconds: float) -> str | None:
+    """Return a unix time as ISO text, in UTC; None for 0.0: there is none."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat() if seconds else None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.backend import Backend
     from emq_compat.shim.build import Plan
+    from emq_compat.shim.events.system import Events
     from emq_compat.shim.pipeline import Pipeline, Publisher
     from emq_compat.shim.results.single import AsyncResult as Result
 
@@ -46,6 +47,7 @@ class Sender(Connecting):
         self._seen_version = -1
         self._connection: tuple[object, ...] = ()
         self._eager = False
+        self._sends_sent = False
         self._retry_policy: Mapping[str, Any] | None = None
 
     def _refresh(self) -> None:
@@ -57,6 +59,7 @@ class Sender(Connecting):
         if not self._backend_is_given:
             self._backend = None
         self._eager = bool(conf.task_always_eager)
+        self._sends_sent = bool(conf.task_send_sent_event)
         self._retry_policy = None
         if "task_publish_retry_policy" in conf.changes and conf.task_publish_retry:
             self._retry_policy = conf.task_publish_retry_policy
@@ -130,6 +133,12 @@ class Sender(Connecting):
         """What says where results are: the setting, or the backend's class."""
         return self.conf.result_backend or later.EmqBackend
 
+    @property
+    def sent_events(self) -> Events | None:
+        """What events task-sent are sent by (task_send_sent_event); None: they aren't."""
+        self._refresh()
+        return cast("Celery", self).events if self._sends_sent and not self.stock else None
+
     def tries(self, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the retry policy of a publish with these options: ``retry`` and ``retry_policy``."""
         if not options.get("retry", True):
@@ -143,7 +152,9 @@ class Sender(Connecting):
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
         client = self.client
-        announcement = later.announced(message, retry_policy)
+        announcement = later.announced(
+            message, retry_policy, self.sent_events if self._sends_sent else None
+        )
         if announcement is not None:
             message = announcement.message
         pipeline = later.pipeline_of(client)

@@ -18,6 +18,7 @@ DIFFERENT: Final[dict[str, str]] = {
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
+    "event_exchange": "what the topics of events begin with",
     "result_accept_content": "JSON is always accepted, too",
     "result_expires": "until it is set, the broker's `--result-expires` counts for results that it keeps",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
@@ -57,9 +58,9 @@ _LACKING: Final[dict[str, str]] = {
 #: Why a setting does nothing, and needn't → the settings.
 _REASONS: Final[dict[str, str]] = {
     "a beat answers no remote control": "beat_enable_remote_control beat_remote_control_max_tick_age",
-    "there are no events yet": """
-        event_exchange event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix
-        event_queue_ttl event_serializer task_send_sent_event worker_send_task_events
+    "events are JSON, and nothing keeps them": """
+        event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix event_queue_ttl
+        event_serializer
         """,
     "there is no autoscaling yet": "worker_autoscaler",
     "remote control has no queues and no exchange here": """

@@ -103,13 +103,28 @@ class TaskRun(Attributes):
             message = later.retry_message(
                 frame, args=args, kwargs=kwargs, eta=eta, countdown=countdown, options=options
             )
-            announcement = later.announced(message)
+            announcement = later.announced(message, None, self.app.sent_events)
             frame.publish_later(message if announcement is None else announcement.message)
             if announcement is not None:
                 announcement.published()
         if throw:
             raise again
         return again
+
+    def send_event(
+        self,
+        type_: str,
+        retry: bool = True,
+        retry_policy: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        """Send an event of one's own, ``group-name``, about the running task; see EventDispatcher.send.
+
+        Without a broker it is dropped.
+        """
+        request = self.request
+        with self.app.events.default_dispatcher(hostname=request.hostname) as dispatcher:
+            dispatcher.send(type_, uuid=request.id, **fields)
 
     def update_state(
         self,

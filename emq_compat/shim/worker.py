@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from emq_compat.errors import MessageError
 from emq_compat.message import FAILURE, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
 from emq_compat.shim import current, signals
+from emq_compat.shim.events.telling import Switch, Teller
 from emq_compat.shim.exceptions import NotRegistered
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.remote_error import exception_from
@@ -22,6 +24,7 @@ from emq_compat.shim.request import Context, request_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.events.dispatcher import EventDispatcher
     from emq_compat.shim.surface.bootsteps import Steps, Timer
     from emq_compat.shim.task import Task
 
@@ -41,6 +44,7 @@ class WorkController:
         concurrency, pool_cls, loglevel, logfile, pidfile: as far as they are known yet.
         pool, manager: runs the tasks, and gives it them, once there is one.
         consumer: takes tasks in.
+        teller: sends events, once a broker is connected.
         timer: calls functions later, for steps that a project adds.
     """
 
@@ -56,6 +60,7 @@ class WorkController:
         self.pidfile: str | None = None
         self.pool: Any = None
         self.manager: Any = None
+        self.teller: Teller | None = None
         self.consumer = Consumer(self)
         self._timer: Timer | None = None
         self._steps: Steps | None = None
@@ -120,6 +125,12 @@ class Consumer:
     def pool(self) -> Any:
         """The worker's pool."""
         return self.controller.pool
+
+    @property
+    def event_dispatcher(self) -> EventDispatcher | None:
+        """What the worker's events are sent by; None: it isn't connected yet."""
+        teller = self.controller.teller
+        return None if teller is None else teller.dispatcher
 
     def __repr__(self) -> str:
         return f"<Consumer: {self.hostname}>"
@@ -188,13 +199,18 @@ class Announcer(Onlooker):
 
     Args:
         controller: the worker that they are sent with; None: one is made when the first is sent.
+        switch: tells where tasks run whether their events are sent.
     """
 
     received_log = logging.getLogger("celery.worker.strategy")
 
-    def __init__(self, app: Celery, controller: WorkController | None = None) -> None:
+    def __init__(
+        self, app: Celery, controller: WorkController | None = None, switch: Switch | None = None
+    ) -> None:
         self._app = app
         self._controller = controller
+        self._switch = Switch() if switch is None else switch
+        self._teller: Teller | None = None
         self._initialised = False
 
     @property
@@ -206,8 +222,9 @@ class Announcer(Onlooker):
 
     @property
     def hears_ends(self) -> bool:
-        """Whether task_revoked has receivers: a task may expire, or be revoked, in the broker."""
-        return bool(signals.task_revoked.receivers)
+        """Whether anybody hears of revokes: a task may expire, or be revoked, in the broker."""
+        tells = self._app.conf.worker_send_task_events if self._teller is None else self._teller.tasks
+        return bool(tells or signals.task_revoked.receivers)
 
     def worker_init(self) -> None:
         """Send worker_init and make the project's steps, once; raises what a step raises."""
@@ -229,6 +246,38 @@ class Announcer(Onlooker):
     def heartbeat_sent(self) -> None:
         """Send heartbeat_sent."""
         signals.heartbeat_sent.send(sender=self.controller.consumer)
+
+    def connected(
+        self, manager: Any, announce: Callable[[str, bytes], bool], *, anew: bool
+    ) -> None:
+        """Have events sent by this connection."""
+        controller = self.controller
+        if self._teller is None:
+            # Here and not before the fork: it has a clock and locks, and the settings are settled.
+            self._teller = Teller(self._app, controller.hostname, controller.options, self._switch)
+            controller.teller = self._teller
+        self._teller.connected(announce, manager, anew=anew)
+
+    def disconnected(self) -> None:
+        """Keep events until there is a connection again."""
+        if self._teller is not None:
+            self._teller.disconnected()
+
+    def turn(self, manager: Any, now: float) -> float:
+        """Send the events that are due."""
+        return math.inf if self._teller is None else self._teller.turn(manager, now)
+
+    def leaving(self, manager: Any) -> None:
+        """Send the last events."""
+        if self._teller is not None:
+            self._teller.leaving(manager)
+
+    def send_task_events(self, manager: Any, wanted: bool) -> bool:
+        """Send events of tasks from now on, or no more; returns whether that is a change."""
+        if self._teller is None or not self._teller.send_tasks(wanted):
+            return False
+        manager.hear_ends(self.hears_ends)
+        return True
 
     def asked(self, manager: Any, verb: str, arguments: Mapping[str, Any]) -> Any:
         """Run a command of remote control that is Celery's, or the project's own (``shim/panel.py``)."""
@@ -262,8 +311,22 @@ class Announcer(Onlooker):
         signals.worker_shutdown.send(sender=self.controller)
 
     @_safe
+    def began(self, delivery: Delivery) -> None:
+        """Send the event of a task that begins."""
+        if self._switch.on and self._teller is not None:
+            self._teller.began(delivery)
+
+    @_safe
+    def ended(self, delivery: Delivery, reply: Reply) -> None:
+        """Send the event of a task that has ended by its own word."""
+        if self._switch.on and self._teller is not None:
+            self._teller.ended(delivery, reply)
+
+    @_safe
     def received(self, delivery: Delivery) -> None:
         """Send task_received; task_unknown for a name that isn't registered, task_rejected for no message."""
+        if self._switch.on and self._teller is not None:
+            self._teller.received(delivery)
         if not (
             signals.task_received.receivers
             or signals.task_unknown.receivers
@@ -294,6 +357,8 @@ class Announcer(Onlooker):
     @_safe
     def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
         """Send task_failure of a lost task or one over its limit, and task_revoked."""
+        if self._switch.on and self._teller is not None:
+            self._teller.unattended(delivery, reply, signum)
         signal = {FAILURE: signals.task_failure, REVOKED: signals.task_revoked}.get(reply.state)
         if signal is None or not signal.receivers:
             return

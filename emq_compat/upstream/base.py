@@ -30,9 +30,13 @@ class Connected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected:
-    """The broker is silent or gone; the upstream tries again by itself. All credit is void."""
+    """The broker is silent or gone; the upstream tries again by itself. All credit is void.
+
+    ``cut`` is False where the connection stands and its broker is only told anew who this is.
+    """
 
     reason: str
+    cut: bool = True
 
 
 @quickly_made
@@ -124,6 +128,16 @@ class Upstream(ABC):
 
         Where an upstream can't do it, it does nothing: the job manager keeps to the limit by itself.
         """
+
+    def announce(self, topic: str, payload: bytes) -> bool:
+        """Tell the topic's subscribers; False: there is no broker now, or it is none that could.
+
+        Nothing is kept, and nobody confirms it.
+        """
+        return False
+
+    def hear_ends(self, hears: bool) -> None:  # noqa: B027 - it may do nothing
+        """Have the broker tell this worker, or no more, what ends before any worker has it (``ended``)."""
 
     @abstractmethod
     def leave(self) -> None:

@@ -157,6 +157,21 @@ class EmqUpstream(Session):
         if self._state in (State.LIVE, State.INFORMED) and self.ours and not self._leaving:
             self._inform_again(time.monotonic(), f"the limit of {task} changes")
 
+    def announce(self, topic: str, payload: bytes) -> bool:
+        if self._state is not State.LIVE or not self.ours:
+            return False
+        self._send(commands.PublishTopic(msgid=self._number(), topic=topic, payload=payload))
+        return True
+
+    def hear_ends(self, hears: bool) -> None:
+        if self.tasks is None:
+            return
+        flags = {task: told.replace("e", "") + ("e" if hears else "") for task, told in self.tasks.items()}
+        if flags != self.tasks:
+            self.tasks = flags
+            if self._state in (State.LIVE, State.INFORMED) and self.ours and not self._leaving:
+                self._inform_again(time.monotonic(), "what it wants to be told changes")
+
     def leave(self) -> None:
         if self._leaving:
             return

@@ -263,7 +263,7 @@ class Session(Upstream):
 
     def _inform_again(self, now: float, why: str) -> None:
         if self._state is State.LIVE:
-            self._events.append(Disconnected(reason=why))
+            self._events.append(Disconnected(reason=why, cut=False))
         self._state = State.CONNECTING
         self._due = now + self.timings.answer_s
         self._send_inform()

@@ -84,3 +84,9 @@ def test_connections_and_producers_are_handed_out_and_taken(client: Recorder) ->
         assert pooled.url == pooled_producer.connection.url == app.broker_url
     assert "a" == client.last.headers.task
     assert "emq://other" == app.connection("emq://other").url
+
+
+def test_what_kind_of_broker_it_is() -> None:
+    """Monitors can tell that it is none of those that they know how to ask."""
+    transport = app_of(Recorder()).connection().transport
+    assert ("emq", "emq-compat") == (transport.driver_type, transport.driver_name)

@@ -344,9 +344,10 @@ def test_purge_counts_what_waited(running: Site) -> None:
     assert "kept" == kept.get(timeout=20)
 
 
-def test_what_is_lacking_says_so(running: Site) -> None:
-    """A command that isn't here raises NotImplementedError and is marked as unsupported."""
+def test_events(running: Site) -> None:
+    """Events of tasks are turned on and off; a worker says what it comes to."""
     control = running.tasks.app.control
-    with pytest.raises(NotImplementedError, match="lacks enable_events"):
-        control.enable_events()
-    assert control.enable_events.__unsupported__ is True
+    for verb, said in (("enable_events", "enabled"), ("enable_events", "already enabled"),
+                       ("disable_events", "disabled"), ("disable_events", "already disabled")):  # fmt: skip
+        [reply] = getattr(control, verb)(reply=True, timeout=10)
+        assert [{"ok": f"task events {said}"}] == list(reply.values())

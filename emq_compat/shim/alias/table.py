@@ -59,6 +59,7 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.app.base": _row(Celery="app:Celery"),
     "celery.app.builtins": _row(),
     "celery.app.defaults": _row("surface.defaults"),
+    "celery.app.events": _row(Events="events.system:Events"),
     "celery.app.log": _row(**_of("log", "Logging", "TaskFormatter")),
     "celery.app.registry": _row("registry"),
     "celery.app.routes": _row("routes", Router="amqp:Router"),
@@ -103,6 +104,20 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.contrib.testing.mocks": _row("emq_compat.testing.mocks"),
     "celery.contrib.testing.tasks": _row("emq_compat.testing.tasks"),
     "celery.contrib.testing.worker": _row("emq_compat.testing.worker"),
+    "celery.events": _row(
+        **_of("events.event", "Event", "event_exchange", "get_exchange", "group_from"),
+        **_of("events.dispatcher", "EventDispatcher"),
+        **_of("events.receiver", "EventReceiver"),
+    ),
+    "celery.events.cursesmon": _row("events.screen"),
+    "celery.events.dispatcher": _row(**_of("events.dispatcher", "EventDispatcher")),
+    "celery.events.dumper": _row("events.dumper"),
+    "celery.events.event": _row(
+        **_of("events.event", "Event", "event_exchange", "get_exchange", "group_from")
+    ),
+    "celery.events.receiver": _row(**_of("events.receiver", "EventReceiver")),
+    "celery.events.snapshot": _row("events.snapshot"),
+    "celery.events.state": _row("events.state"),
     "celery.exceptions": _row("exceptions", **_of("surface.command_error", "CeleryCommandException")),
     "celery.execute": _row(send_task="surface.apps:send_task"),
     "celery.fixups": _row(),

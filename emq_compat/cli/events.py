@@ -1,0 +1,90 @@
+"""``emq-compat events``: what happens in the cluster, on a screen, as lines, or for a camera."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from emq_compat.cli.background import go_to_background, started
+from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.pid_file import pid_file
+from emq_compat.shim.app import Celery
+from emq_compat.shim.events.dumper import evdump
+from emq_compat.shim.events.snapshot import evcam
+from emq_compat.shim.symbols import symbol_by_name
+
+__all__ = ["events"]
+
+
+@click.command()
+@click.option("-d", "--dump", is_flag=True, help="Write a line for each event.")
+@click.option("-c", "--camera", metavar="CLASS", help="Have this camera (proj.cam:Camera) take pictures.")
+@click.option(
+    "-F",
+    "--frequency",
+    "--freq",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two pictures.",
+)
+@click.option("-r", "--maxrate", metavar="RATE", help="At most so many pictures: 10/m.")
+@click.option("-D", "--detach", is_flag=True, help="Run the camera in the background.")
+@click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second one from starting.")
+@click.option("-f", "--logfile", metavar="FILE", help="The camera's log. [default: stderr]")
+@talks_to_broker
+def events(
+    connection: Connection,
+    dump: bool,
+    camera: str | None,
+    frequency: float,
+    maxrate: str | None,
+    detach: bool,
+    pidfile: str | None,
+    logfile: str | None,
+) -> None:
+    """Show tasks and workers on this terminal as they change, by their events.
+
+    Workers tell of tasks when they run with -E, or once `emq-compat control enable_events` has asked them to.
+    Where there is no terminal, each event is written as a line.
+    """
+    if camera is None:
+        for option, given in (("--maxrate", maxrate), ("--detach", detach), ("--logfile", logfile)):
+            if given:
+                raise click.UsageError(f"{option} is for a camera (-c)")
+    elif dump:
+        raise click.UsageError("--dump and --camera are two ways to run")
+    files = [Path(name).absolute() if name else None for name in (pidfile, logfile)]
+    if detach:
+        go_to_background()
+    with connection.app() as app, pid_file(files[0]):
+        if camera is not None:
+            _run_camera(app, camera, frequency, maxrate, files[1])
+        elif dump or not _terminal():
+            evdump(app=app)
+        else:
+            from emq_compat.shim.events.screen import evtop  # noqa: PLC0415 - curses isn't everywhere
+
+            evtop(app=app)
+
+
+def _run_camera(
+    app: Celery, camera: str, frequency: float, maxrate: str | None, logfile: Path | None
+) -> None:
+    try:
+        kind = symbol_by_name(camera)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise click.BadParameter(f"{camera!r} can't be imported: {exc}", param_hint="-c") from exc
+    started(logfile)
+    level = logging.getLogger().getEffectiveLevel()
+    file = None if logfile is None else str(logfile)
+    evcam(kind, freq=frequency, maxrate=maxrate, loglevel=level, logfile=file, app=app)
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -18,10 +18,12 @@ from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError, NotPublished
 from emq_compat.message import Headers, Publish
 
-__all__ = ["Found", "Transfer", "browse", "drop", "move", "on_its_way", "transfer"]
+__all__ = ["Found", "Transfer", "browse", "drop", "left_by", "move", "on_its_way", "transfer"]
 
 #: Messages that are looked at, or moved, at a time.
 PAGE = 500
+
+_LEAVING = "emq.leaving."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,12 @@ def _asked(client: Client, verb: str, queue: str, msgids: Sequence[str], **more:
 
 def on_its_way(queue: str) -> str:
     """Return the name of the source's queue in which what leaves ``queue`` waits for its confirmation."""
-    return f"emq.leaving.{queue}"
+    return _LEAVING + queue
+
+
+def left_by(name: str) -> str:
+    """Return the queue for which ``on_its_way`` gives this name; empty: for none."""
+    return name.removeprefix(_LEAVING) if name.startswith(_LEAVING) else ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from emq_compat.cli.migrate_messages import messages
 from emq_compat.errors import ConfigurationError
 from emq_compat.migration.change import Plan, apply, as_diff, installed, rewritten
 from emq_compat.migration.finding import STATUSES
@@ -30,6 +31,9 @@ __all__ = ["migrate"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def migrate() -> None:
     """Move a project from Celery to emq-compat."""
+
+
+migrate.add_command(messages)
 
 
 @migrate.command(context_settings={"help_option_names": ["-h", "--help"]})

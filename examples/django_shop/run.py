@@ -25,14 +25,19 @@ ORDERS = (
 
 
 def main(data: Path) -> None:
-    """Show four orders and a report; database, mails, journal and logs are in ``data``."""
+    """Show five orders, one of them placed before there is a broker, and a report.
+
+    Database, mails, journal and logs are in ``data``.
+    """
     os.environ["SHOP_DATA"] = str(data)
+    os.environ["SHOP_RESUME_AFTER_S"] = "1"
     os.environ["CELERY_BROKER_URL"] = f"emq+ipc://{data}/sockets"
     manage("migrate", "--verbosity", "0")
     manage("stock", "chair", "19.50", "10")
     manage("stock", "table", "80.00", "2")
+    print("emil@example.com:", manage("order", "emil@example.com", "4000 0004", "chair=1").strip())
     with ExitStack() as stack:
-        worker = [EMQ_COMPAT, "-A", "proj", "worker", "-c", "2", "--embed-broker", data / "broker"]
+        worker = [EMQ_COMPAT, "-A", "proj", "worker", "-B", "-c", "2", "--embed-broker", data / "broker"]
         start(stack, worker, data / "worker.log", " is ready")
         port = free_port()
         web = [sys.executable, "manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
@@ -42,6 +47,7 @@ def main(data: Path) -> None:
         for order, answer in zip(ORDERS, placed, strict=True):
             end = settled(f"{shop}{answer['order']}/") if "order" in answer else answer
             print(f"{order['email']}: {told(end)}")
+        print("emil@example.com:", told(settled(f"{shop}1/")))
         print("report:", manage("report").strip())
     mails = sum(path.read_text().count("Subject: ") for path in (data / "mails").iterdir())
     print(f"{mails} mails are sent")

@@ -22,7 +22,8 @@ def main(data: Path) -> None:
     os.environ["REPORTS_DATA"] = str(data)
     os.environ["CELERY_BROKER_URL"] = f"emq+ipc://{data}/sockets"
     with ExitStack() as stack:
-        worker = [EMQ_COMPAT, "-A", "make_celery", "worker", "-c", "2", "--embed-broker", data / "broker"]
+        app = [EMQ_COMPAT, "-A", "make_celery"]
+        worker = [*app, "worker", "-B", "-c", "2", "--embed-broker", data / "broker"]
         start(stack, worker, data / "worker.log", " is ready")
         port = free_port()
         web = [sys.executable, "-m", "flask", "--app", "reports", "run", "--port", str(port)]

@@ -1,6 +1,5 @@
 """Placing an order: everything in one transaction, and the work that follows once it is committed."""
 
-from celery import chain, group
 from django.db import transaction
 from django.db.models import F
 
@@ -23,19 +22,10 @@ def place_order(email, card, wanted):
     order = Order.objects.create(email=email, card=card)
     # The worker may be faster than this transaction: it would look for an order that isn't there yet.
     tasks.send_confirmation.delay_on_commit(order.pk)
-    transaction.on_commit(payment_of(order).delay)
+    transaction.on_commit(tasks.payment_of(order).delay)
     for name, count in wanted.items():
         product = Product.objects.get(name=name)
         if not Product.objects.filter(pk=product.pk, stock__gte=count).update(stock=F("stock") - count):
             raise OutOfStock(f"only {product.stock} × {name} left")
         order.lines.create(product=product, count=count, price=product.price)
     return order
-
-
-def payment_of(order):
-    """Return the workflow of an order: money, then the invoice, then customer and warehouse at once."""
-    return chain(
-        tasks.charge.s(order.pk).on_error(tasks.give_up.si(order.pk)),
-        tasks.write_invoice.s(),
-        group(tasks.send_invoice.s(), tasks.tell_warehouse.s()),
-    )

@@ -25,6 +25,7 @@ class Order(models.Model):
     status = models.CharField(max_length=8, choices=Status.choices, default=Status.PLACED)
     remark = models.CharField(max_length=100, blank=True)
     placed_at = models.DateTimeField(auto_now_add=True)
+    begun_at = models.DateTimeField(null=True)
 
     @property
     def total(self):

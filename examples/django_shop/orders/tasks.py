@@ -3,8 +3,9 @@
 from datetime import date, timedelta
 from decimal import Decimal
 
-from celery import chord, shared_task
+from celery import chain, chord, group, shared_task
 from celery.utils.log import get_task_logger
+from django.conf import settings
 from django.core.mail import send_mail
 from django.utils import timezone
 
@@ -33,6 +34,7 @@ def send_confirmation(order_id):
 def charge(self, order_id):
     """Take the money; the order's id goes on to the next step."""
     order = Order.objects.get(pk=order_id)
+    Order.objects.filter(pk=order_id, begun_at=None).update(begun_at=timezone.now())
     try:
         bank.charge(order.card, order.total, key=f"order {order.pk}")  # … and the key, to take it once
     except bank.CardDeclined as exc:
@@ -63,16 +65,33 @@ def write_invoice(order_id):
 
 @shared_task
 def send_invoice(invoice_id):
-    """Send an invoice to the customer."""
-    invoice = Invoice.objects.get(pk=invoice_id)
-    send_mail(f"Invoice of order {invoice.order_id}", invoice.text, None, [invoice.order.email])
-    Invoice.objects.filter(pk=invoice_id).update(sent_at=timezone.now())
+    """Send an invoice to the customer, once: whoever notes that it is sent is the one to send it."""
+    if Invoice.objects.filter(pk=invoice_id, sent_at=None).update(sent_at=timezone.now()):
+        invoice = Invoice.objects.get(pk=invoice_id)
+        send_mail(f"Invoice of order {invoice.order_id}", invoice.text, None, [invoice.order.email])
 
 
 @shared_task
 def tell_warehouse(invoice_id):
     """Have the goods picked."""
     Invoice.objects.filter(pk=invoice_id).update(picked_at=timezone.now())
+
+
+def payment_of(order):
+    """Return the workflow of an order: money, then the invoice, then customer and warehouse at once."""
+    return chain(
+        charge.s(order.pk).on_error(give_up.si(order.pk)),
+        write_invoice.s(),
+        group(send_invoice.s(), tell_warehouse.s()),
+    )
+
+
+@shared_task
+def resume_orders():
+    """Begin what was never begun: orders that were committed while the broker couldn't be reached."""
+    oldest = timezone.now() - timedelta(seconds=settings.RESUME_AFTER_S)
+    for order in Order.objects.filter(status=Order.Status.PLACED, begun_at=None, placed_at__lt=oldest):
+        payment_of(order).delay()
 
 
 @shared_task

@@ -12,7 +12,7 @@ from django.utils import timezone
 from orders import bank
 from orders.checkout import OutOfStock, place_order
 from orders.models import Invoice, Order, Product, Report
-from orders.tasks import report_yesterday, save_report
+from orders.tasks import payment_of, report_yesterday, resume_orders, save_report
 
 
 @override_settings(CELERY_TASK_ALWAYS_EAGER=True)
@@ -59,6 +59,19 @@ class ShopTest(TestCase):
         self.assertEqual([], callbacks)
         self.assertFalse(Order.objects.exists())
         self.assertEqual(3, Product.objects.get(name="chair").stock)
+
+    def test_what_was_never_begun_is_begun(self):
+        """Orders whose tasks were never sent, once they are old enough; each is paid and sent once."""
+        place_order("d@example.com", "1", {"chair": 1})  # its transaction's hooks are not called
+        resume_orders.delay()
+        self.assertEqual("placed", Order.objects.get().status)
+        with override_settings(RESUME_AFTER_S=0):
+            resume_orders.delay()
+            resume_orders.delay()
+        self.assertEqual("paid", Order.objects.get().status)
+        self.assertEqual(1, len(mail.outbox))
+        payment_of(Order.objects.get()).delay()
+        self.assertEqual(1, len(mail.outbox))
 
     def test_a_payment_is_made_once(self):
         """The same key is one payment."""

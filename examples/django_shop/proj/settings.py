@@ -38,7 +38,10 @@ CELERY_TASK_TIME_LIMIT = 60
 CELERY_TASK_ROUTES = {"orders.tasks.send_*": {"queue": "mails"}}
 # A worker without -Q serves these.
 CELERY_TASK_QUEUES = {"celery": {}, "mails": {}}
+#: Seconds after which an order whose payment was never begun is begun again.
+RESUME_AFTER_S = float(os.environ.get("SHOP_RESUME_AFTER_S", "600"))
 CELERY_BEAT_SCHEDULE = {
+    "resume orders": {"task": "orders.tasks.resume_orders", "schedule": min(RESUME_AFTER_S, 60)},
     "nightly report": {
         "task": "orders.tasks.report_yesterday",
         "schedule": crontab(hour=0, minute=15),  # in TIME_ZONE

@@ -131,6 +131,8 @@ class WorkerConfig:
         exclude_queues: names that are left out (Celery's -X).
         concurrency: jobs at once (worker_concurrency, CONCURRENT_JOBS); 0: the number of this
             process's CPUs, or ASYNCIO_SLOTS.
+        autoscale: jobs at once, (at most, at least), instead of concurrency (--autoscale); None: as many as
+            that says.
         pool: ``prefork``, ``threads``, ``solo`` or ``asyncio`` (worker_pool).
         time_limit_s, soft_time_limit_s: for jobs that have no limit of their own; None: none
             (task_time_limit, task_soft_time_limit; GLOBAL_TIMEOUT).
@@ -160,6 +162,7 @@ class WorkerConfig:
     queues: tuple[tuple[int, str], ...] = ()
     exclude_queues: frozenset[str] = frozenset()
     concurrency: int = 0
+    autoscale: tuple[int, int] | None = None
     pool: str = "prefork"
     time_limit_s: float | None = None
     soft_time_limit_s: float | None = None
@@ -182,6 +185,8 @@ class WorkerConfig:
         """Refuse what can't work; raises ConfigurationError naming the option and what it may be."""
         _one_of("pool", self.pool, ("prefork", "threads", "solo", "asyncio"))
         _not_negative("concurrency", self.concurrency)
+        if self.autoscale is not None and self.pool == "solo":
+            raise ConfigurationError("--autoscale: the solo pool runs one task at a time")
         _not_negative("prefetch_multiplier", self.prefetch_multiplier)
         _not_negative("soft_shutdown_timeout_s", self.soft_shutdown_timeout_s)
         for name in (
@@ -209,9 +214,14 @@ class WorkerConfig:
 
     @property
     def slots(self) -> int:
-        """``concurrency``, or the number of CPUs that this process may use; asyncio: 100, solo: always 1."""
+        """``concurrency``, or the number of CPUs that this process may use; asyncio: 100, solo: always 1.
+
+        With ``autoscale`` its lower limit, with which a worker starts.
+        """
         if self.pool == "solo":
             return 1
+        if self.autoscale is not None:
+            return self.autoscale[1]
         if self.concurrency:
             return self.concurrency
         if self.pool == "asyncio":

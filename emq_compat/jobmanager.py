@@ -80,6 +80,8 @@ class JobManager(Endings):
         restart_on_hup: HUP ends ``start`` with ``restart_wanted`` set; otherwise it reloads the settings.
         reserve: whether short jobs may wait behind another one in a child.
         before_fork: called after the program's ``worker_init``, before there is any child.
+        after_fork: called once the pool has started, before there is any connection; what it raises ends the
+            start.
         on_connected: called with the broker's address whenever a broker has taken this worker in.
         companions: name → descriptor that becomes readable when that companion has ended (a pidfd): this
             job manager then ends, too, with exit status 1.
@@ -114,6 +116,7 @@ class JobManager(Endings):
         restart_on_hup: bool = False,
         reserve: bool = True,
         before_fork: Callable[[], None] | None = None,
+        after_fork: Callable[[], None] | None = None,
         on_connected: Callable[[str], None] | None = None,
         companions: Mapping[str, int] | None = None,
         autoscaler: Callable[[Pool, JobManager], Autoscaler] | None = None,
@@ -123,6 +126,7 @@ class JobManager(Endings):
             kill_grace_period=kill_grace_period,
             soft_shutdown_timeout_s=soft_shutdown_timeout_s,
             before_fork=before_fork,
+            after_fork=after_fork,
             companions=companions,
         )
         self.name = name or str(uuid.uuid4())

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from emq_compat.errors import ConfigurationError
+
 __all__ = ["command_line", "go_to_background", "started"]
 
 #: In the environment of the process in the background, until it has started and after.
@@ -16,9 +18,12 @@ _VARIABLE = "EMQ_COMPAT_BACKGROUND"
 _MARK = b"\0started\0"
 
 
-def command_line() -> list[str]:
-    """Return the command line of this process, with which it can be executed again."""
-    return [sys.executable, *sys.orig_argv[1:]]
+def command_line(executable: str | None = None) -> list[str]:
+    """Return the command line of this process, with which it can be executed again.
+
+    ``executable`` is the interpreter; None: this one.
+    """
+    return [executable or sys.executable, *sys.orig_argv[1:]]
 
 
 def _in_background() -> str:
@@ -26,21 +31,31 @@ def _in_background() -> str:
     return os.environ.get(_VARIABLE, "") if os.getsid(0) == os.getpid() else ""
 
 
-def go_to_background() -> None:
+def go_to_background(executable: str | None = None) -> None:
     """Start this command again in the background, wait for its start, and exit; returns in the background.
 
     What it writes until then is shown here; the exit status is 0, or its own when it did not start.
+
+    Args:
+        executable: the interpreter that runs it there; None: this one.
+
+    Raises:
+        ConfigurationError: it can't be executed.
     """
     if _in_background():
         return
-    process = subprocess.Popen(  # noqa: S603 - this very command
-        command_line(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, _VARIABLE: "starting"},
-        start_new_session=True,
-    )
+    argv = command_line(executable)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - this very command
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, _VARIABLE: "starting"},
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise ConfigurationError(f"{argv[0]} can't be executed: {exc.strerror or exc}") from exc
     assert process.stdout is not None
     seen = b""
     while part := os.read(process.stdout.fileno(), 1 << 16):

@@ -13,6 +13,7 @@ from emq_compat.config import default_data_dir
 
 __all__ = ["worker_options"]
 
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -21,6 +22,28 @@ def worker_options(command: Command) -> Command:
     for option in reversed((*_WHAT_IT_RUNS, *_HOW_IT_RUNS, *_WHERE_IT_RUNS, *_BESIDE_TASKS, *_ACCEPTED)):
         command = option(command)
     return command
+
+
+def _concurrency(context: click.Context, option: click.Parameter, written: Any) -> int | None:
+    """Read ``-c``: a whole number, or ``auto`` (0): the CPUs (a click callback)."""
+    if written is None:
+        return None
+    return 0 if written == "auto" else click.IntRange(min=0).convert(written, option, context)
+
+
+def _autoscale(context: click.Context, option: click.Parameter, written: Any) -> tuple[int, int] | None:
+    """Read ``MAX,MIN`` or ``MAX``, in whichever order, as (MAX, MIN), of which MIN is at least 1."""
+    if written is None:
+        return None
+    try:
+        most, *rest = sorted((int(part) for part in str(written).split(",")), reverse=True)
+        if most < 1 or len(rest) > 1 or min([most, *rest]) < 0:
+            raise ValueError(written)
+    except ValueError:
+        raise click.BadParameter(
+            f"{written!r} is not MAX,MIN: one or two whole numbers, MAX from 1"
+        ) from None
+    return most, max([1, *rest])
 
 
 _WHAT_IT_RUNS = (
@@ -37,10 +60,22 @@ _HOW_IT_RUNS = (
     click.option(
         "-c",
         "--concurrency",
-        type=click.IntRange(min=0),
-        help="Tasks at once. [default: the CPUs; asyncio: 100]",
+        callback=_concurrency,
+        metavar="N|auto",
+        help="Tasks at once. [default, and auto: the CPUs; asyncio: 100]",
+    ),
+    click.option(
+        "--autoscale",
+        callback=_autoscale,
+        metavar="MAX,MIN",
+        help="Between so many tasks at once: more when work waits, fewer when there is none. Not with solo.",
     ),
     click.option("-P", "--pool", metavar="POOL", help="prefork, threads, solo, asyncio. [default: prefork]"),
+    click.option(
+        "--pool-start-method",
+        type=click.Choice(("fork", "spawn")),
+        help="How prefork makes processes. [default: fork, where that is safe]",
+    ),
     click.option(
         "--time-limit", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Hard limit."
     ),
@@ -58,6 +93,7 @@ _HOW_IT_RUNS = (
         type=click.IntRange(min=0),
         help="1: hold nothing but what runs. Else without effect: only short tasks are held, and given back.",
     ),
+    click.option("--disable-prefetch", is_flag=True, help="Hold nothing but what runs."),
 )
 
 _WHERE_IT_RUNS = (
@@ -72,10 +108,21 @@ _WHERE_IT_RUNS = (
     ),
     click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second worker from starting."),
     click.option("-D", "--detach", is_flag=True, help="Run in the background."),
+    click.option("--executable", metavar="PYTHON", help="With -D: run under this Python."),
+    click.option("--uid", metavar="USER", help="Run as this user, by name or number: only root may."),
+    click.option("--gid", metavar="GROUP", help="Run as this group. [default: the user's]"),
+    click.option("--umask", metavar="OCTAL", help="Make files under this umask, such as 022."),
     click.option("-q", "--quiet", is_flag=True, help="No banner."),
 )
 
 _BESIDE_TASKS = (
+    click.option(
+        "--purge",
+        "--discard",
+        "purge",
+        is_flag=True,
+        help="First drop what waits in the queues that it listens on, for good.",
+    ),
     click.option(
         "-E", "--task-events", "--events", "task_events", is_flag=True, help="Send events of tasks."
     ),
@@ -109,5 +156,7 @@ _ACCEPTED = (
         metavar="SECONDS",
         help="Between two heartbeat events. [default: 2]",
     ),
-    click.option("-S", "--statedb", hidden=True),
+    click.option(
+        "-S", "--statedb", metavar="FILE", help="Accepted: the broker keeps what is revoked, for all workers."
+    ),
 )

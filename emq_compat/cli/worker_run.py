@@ -19,7 +19,17 @@ from emq_compat.cli.companion import Companion
 from emq_compat.cli.node_name import node_name
 from emq_compat.cli.own_broker import OwnBroker, broker_argv, own_address
 from emq_compat.cli.pid_file import pid_file
-from emq_compat.cli.worker_site import WorkerSite, configured_app, selected_queues, site_of, worker_config
+from emq_compat.cli.table import amount
+from emq_compat.cli.worker_autoscale import autoscaler_of
+from emq_compat.cli.worker_site import (
+    MORE_MODULES,
+    WorkerSite,
+    configured_app,
+    selected_queues,
+    site_of,
+    worker_config,
+)
+from emq_compat.client import Client
 from emq_compat.config import WorkerConfig
 from emq_compat.errors import ConfigurationError
 from emq_compat.jobmanager import JobManager
@@ -80,8 +90,12 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
                 companions["the embedded beat"] = beat.fileno()
         manager = _manager(site, config, program, companions)
         controller.manager, controller.pool = manager, manager.pool
+        controller.autoscaler = manager.autoscaler
         status = manager.start()
         app.loader.shutdown_worker()
+    if manager.modules_wanted:
+        before = os.environ.get(MORE_MODULES)
+        os.environ[MORE_MODULES] = ",".join([*([before] if before else []), *manager.modules_wanted])
     return status, manager.restart_wanted
 
 
@@ -154,9 +168,19 @@ def _manager(
         restart_on_hup=True,
         reserve=config.prefetch_multiplier != 1,
         before_fork=show_banner,
+        after_fork=(lambda: _purge(site, queues)) if site.purge else None,
         on_connected=say_ready,
         companions=companions,
+        autoscaler=autoscaler_of(conf, config),
     )
+
+
+def _purge(site: WorkerSite, queues: Iterable[tuple[int, str]]) -> None:
+    """Drop what waits in the queues; raises OperationalError where the broker isn't there."""
+    with Client(site.url) as client:
+        dropped = sum(client.ask("purge", queue=name) for _, name in queues)
+    if dropped:
+        logger.warning("--purge: dropped %s that waited", amount(dropped, "message"))
 
 
 def _banner(
@@ -169,9 +193,16 @@ def _banner(
         ("app", site.app.main or site.app_name),
         ("broker", addresses + own),
         ("queues", ", ".join(name for _, name in queues)),
-        ("pool", f"{config.pool}, {config.slots} at once"),
+        ("pool", f"{config.pool}, {_at_once(config)} at once"),
         ("tasks", tasks[0] if tasks else "none"),
         *(("", task) for task in tasks[1:]),
     ]
     lines = [f"emq-compat {__version__}, worker {config.name}, process {os.getpid()}", ""]
     return "\n".join([*lines, *(f"  {head:<8}{text}" for head, text in rows), ""])
+
+
+def _at_once(config: WorkerConfig) -> str:
+    if config.autoscale is None:
+        return str(config.slots)
+    most, least = config.autoscale
+    return f"{least} to {most}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from emq_compat.manager.settings import DEFAULT_WEIGHT
 from emq_compat.pool.factory import checked_name
 from emq_compat.shim.app import Celery
 from emq_compat.shim.exceptions import QueueNotFound
+from emq_compat.shim.settings_source import from_command_line
 
-__all__ = ["WorkerSite", "configured_app", "selected_queues", "site_of", "worker_config"]
+__all__ = ["MORE_MODULES", "WorkerSite", "configured_app", "selected_queues", "site_of", "worker_config"]
+
+#: In the environment of a worker that starts again: modules that it is to import, too.
+MORE_MODULES = "EMQ_COMPAT_INCLUDE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,30 +36,45 @@ class WorkerSite:
     log: Path | None
     pid: Path | None
     broker_data: Path | None
+    purge: bool
     quiet: bool
 
 
 def configured_app(
     app_name: str, broker: str | None, options: Mapping[str, Any]
 ) -> tuple[Celery, str, dict[str, Any]]:
-    """Return the app, the broker's address, and the settings that the command line gave to the app."""
+    """Return the app, the broker's address, and the settings that the command line gave to the app.
+
+    Raises:
+        click.UsageError: what stands behind ``--`` is no setting.
+    """
     app = load_app(app_name)
     conf = app.conf
+    try:
+        changes: dict[str, Any] = from_command_line(options["settings"], "worker")
+    except ValueError as exc:
+        raise click.UsageError(f"behind -- stand settings: {exc}") from exc
+    conf.update(changes)
     conf.settle()
     own_url = None if broker else conf["broker_read_url"]
     url = own_url or Connection(app_name, broker).url
-    changes: dict[str, Any] = {}
     if broker:
         changes.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
+        os.environ["CELERY_BROKER_URL"] = broker  # it would win over the settings
     for setting in ("time_limit", "soft_time_limit"):
         if options[setting] is not None:
             changes[f"task_{setting}"] = options[setting]
+    if options["pool_start_method"]:
+        changes["worker_pool_start_method"] = options["pool_start_method"]
+    if options["no_color"]:
+        changes["worker_log_color"] = False
     if options["task_events"]:
         changes["worker_send_task_events"] = True
-    if options["include"]:
-        changes["include"] = [*_names(conf.include), *_names(options["include"])]
+    more = [*_names(options["include"]), *_names(os.environ.get(MORE_MODULES))]
+    if more:
+        changes["include"] = [*_names(conf.include), *more]
     conf.update(changes)
-    if options["include"]:
+    if more:
         app = load_app(app_name)
     return app, url, changes
 
@@ -77,7 +97,10 @@ def worker_config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerCo
         soft_time_limit_s=conf.task_soft_time_limit,
         max_tasks_per_child=chosen("max_tasks_per_child", "worker_max_tasks_per_child"),
         max_memory_per_child_kb=chosen("max_memory_per_child", "worker_max_memory_per_child"),
-        prefetch_multiplier=int(chosen("prefetch_multiplier", "worker_prefetch_multiplier")),
+        autoscale=options["autoscale"],
+        prefetch_multiplier=1
+        if options["disable_prefetch"] or conf.worker_disable_prefetch
+        else int(chosen("prefetch_multiplier", "worker_prefetch_multiplier")),
         soft_shutdown_timeout_s=float(conf.worker_soft_shutdown_timeout or 0),
         enable_soft_shutdown_on_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         log_level=options["loglevel"],
@@ -124,5 +147,6 @@ def site_of(
         log=files["logfile"],
         pid=files["pidfile"],
         broker_data=options["embed_broker"],
+        purge=options["purge"],
         quiet=options["quiet"],
     )

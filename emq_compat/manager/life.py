@@ -60,12 +60,14 @@ class Life(ABC):
         kill_grace_period: float | None,
         soft_shutdown_timeout_s: float,
         before_fork: Callable[[], None] | None,
+        after_fork: Callable[[], None] | None,
         companions: Mapping[str, int] | None,
     ) -> None:
         self.skip_signal = skip_signal
         self.kill_grace_period = kill_grace_period
         self.soft_shutdown_timeout_s = soft_shutdown_timeout_s
         self.before_fork = before_fork
+        self.after_fork = after_fork
         self.received_disconnect = False
         self.restart_wanted = False
         self._companions = {fd: name for name, fd in (companions or {}).items()}
@@ -125,6 +127,8 @@ class Life(ABC):
             self._started = True
             self._placement.closed = False
             try:
+                if self.after_fork is not None:
+                    self.after_fork()
                 for upstream in self.upstreams:
                     upstream.start()
                 self.pool.run_loop(self._loop_to_the_end)

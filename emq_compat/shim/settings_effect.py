@@ -28,6 +28,8 @@ DIFFERENT: Final[dict[str, str]] = {
     "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
     "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
     "task_serializer": "refused by an error where the broker is a stock router, unless it is JSON",
+    "worker_autoscaler": "a class of the project's own must be a subclass of Celery's, as it is here",
+    "worker_disable_prefetch": "forbids any reserve, with every broker",
     "worker_pool_restarts": "allows `pool_restart`; with `reload` the whole worker starts again",
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
@@ -62,7 +64,6 @@ _REASONS: Final[dict[str, str]] = {
         event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix event_queue_ttl
         event_serializer
         """,
-    "there is no autoscaling yet": "worker_autoscaler",
     "remote control has no queues and no exchange here": """
         control_exchange control_queue_durable control_queue_exclusive control_queue_expires control_queue_ttl
         """,
@@ -92,7 +93,7 @@ _REASONS: Final[dict[str, str]] = {
         """,
     "arguments are not logged, a result up to its task's `resultrepr_maxsize`": "task_repr_maxlevels",
     "delayed tasks wait in the broker, and nothing is fetched ahead of need": """
-        worker_disable_prefetch worker_enable_prefetch_count_reduction worker_eta_task_limit
+        worker_enable_prefetch_count_reduction worker_eta_task_limit
         """,
     "the connection to an emq:// broker is made, kept and renewed by other rules": """
         broker_channel_error_retry broker_connection_max_retries broker_connection_retry

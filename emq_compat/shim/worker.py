@@ -43,6 +43,7 @@ class WorkController:
         options: what the command line said.
         concurrency, pool_cls, loglevel, logfile, pidfile: as far as they are known yet.
         pool, manager: runs the tasks, and gives it them, once there is one.
+        autoscaler: what grows and shrinks the pool; None: nothing does.
         consumer: takes tasks in.
         teller: sends events, once a broker is connected.
         timer: calls functions later, for steps that a project adds.
@@ -61,6 +62,7 @@ class WorkController:
         self.pool: Any = None
         self.manager: Any = None
         self.teller: Teller | None = None
+        self.autoscaler: Any = None
         self.consumer = Consumer(self)
         self._timer: Timer | None = None
         self._steps: Steps | None = None

@@ -174,6 +174,9 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.utils.threads": _row("surface.threads"),
     "celery.utils.time": _row("surface.times"),
     "celery.worker": _row(WorkController="worker:WorkController"),
+    "celery.worker.autoscale": _row(
+        **_of("emq_compat.manager.autoscale", "AUTOSCALE_KEEPALIVE", "Autoscaler")
+    ),
     "celery.worker.consumer": _row(Consumer="worker:Consumer"),
     "celery.worker.control": _row("panel"),
     "celery.worker.request": _row(Request="worker:Request"),

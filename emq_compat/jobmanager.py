@@ -389,7 +389,7 @@ class JobManager(Endings):
         if policy is None:
             policy = program.default_policy
         if delivery.headers.concludes:
-            policy = replace(policy, acks_late=True, reject_on_worker_lost=True)
+            policy = replace(policy, acks_late=True, reject_on_worker_lost=True, lost_retry_s=None)
         job = JobInFlight(
             delivery,
             upstream,

@@ -31,11 +31,14 @@ class TaskPolicy:
     """What a job manager must know of a task without running it (Celery's task attributes of these names).
 
     Limits are in seconds; None: no limit. ``interval_s`` is the time between two runs on one worker (its
-    rate limit).
+    rate limit). ``lost_retry_s``: a run whose process was lost is tried again after so many seconds, as often
+    as ``max_retries`` allows (None: without end); None: it isn't (retry_on_worker_lost).
     """
 
     acks_late: bool = False
     reject_on_worker_lost: bool = False
+    lost_retry_s: float | None = None
+    max_retries: int | None = None
     limit_s: float | None = None
     soft_limit_s: float | None = None
     interval_s: float | None = None

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
-from emq_compat.message import FAILURE, REQUEUED, RETURNED, REVOKED, Delivery, Failure, Outcome, Reply
+from emq_compat.message import (
+    FAILURE,
+    REQUEUED,
+    RETRY,
+    RETURNED,
+    REVOKED,
+    Delivery,
+    Failure,
+    Outcome,
+    Publish,
+    Reply,
+)
 from emq_compat.pool.base import Lost
 from emq_compat.run import TaskPolicy
 
@@ -25,8 +37,10 @@ def reply_to_lost(
     """Return the reply to a delivery whose run was lost.
 
     A late-acked job goes back to its queue when the whole worker is stopped, and when its child died if it
-    also has ``reject_on_worker_lost`` (Celery's task attributes). Everything else ends, with an error that
-    says why, and is unattended: what follows from it (errbacks, the rest of a chain) is still to be done.
+    also has ``reject_on_worker_lost`` (Celery's task attributes). With ``retry_on_worker_lost`` one whose
+    child died is tried again, as if it had asked for that, while it has retries left. Everything else ends,
+    with an error that says why, and is unattended: what follows from it (errbacks, the rest of a chain) is
+    still to be done.
 
     Args:
         limit_s: the hard limit that was kept, in seconds.
@@ -34,15 +48,20 @@ def reply_to_lost(
     """
     named = delivery.headers.task or delivery.msgid
     if lost.reason == "died":
-        if policy.acks_late and policy.reject_on_worker_lost:
-            return Outcome(state=REQUEUED).encode()
-        return _failed(
+        failure = _failure(
             "WorkerLostError", f"the process that ran {named} is gone: {lost.detail or 'reason unknown'}"
         )
+        if policy.lost_retry_s is not None:
+            if policy.max_retries is None or delivery.headers.retries < policy.max_retries:
+                return _tried_again(delivery, failure, policy.lost_retry_s)
+        elif policy.acks_late and policy.reject_on_worker_lost:
+            return Outcome(state=REQUEUED).encode()
+        return _unattended(FAILURE, failure)
     if lost.reason == "stopped":
         if policy.acks_late:
             return Outcome(state=RETURNED).encode()
-        return _failed("WorkerLostError", f"the worker was shut down while it ran {named}")
+        failure = _failure("WorkerLostError", f"the worker was shut down while it ran {named}")
+        return _unattended(FAILURE, failure)
     if lost.reason == "time-limit":
         if policy.acks_late and not policy.acks_on_timeout:
             return Outcome(state=REQUEUED).encode()
@@ -68,9 +87,24 @@ def revoked(why: str) -> Reply:
     return _unattended(REVOKED, failure)
 
 
-def _failed(kind: str, message: str) -> Reply:
-    failure = Failure(type=kind, module=_MODULE, args=(message,), message=message)
-    return _unattended(FAILURE, failure)
+def _tried_again(delivery: Delivery, failure: Failure, after_s: float) -> Reply:
+    """Return the reply of a run that is tried again: the same message, as Task.retry would publish it."""
+    headers = delivery.headers
+    again = replace(
+        headers,
+        attempt=0,
+        redelivered=False,
+        awaits="",
+        chord=headers.chord.rstrip("+"),
+        retries=headers.retries + 1,
+        eta=time.time() + after_s,
+    )
+    message = Publish(queue=delivery.queue, headers=again, payload=delivery.payload)
+    return Outcome(state=RETRY, failure=failure, follow_ups=(message,)).encode()
+
+
+def _failure(kind: str, message: str) -> Failure:
+    return Failure(type=kind, module=_MODULE, args=(message,), message=message)
 
 
 def _unattended(state: str, failure: Failure) -> Reply:

@@ -104,6 +104,7 @@ class Attributes:
     acks_on_failure: FromSetting[bool] = _Acknowledges("task_acks_on_failure")
     acks_on_timeout: FromSetting[bool] = _Acknowledges("task_acks_on_timeout")
     reject_on_worker_lost: FromSetting[bool | None] = FromSetting("task_reject_on_worker_lost")
+    retry_on_worker_lost: FromSetting[bool] = FromSetting("task_retry_on_worker_lost")
     ignore_result: FromSetting[bool] = FromSetting("task_ignore_result")
     track_started: FromSetting[bool] = FromSetting("task_track_started")
     #: Hard and soft limit of a run, in seconds; None: no limit.

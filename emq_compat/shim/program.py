@@ -132,6 +132,8 @@ class ShimProgram:
         return TaskPolicy(
             acks_late=bool(task.acks_late),
             reject_on_worker_lost=bool(task.reject_on_worker_lost),
+            lost_retry_s=float(task.default_retry_delay or 0) if task.retry_on_worker_lost else None,
+            max_retries=task.max_retries,
             limit_s=task.time_limit,
             soft_limit_s=task.soft_time_limit,
             interval_s=_interval_of(task) if limited else None,

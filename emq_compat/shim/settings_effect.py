@@ -50,7 +50,7 @@ _LACKING: Final[dict[str, str]] = {
         s3_secret_access_key
         """,
     "not there yet": """
-        result_failure_expires task_retry_on_worker_lost worker_deduplicate_successful_tasks
+        result_failure_expires worker_deduplicate_successful_tasks
         """,
     "messages are not signed; CURVE keys protect the connection": """
         security_cert_store security_certificate security_digest security_key security_key_password

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from emq_compat.address import Address
 from emq_compat.errors import MessageError
-from emq_compat.message import FAILURE, REVOKED, Delivery, Job, Reply
+from emq_compat.message import FAILURE, RETRY, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
 from emq_compat.shim import current, signals
 from emq_compat.shim.events.telling import Switch, Teller
-from emq_compat.shim.exceptions import NotRegistered
+from emq_compat.shim.exceptions import NotRegistered, Retry
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.remote_error import exception_from
 from emq_compat.shim.request import Context, request_of
@@ -358,10 +358,10 @@ class Announcer(Onlooker):
 
     @_safe
     def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
-        """Send task_failure of a lost task or one over its limit, and task_revoked."""
+        """Send task_failure of a lost task or one over its limit, task_retry, and task_revoked."""
         if self._switch.on and self._teller is not None:
             self._teller.unattended(delivery, reply, signum)
-        signal = {FAILURE: signals.task_failure, REVOKED: signals.task_revoked}.get(reply.state)
+        signal = _ENDS.get(reply.state)
         if signal is None or not signal.receivers:
             return
         job = Job.decode(delivery.payload)
@@ -385,6 +385,10 @@ class Announcer(Onlooker):
             raise exception_from(document.get("error") or {}, document.get("traceback") or "")
         except BaseException as exc:  # noqa: BLE001 - raised here, to have a traceback
             info = ExceptionInfo(exc)
+            if reply.state == RETRY:
+                again = Retry(exc=exc, when=task.default_retry_delay)
+                signals.task_retry.send(sender=task, request=context, reason=again, einfo=info)
+                return
             signals.task_failure.send(
                 sender=task,
                 task_id=context.id,
@@ -394,6 +398,10 @@ class Announcer(Onlooker):
                 traceback=info.tb,
                 einfo=info,
             )
+
+
+#: State of what had no word in its end → the signal that tells of it.
+_ENDS = {FAILURE: signals.task_failure, RETRY: signals.task_retry, REVOKED: signals.task_revoked}
 
 
 def _told_of(url: str) -> dict[str, Any]:

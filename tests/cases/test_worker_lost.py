@@ -103,6 +103,28 @@ def children(site: Site) -> list[psutil.Process]:
     return [child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
+#: Kill their own processes: the one once, the other at each try.
+RETRIED = """
+import signal
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=0.1)
+def die_once(self):
+    note(f"try {self.request.retries}")
+    return self.request.retries or _die()
+
+
+@app.task(retry_on_worker_lost=True, default_retry_delay=0, max_retries=2, acks_late=True)
+def die_always():
+    note("die")
+    _die()
+"""
+
+
 @pytest.mark.parametrize(
     ("tasks", "seconds", "kills"),
     [
@@ -213,3 +235,16 @@ def test_the_whole_worker_is_killed(site: Site, pool: str, countdown_s: float) -
     assert 9 == site.count("ping")
     assert 2 == site.count("start long")
     second.kill()
+
+
+def test_a_task_whose_process_was_lost_is_tried_again(site: Site) -> None:
+    """With retry_on_worker_lost the task comes again, as by retry(), until its retries have run out."""
+    site.write_project(RETRIED)
+    site.start_broker()
+    site.start_worker("-c", "1")
+    once, always = site.tasks.die_once.delay(), site.tasks.die_always.delay()
+
+    assert 1 == once.get(timeout=20)
+    with pytest.raises(WorkerLostError):
+        always.get(timeout=20)
+    assert [1, 1, 3] == [site.count(what) for what in ("try 0", "try 1", "die")]

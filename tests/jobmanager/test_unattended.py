@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +69,30 @@ def test_what_a_lost_run_comes_to(reason: str, policy: TaskPolicy, expected: tup
     lost = Lost(key=("m", 1), pid=1, reason=reason, detail="")  # type: ignore[arg-type]
     reply = reply_to_lost(lost, delivery(), policy, 3.0)
     assert expected == (reply.state, reply.unattended)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("retries", "most", "expected"), [(0, 2, "RETRY"), (2, 2, "FAILURE"), (9, None, "RETRY")]
+)
+def test_a_lost_run_may_be_tried_again(retries: int, most: int | None, expected: str) -> None:
+    """With retry_on_worker_lost the same message comes again later, while it has retries left."""
+    lost = Lost(key=("m", 1), pid=1, reason="died", detail="")
+    policy = replace(LATE, lost_retry_s=60.0, max_retries=most)
+    given = delivery(retries=retries, redelivered=True, chord="c.1+")
+    reply = reply_to_lost(lost, given, policy, None)
+    assert (expected, expected == "FAILURE") == (reply.state, reply.unattended)
+    if expected == "RETRY":
+        [again] = reply.follow_ups
+        assert (given.queue, given.payload, retries + 1) == (
+            again.queue,
+            again.payload,
+            again.headers.retries,
+        )
+        assert (0, False, "c.1") == (again.headers.attempt, again.headers.redelivered, again.headers.chord)
+        assert 50 < again.headers.eta - time.time() <= 60
+    stopped = replace(lost, reason="stopped")
+    assert "RETURNED" == reply_to_lost(stopped, given, policy, None).state
 
 
 @pytest.mark.unit

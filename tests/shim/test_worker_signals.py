@@ -27,7 +27,7 @@ from tests.shim.recorder import Recorder, Worker, delivered
 NAMES = (
     "import_modules", "worker_init", "worker_before_create_process", "worker_process_init", "worker_ready",
     "heartbeat_sent", "worker_shutting_down", "worker_process_shutdown", "worker_shutdown", "task_received",
-    "task_unknown", "task_rejected", "task_failure", "task_revoked",
+    "task_unknown", "task_rejected", "task_failure", "task_retry", "task_revoked",
 )  # fmt: skip
 
 Heard = list[tuple[str, dict[str, Any]]]
@@ -145,6 +145,22 @@ def test_failure_of_a_lost_task(
     assert ([2, 3], {}) == (named["args"], named["kwargs"])
     assert kind.__name__ in str(named["einfo"])
     assert named["traceback"] is not None
+
+
+def test_a_lost_task_that_is_tried_again(
+    app: Celery, program: ShimProgram, client: Recorder, heard: Heard
+) -> None:
+    """task_retry tells of the WorkerLostError, as of what a task gives to retry()."""
+    app.tasks["proj.add"].apply_async((2, 3), task_id="i1")
+    delivery = delivered(client.last)
+    lost = Lost(key=("m", 1), reason="died", detail="killed by SIGKILL", pid=1)
+    reply = reply_to_lost(lost, delivery, TaskPolicy(lost_retry_s=180.0), None)
+    program.onlooker.unattended(delivery, reply)
+
+    [(name, named)] = heard
+    assert ("task_retry", app.tasks["proj.add"], "i1") == (name, named["sender"], named["request"].id)
+    assert WorkerLostError is type(named["reason"].exc)
+    assert 180 == named["reason"].when
 
 
 def test_what_goes_back_is_no_failure(

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,15 +35,18 @@ def test_policies_are_the_tasks_own_or_the_settings(app: Celery) -> None:
     @app.task(name="own", acks_late=True, reject_on_worker_lost=True, time_limit=9, soft_time_limit=8)
     def own() -> None: ...
 
-    @shared_task(name="plain")
+    @shared_task(name="plain", retry_on_worker_lost=True, max_retries=7, default_retry_delay=60)
     def plain() -> None: ...
 
     app.conf.update(task_time_limit=5, task_acks_late=True, task_default_queue="dq")
     program: Program = ShimProgram(app)
 
     settings = TaskPolicy(acks_late=True, limit_s=5)
-    wanted = TaskPolicy(acks_late=True, reject_on_worker_lost=True, limit_s=9, soft_limit_s=8)
-    assert {"own": wanted, "plain": settings} == {name: program.policies[name] for name in app.tasks.own()}
+    wanted = TaskPolicy(
+        acks_late=True, reject_on_worker_lost=True, max_retries=3, limit_s=9, soft_limit_s=8
+    )
+    tried_again = replace(settings, lost_retry_s=60.0, max_retries=7)
+    assert {"own": wanted, "plain": tried_again} == {name: program.policies[name] for name in app.tasks.own()}
     assert {"celery.accumulate", "celery.chord_unlock", "emq_compat.launch"} < set(program.policies)
     assert settings == program.default_policy
     assert ("proj", "dq") == (program.name, program.default_queue)

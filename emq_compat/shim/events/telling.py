@@ -276,8 +276,8 @@ class Teller:
             )
         elif state in (REQUEUED, RETURNED):
             self._send("task-rejected", delivery, requeue=True)
-        elif state == FAILURE:
-            self._send("task-failed", delivery, **_told_by(reply))
+        elif state in (FAILURE, RETRY):
+            self._send(_TYPES[state], delivery, **_told_by(reply))
 
 
 _TYPES = {SUCCESS: "task-succeeded", FAILURE: "task-failed", RETRY: "task-retried"}

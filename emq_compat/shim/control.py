@@ -79,6 +79,7 @@ class Control:
             ValueError: there is no such signal.
         """
         ids, name = listed(task_id), signal_name(signal)
+        terminate = bool(terminate)  # monitors pass what they were sent: a text
         client = self._client()
         if destination is None and not kwargs.get("pattern"):
             backend: Any = self.app.backend

@@ -84,7 +84,8 @@ class Engine:
         self.results = Results(self.desk, options.result_expires_s)
         self.flights = Flights(self.desk, self.results, now)
         self.queues = self.flights.queues
-        self.fleet = Fleet(self.desk, self.flights, now)
+        self.topics = Topics(self.desk)
+        self.fleet = Fleet(self.desk, self.flights, self.topics, now)
         self.gates = self.flights.gates
         self.endings = self.flights.endings
         self._receipts = Receipts(self.desk)
@@ -94,7 +95,6 @@ class Engine:
         self.schedules = Schedules(journal, self.publish)
         self.periodic = Periodic(self.desk, self.publish, now)
         self.chords = self.endings.chords
-        self.topics = Topics(self.desk)
         self._entry = self.flights.entry
         self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
         self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)

@@ -15,8 +15,10 @@ import math
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
+from emq_compat.broker.lost_events import events_of_loss
 from emq_compat.broker.records import InFlight, Moment
 from emq_compat.broker.stock import has_stock_name, overdue_at
+from emq_compat.broker.topics import Topics
 from emq_compat.broker.workers import Worker
 from emq_compat.message import Headers, ReplyHeaders, new_id
 from emq_compat.protocol.commands import (
@@ -49,9 +51,10 @@ class Fleet:
         schedulers: identity of a stock scheduler → monotonic time at which it was last heard.
     """
 
-    def __init__(self, desk: Desk, flights: Flights, now: Moment) -> None:
+    def __init__(self, desk: Desk, flights: Flights, topics: Topics, now: Moment) -> None:
         self._desk = desk
         self._flights = flights
+        self._topics = topics
         self.workers = flights.workers
         self.known_tasks: dict[str, int] = {}
         self.schedulers: dict[bytes, float] = {}
@@ -265,12 +268,15 @@ class Fleet:
         return min(coming, default=None)
 
     def _lost(self, worker: Worker, now: Moment, how: str) -> None:
+        told = [flight for flight in worker.in_flight.values() if worker.hears_ends(flight.headers.task)]
         self._forget_tasks(worker)
         if worker.in_flight and worker.stock and not worker.leaving:
             worker.leaving, worker.present, worker.credit = True, False, 0
             return
         del self.workers[worker.identity]
         self._flights.worker_lost(worker, now, how)
+        for announcement in events_of_loss(worker, told, self._flights.astray, how, now):
+            self._topics.publish(announcement)
 
     def _forget_tasks(self, worker: Worker) -> None:
         if not worker.tasks:

@@ -14,7 +14,7 @@ from emq_compat.broker.topics import ALLOWED_BYTES, ALLOWED_MESSAGES, SUBSCRIBED
 from emq_compat.client import Client
 from emq_compat.errors import OperationalError
 from emq_compat.message import new_id
-from emq_compat.protocol.commands import Answer, Ask, Command, PublishTopic
+from emq_compat.protocol.commands import Answer, Ask, Command, Heartbeat, PublishTopic
 from emq_compat.subscription import Subscription
 from tests.broker.bench import Bench
 from tests.broker_process import Broker
@@ -117,6 +117,34 @@ def test_forgotten(bench: Asking, how: str) -> None:
 
     assert [] == bench.told((b"client.2", said("t")))
     assert 0 == bench.engine.topics.subscribers
+
+
+@pytest.mark.unit
+def test_a_lost_worker(bench: Asking) -> None:
+    """The broker tells of what a lost worker ran, and sent events of: failed, or rejected and put back."""
+    tasks = {"early": "e", "late": "le", "silent": ""}
+    bench.worker(b"w@h.1", slots=8, credit=8, tasks=tasks)
+    held = {name: bench.publish(task=name)[0] for name in tasks}
+    [waits] = bench.publish(task="late")
+    bench.turn((b"w@h.1", Heartbeat(msgid=new_id(), timestamp=bench.wall, not_begun=(waits,))))
+    bench.turn((b"client.1", subscribe("celeryev.")))
+    bench.engine.topics.take()
+
+    bench.pass_time(20.0)
+
+    [(command, clients)] = bench.engine.topics.take()
+    assert ("celeryev.task.multi", [b"client.1"]) == (command.topic, clients)
+    failed, rejected = json.loads(command.payload)
+    everywhere = {"type", "uuid", "hostname", "pid", "timestamp", "utcoffset", "clock"}
+    assert everywhere | {"exception", "traceback"} == failed.keys()
+    assert everywhere | {"requeue"} == rejected.keys()
+    assert ("task-failed", f"t-{held['early']}", "w@h") == (
+        failed["type"], failed["uuid"], failed["hostname"]
+    )  # fmt: skip
+    assert failed["exception"].startswith("WorkerLostError('the worker w@h.1 was lost")
+    assert ("task-rejected", f"t-{held['late']}", True) == (
+        rejected["type"], rejected["uuid"], rejected["requeue"]
+    )  # fmt: skip
 
 
 @pytest.fixture

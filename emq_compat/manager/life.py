@@ -175,7 +175,9 @@ class Life(ABC):
         self.received_disconnect = True
         self._stage_ends = math.inf
         if was is Stage.RUNNING:
-            logger.warning("%s stops taking jobs", self.name)
+            # Who asked from this very process needs no telling.
+            asked_here = not cause and self._wanted_stage is stage
+            logger.log(logging.INFO if asked_here else logging.WARNING, "%s stops taking jobs", self.name)
             for upstream in self.upstreams:
                 upstream.leave()
             self._withdraw_credit()

@@ -341,11 +341,12 @@ def test_a_log_file(app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "loud" in [record.message for record in caplog.records]
 
 
-def test_stop_and_terminate(app: Celery) -> None:
-    """A worker that was told to stop ends by itself; remote control can tell it, too."""
+def test_stop_and_terminate(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that was told to stop ends by itself, in silence; remote control can tell it, too."""
     with start_worker(app) as worker:
         worker.stop()
         wait_until(lambda: worker.exitcode == 0, 10)
+    assert [] == [record for record in caplog.records if record.levelname == "WARNING"]
     with start_worker(app) as worker:
         app.control.shutdown()
         wait_until(lambda: worker.exitcode == 0, 10)

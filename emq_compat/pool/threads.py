@@ -24,7 +24,8 @@ __all__ = ["ThreadSlot", "ThreadsPool"]
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
 _set_async_exc.restype = ctypes.c_int
-_NOTHING = ctypes.py_object()  # a null pointer; None would be raised, as the object that it is
+#: Turns of a loop within which the interpreter raises what was set.
+_TURNS = 10
 
 
 class ThreadSlot(Slot):
@@ -34,6 +35,7 @@ class ThreadSlot(Slot):
         super().__init__(name)
         self._lock = threading.Lock()
         self._current: Given | None = None
+        self._interrupted = False
         self._thread = threading.Thread(target=self.serve, args=(work, post), name=name, daemon=True)
 
     def start(self) -> None:
@@ -57,6 +59,7 @@ class ThreadSlot(Slot):
             if run is not None:
                 run.interrupt(raised)
             else:
+                self._interrupted = True
                 _set_async_exc(self.ident, raised)
             return True
 
@@ -73,8 +76,12 @@ class ThreadSlot(Slot):
             try:
                 with self._lock:
                     self._current = None
-                    # One that was set and has not come yet would hit the next assignment.
-                    _set_async_exc(threading.get_ident(), _NOTHING)
+                    # What was set and has not come yet would hit the next assignment: it comes here. To take
+                    # it back (a null pointer) would leave CPython 3.11 looking for it for ever: slower, and
+                    # without end where a debugger or coverage traces.
+                    for _ in range(_TURNS if self._interrupted else 0):
+                        pass
+                    self._interrupted = False
                 return result
             except BaseException:  # noqa: BLE001, S112 - the interruption came just here: the work is over
                 continue

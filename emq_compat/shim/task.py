@@ -95,6 +95,10 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
     def app(self, app: Celery) -> None:
         self._app = app
 
+    def _get_app(self) -> Celery:
+        """The app, by the name that classes of tasks for Celery ask for it."""
+        return self.app
+
     @property
     def backend(self) -> Any:
         """Where its results are kept: the app's backend."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -17,6 +16,7 @@ from emq_compat.shim.schedules.interval import schedule
 from emq_compat.shim.schedules.solar import solar
 from emq_compat.shim.surface.times import LocalTimezone
 from emq_compat.shim.zones import LocalZone
+from tests.real_minutes import minutes_named
 
 pytestmark = pytest.mark.unit
 MINUTE = timedelta(minutes=1)
@@ -83,40 +83,6 @@ def test_recorded_instants(line: str, zone: str, start: str, end: str, runs: lis
     assert runs == _runs(line, zone, start, end)
 
 
-# The oracle: it walks real minutes, and the clock's face beside them.
-
-
-def _oracle(due: crontab, zone: ZoneInfo, start: datetime, minutes: int) -> Iterator[datetime]:
-    every_hour = len(due.hour) == 24
-    at = start.replace(second=0, microsecond=0)
-    face = at.astimezone(zone).replace(tzinfo=None)
-    shown = {(at - MINUTE * back).astimezone(zone).replace(tzinfo=None) for back in range(24 * 60)}
-    for _ in range(minutes):
-        at += MINUTE
-        last, face = face, at.astimezone(zone).replace(tzinfo=None)
-        skipped = []
-        while face - last > MINUTE:
-            last += MINUTE
-            skipped.append(last)
-        if every_hour:
-            named = _names(due, face)
-        else:
-            named = any(_names(due, one) for one in (*skipped, face) if one not in shown)
-        shown.update((*skipped, face))
-        if named:
-            yield at
-
-
-def _names(due: crontab, face: datetime) -> bool:
-    return (
-        face.minute in due.minute
-        and face.hour in due.hour
-        and face.day in due.day_of_month
-        and face.month in due.month_of_year
-        and face.isoweekday() % 7 in due.day_of_week
-    )
-
-
 #: Zone → times just before its changes.
 CHANGES = [
     ("Europe/Berlin", "2026-03-28T20:00"), ("Europe/Berlin", "2026-10-24T20:00"),
@@ -143,7 +109,7 @@ def test_the_runs_are_those_of_a_walk_through_real_minutes(
     zone, start = ZoneInfo(change[0]), _utc(change[1]) + ahead * MINUTE
     due = crontab(minute, hour, weekday)
     length = 26 * 60
-    expected = list(_oracle(due, zone, start, length))
+    expected = list(minutes_named(due, zone, start, length))
     at, found = start.astimezone(zone), []
     end = start + length * MINUTE
     while len(found) <= len(expected):

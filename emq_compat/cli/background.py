@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from emq_compat.errors import ConfigurationError
 
-__all__ = ["command_line", "go_to_background", "started"]
+__all__ = ["command_line", "for_companion", "go_to_background", "started"]
 
 #: In the environment of the process in the background, until it has started and after.
 _VARIABLE = "EMQ_COMPAT_BACKGROUND"
@@ -66,6 +69,21 @@ def go_to_background(executable: str | None = None) -> None:
     if mark:
         sys.exit(0)
     sys.exit(process.wait() or 1)
+
+
+@contextmanager
+def for_companion(log: Path | None) -> Iterator[dict[str, Any]]:
+    """Give what subprocess.Popen needs for a process that this one starts beside itself, before ``started``.
+
+    In the background it writes to the log from its beginning: whoever waits in the foreground reads until all
+    that have our output have let go of it.
+    """
+    if _in_background() != "starting":
+        yield {}
+        return
+    environment = {name: value for name, value in os.environ.items() if name != _VARIABLE}
+    with open(log or os.devnull, "ab") as output:
+        yield {"stdout": output, "stderr": subprocess.STDOUT, "env": environment}
 
 
 def started(log: Path | None) -> None:

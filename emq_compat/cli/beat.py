@@ -68,6 +68,7 @@ def beat(context: click.Context, /, app_name: str | None, broker: str | None, **
 
 def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
     app = load_app(app_name)
+    app.conf.settle()
     if broker:
         app.conf.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
     node = node_name(options["hostname"])

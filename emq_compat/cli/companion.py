@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from emq_compat.cli.background import for_companion
 
 __all__ = ["LEASH", "Companion"]
 
@@ -25,20 +28,24 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Companion:
-    """``emq-compat`` with these arguments; what it writes goes where this process writes."""
+    """``emq-compat`` with these arguments; what it writes goes where this process writes, or to its log."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], log: Path | None) -> None:
         self._argv = argv
+        self._log = log
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
 
     def start(self) -> None:
         """Start it. Called before this process has sockets."""
-        self._popen = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-c", LEASH, str(os.getpid()), sys.executable, "-m", "emq_compat", *self._argv],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        python = sys.executable
+        with for_companion(self._log) as options:
+            self._popen = subprocess.Popen(  # noqa: S603 - our own command
+                [python, "-c", LEASH, str(os.getpid()), python, "-m", "emq_compat", *self._argv],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                **options,
+            )
 
     def ended_with(self) -> int | None:
         """Return its exit status; None: it runs."""

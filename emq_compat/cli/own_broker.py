@@ -65,10 +65,10 @@ def listens(address: Address) -> bool:
 
 
 class OwnBroker(Companion):
-    """A broker in a process and session of its own; what it writes goes where this process writes."""
+    """A broker in a process and session of its own; see Companion."""
 
-    def __init__(self, address: Address, argv: Sequence[str]) -> None:
-        super().__init__(argv)
+    def __init__(self, address: Address, argv: Sequence[str], log: Path | None) -> None:
+        super().__init__(argv, log)
         self._address = address
 
     def start(self) -> None:

@@ -75,7 +75,8 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
         companions = {}
         if site.broker_data is not None:
             address = own_address(url, "--embed-broker")
-            own = OwnBroker(address, broker_argv(address, site.broker_data, config.log_level.lower()))
+            argv = broker_argv(address, site.broker_data, config.log_level.lower())
+            own = OwnBroker(address, argv, site.log)
             stack.callback(own.stop)
             own.start()
             if own.fileno() >= 0:
@@ -83,7 +84,7 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
         if options["beat"]:
             if config.addresses[0].in_process:
                 raise ConfigurationError(f"-B starts another process, which can't publish to {url}")
-            beat = Companion(_beat_argv(site, broker, options))
+            beat = Companion(_beat_argv(site, broker, options), site.log)
             stack.callback(beat.stop)
             beat.start()
             if beat.fileno() >= 0:

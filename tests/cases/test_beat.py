@@ -180,6 +180,23 @@ def test_what_a_beat_is_told_on_its_command_line(site: Site, tmp_path: Path) -> 
     wait_until(lambda: not pid.exists(), 30, what="the end of the beat in the background")
 
 
+def test_a_worker_with_beat_and_broker_in_the_background(site: Site, tmp_path: Path) -> None:
+    """-D returns once all of it has started; what they write is in the log, and they end with the worker."""
+    site.write_project(f"INTERVAL = 1.0\n{MORE}")
+    pid, log = tmp_path / "worker.pid", tmp_path / "worker.log"
+    files = ("--logfile", log, "--pidfile", pid, "--embed-broker", tmp_path / "data")
+    argv = ("worker", "-A", NAME, "-B", "-D", "-P", "threads", "-c", "1", "-l", "info", *files)
+    foreground = site.procs.emq(*argv, cwd=site.folder, may_orphan=True)
+    assert 0 == foreground.popen.wait(40), foreground.tail()
+    site.wait_runs("run interval", 2)
+    worker = psutil.Process(int(pid.read_text()))
+    family = [worker, *worker.children(recursive=True)]
+    worker.send_signal(signal.SIGTERM)
+    assert [] == psutil.wait_procs(family, 30)[1]
+    told = log.read_text()
+    assert [] == [text for text in ("clients tcp", "the broker keeps", "succeeded in") if text not in told]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_restarts_and_two_beats_in_full(site: Site) -> None:

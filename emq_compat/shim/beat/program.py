@@ -10,11 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from emq_compat import __version__
 from emq_compat.shim.beat.scheduler import logger
 from emq_compat.shim.beat.service import Service as _Service
 from emq_compat.shim.surface import platforms
 from emq_compat.shim.surface.imports import qualname
-from emq_compat.shim.surface.release import __version__
 from emq_compat.shim.surface.times import humanize_seconds
 
 if TYPE_CHECKING:

@@ -149,12 +149,7 @@ class Scheduler:
         """Return whether two schedules have equal entries."""
         if old_schedules is None or new_schedules is None:
             return old_schedules is new_schedules
-        if set(old_schedules) != set(new_schedules):
-            return False
-        return all(
-            new_schedules.get(name) is old or new_schedules.get(name) == old
-            for name, old in old_schedules.items()
-        )
+        return bool(dict(old_schedules) == dict(new_schedules))
 
     # What is due
 
@@ -222,6 +217,8 @@ class Scheduler:
     def reserve(self, entry: Any) -> Any:
         """Note that an entry is being sent; returns it as it is after that."""
         following = self.schedule[entry.name] = next(entry)
+        if isinstance(self.old_schedulers, dict):
+            self.old_schedulers[entry.name] = following  # so that the next tick's comparison is quick
         return following
 
     # Sending

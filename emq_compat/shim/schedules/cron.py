@@ -115,14 +115,16 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
         at = after.replace(second=0, microsecond=0) + _MINUTE
         end = at + timedelta(days=_DAYS_AHEAD)
         while at < end:
-            local = at.astimezone(zone).replace(tzinfo=None)
-            if not self._names_day(local):
-                midnight = datetime(local.year, local.month, local.day) + timedelta(days=1)  # noqa: DTZ001
-                at = max(_instant(midnight, zone), at + _MINUTE)
-            elif local.minute in self.minute:
-                return at
-            else:
+            local = at.astimezone(zone)
+            if self._names_day(local):
+                if local.minute in self.minute:
+                    return at
                 at += _MINUTE
+                continue
+            midnight = _instant(datetime(local.year, local.month, local.day) + timedelta(days=1), zone)  # noqa: DTZ001
+            # A clock that is put back just behind midnight shows the day before once more.
+            changes = midnight.astimezone(zone).utcoffset() != local.utcoffset()
+            at = at + _MINUTE if changes else midnight
         raise self._never()
 
     def _never(self) -> ValueError:

@@ -140,6 +140,31 @@ def test_a_beat_beside_a_worker(site: Site) -> None:
     assert beats.runs("interval")
 
 
+def test_a_beat_beside_other_code(site: Site) -> None:
+    """EmbeddedService is a beat in a process of its own, which ends when it is told to."""
+    Beats(site, 1.0)
+    site.start_worker("-P", "threads")
+    (site.folder / "beside.py").write_text(
+        "from siteproj import app\n"
+        "from celery.beat import EmbeddedService\n"
+        "import os, time\n"
+        "beat = EmbeddedService(app)\n"
+        "beat.start()\n"
+        "while not os.path.exists('enough'):\n"
+        "    time.sleep(0.05)\n"
+        "beat.stop()\n"
+        "beat.join(10)\n"
+        "print('alive', beat.is_alive())\n"
+    )
+    text = "from emq_compat.celery_shim import install; install(); import beside"
+    other = site.procs.python("-c", text, cwd=site.folder)
+    site.wait_runs("run interval", 2)
+    assert 1 == site.count("beat_embedded_init")
+    (site.folder / "enough").touch()
+    assert 0 == other.popen.wait(30), other.tail()
+    assert "alive False" in other.output()
+
+
 def _beat_of(site: Site, worker: Proc) -> list[int]:
     def found() -> list[int]:
         children = psutil.Process(worker.pid).children(recursive=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shelve
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emq_compat.celery_shim import Celery
+from emq_compat.shim import signals
 from emq_compat.shim.beat.entry import BeatLazyFunc, ScheduleEntry
 from emq_compat.shim.beat.persistent import PersistentScheduler
 from emq_compat.shim.beat.scheduler import Scheduler
-from emq_compat.shim.beat.service import Service
+from emq_compat.shim.beat.service import EmbeddedService, Service
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.schedules.base import BaseSchedule, schedstate
 from emq_compat.shim.schedules.cron import crontab
 from emq_compat.shim.schedules.interval import schedule
 from tests.broker.bench import Bench
+from tests.processes import wait_until
 from tests.shim.beats import MINUTE, BrokerHere, app_on, beat, every, run_due
 
 pytestmark = pytest.mark.unit
@@ -571,3 +575,41 @@ def test_entries_are_added_by_receivers_connected_after_settings_were_set(broker
     broker.pass_time(10)
     run_due(scheduler)
     assert [["added"], ["set"]] == sorted(broker.sent())
+
+
+# The loop
+
+
+def test_a_service_in_a_thread_sends_and_stops() -> None:
+    """EmbeddedService(thread=True) runs beside other code; beat_init is sent; stop waits for its end."""
+    began: list[Any] = []
+    with Celery("beside", broker="memory://", set_as_current=False) as app:
+        app.conf.beat_schedule = {"e": {"task": "proj.t", "schedule": 0.05}}
+        embedded = EmbeddedService(app, thread=True)
+        receiver = signals.beat_init.connect(lambda sender, **_: began.append(sender), weak=False)
+        try:
+            embedded.start()
+            wait_until(lambda: sum(row["waiting"] for row in app.client.ask("queues")) >= 3)
+            embedded.stop()
+        finally:
+            signals.beat_init.disconnect(receiver)
+        embedded.join(5)
+        assert not embedded.is_alive()
+        assert [embedded.service] == began
+
+
+def test_a_sleeping_service_sees_that_the_clock_was_changed(caplog: pytest.LogCaptureFixture) -> None:
+    """It sleeps for minutes, and looks at the clock once a second: what is due now is sent now."""
+    broker = BrokerHere()
+    broker.set_clock(NOON)
+    app = app_on(broker, {"e": every(crontab(0, 15), "x")})
+    start = time.monotonic()
+    app.now = lambda: broker.now + timedelta(seconds=time.monotonic() - start)  # type: ignore[method-assign]
+    embedded = EmbeddedService(app, thread=True)
+    embedded.start()
+    wait_until(lambda: "periodic_begin" in broker.asked)
+    broker.set_clock(NOON + timedelta(hours=4))
+    wait_until(lambda: [["x"]] == broker.sent(), 10)
+    embedded.stop()
+    embedded.join(5)
+    assert "the clock was changed" in caplog.text

@@ -19,7 +19,7 @@ from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.errors import EmqError, MessageError
 from emq_compat.message import Headers, Job, new_id
-from emq_compat.protocol.commands import Answer, Ask
+from emq_compat.protocol.commands import Answer, Ask, PublishTopic
 
 __all__ = ["Asks"]
 
@@ -316,10 +316,33 @@ class Asks:
             self._asked[msgid] = inspection
             ask = Ask(msgid=msgid, verb=verb, arguments=inner)
             self._engine.desk.to_worker(worker.identity, ask)
+        self._ask_nodes(inspection, verb, inner, destination)
         if not inspection.missing:
             return b'{"ok":{}}'
         self._inspections.append(inspection)
         return None
+
+    def _ask_nodes(
+        self, inspection: _Inspection, verb: str, inner: Arguments, destination: list[Any] | None
+    ) -> None:
+        """Ask those that are no workers and answer this verb: they have subscribed to its topic."""
+        topics = self._engine.topics
+        for node in topics.asked_for(f"ask.{verb}."):
+            if destination is None or node in destination:
+                msgid = new_id()
+                inspection.missing.add(_beside(node))
+                self._asked[msgid] = inspection
+                payload = json.dumps({"asked": msgid, "arguments": inner}).encode()
+                topics.publish(PublishTopic(msgid=msgid, topic=f"ask.{verb}.{node}", payload=payload))
+
+    def _node_answers(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
+        asked, node = arguments.get("asked"), arguments.get("node")
+        if not isinstance(asked, str) or not isinstance(node, str):
+            raise MessageError("answer needs 'asked', the id of the question, and 'node', a name")
+        waited_for = asked in self._asked
+        body = json.dumps({"ok": arguments.get("ok")}).encode()
+        self._worker_answered(_beside(node), Answer(msgid=new_id(), body=body, asked=asked), now)
+        return waited_for
 
     def _worker_answered(self, worker: bytes, answer: Answer, now: Moment) -> None:
         inspection = self._asked.pop(answer.asked, None)
@@ -375,6 +398,11 @@ def _dead_row(row: DeadLetter) -> dict[str, Any]:
     }
 
 
+def _beside(node: str) -> bytes:
+    """Return under which name the answer of a node that is no worker is passed on."""
+    return f"{node}.beside".encode("utf-8", "replace")
+
+
 def _of_engine(verb: Callable[[Engine, Arguments, Moment], Any]) -> Verb:
     return lambda asks, client, command, arguments, now: verb(asks._engine, arguments, now)
 
@@ -399,6 +427,7 @@ _VERBS: dict[str, Verb] = {
     "dead_requeue": Asks._dead_requeue,
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
+    "answer": Asks._node_answers,
     **{name: _of_engine(verb) for name, verb in {**PERIODIC, **MOVES}.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,

@@ -65,6 +65,16 @@ class Topics:
         """Tell a client nothing more; False: it had not asked."""
         return self._subscribers.pop(client, None) is not None
 
+    def asked_for(self, beginning: str) -> list[str]:
+        """Return what the topics that clients have asked for go on with behind this beginning, each once."""
+        found = {
+            prefix.removeprefix(beginning): None
+            for subscriber in self._subscribers.values()
+            for prefix in subscriber.prefixes
+            if prefix.startswith(beginning)
+        }
+        return [rest for rest in found if rest]
+
     def publish(self, command: PublishTopic) -> None:
         """Take a message; who gets it is told by ``take``."""
         counters = self._counters

@@ -45,7 +45,13 @@ __all__ = ["beat"]
     metavar="NAME",
     default="celerybeat@%h",
     show_default=True,
-    help="Its name, which its files may have in theirs.",
+    help="Its node name, which its files may have in theirs.",
+)
+@click.option(
+    "--enable-remote-control/--no-enable-remote-control",
+    "remote_control",
+    default=None,
+    help="Answer `inspect ping`, so that it can be watched over. [default: beat_enable_remote_control]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No banner.")
 @click.option("--embedded", is_flag=True, hidden=True)
@@ -83,6 +89,8 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
         scheduler=options["scheduler"],
         max_interval=options["max_interval"],
         quiet=options["quiet"],
+        remote_control=False if options["embedded"] else options["remote_control"],
+        hostname=node,
         embedded=options["embedded"],
         ready=lambda: started(log),
     )

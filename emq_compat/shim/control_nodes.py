@@ -16,6 +16,8 @@ __all__ = ["BROKER_TELLS", "Replies", "elected", "matching", "node_of", "nodes",
 
 Replies = list[dict[str, Any]]
 
+#: What ends the name under which the broker passes on the answer of a node that is no worker.
+_NO_WORKER: Final = ".beside"
 #: The longest that the broker waits for answers.
 _LONGEST_S: Final = 60.0
 
@@ -31,9 +33,9 @@ def nodes(client: Client) -> list[str]:
 
 
 def present(client: Client, among: Sequence[str] | None, timeout: float | None) -> list[str]:
-    """Return the nodes, of these or all, that answer in time."""
+    """Return the workers' nodes, of these or all, that answer in time."""
     answers = client.inspect("ping", None, among, waiting_s(timeout))
-    return [node_of(worker) for worker in answers]
+    return [node_of(worker) for worker in answers if not worker.endswith(_NO_WORKER)]
 
 
 def waiting_s(timeout: float | None) -> float:

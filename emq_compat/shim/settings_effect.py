@@ -59,7 +59,6 @@ _LACKING: Final[dict[str, str]] = {
 
 #: Why a setting does nothing, and needn't → the settings.
 _REASONS: Final[dict[str, str]] = {
-    "a beat answers no remote control": "beat_enable_remote_control beat_remote_control_max_tick_age",
     "events are JSON, and nothing keeps them": """
         event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix event_queue_ttl
         event_serializer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat import __version__
 from emq_compat.shim.beat.scheduler import logger
 from emq_compat.shim.beat.service import Service as _Service
+from emq_compat.shim.beat.service import node_name
 from emq_compat.shim.surface import platforms
 from emq_compat.shim.surface.imports import qualname
 from emq_compat.shim.surface.times import humanize_seconds
@@ -34,6 +35,7 @@ class Beat:
         scheduler, scheduler_cls: the scheduler's class or path; else beat_scheduler.
         redirect_stdouts, redirect_stdouts_level: as worker_redirect_stdouts, and its level.
         quiet: no banner.
+        remote_control, hostname: whether it answers ``inspect ping``, and under which node name.
         embedded: it runs beside a worker: beat_embedded_init is sent, too.
         ready: called when all is set up.
     """
@@ -56,6 +58,8 @@ class Beat:
         redirect_stdouts: bool | None = None,
         redirect_stdouts_level: str | None = None,
         quiet: bool = False,
+        remote_control: bool | None = None,
+        hostname: str | None = None,
         embedded: bool = False,
         ready: Callable[[], object] | None = None,
         **celery: Any,
@@ -69,6 +73,7 @@ class Beat:
         self.redirect_stdouts = either("worker_redirect_stdouts", redirect_stdouts)
         self.redirect_stdouts_level = either("worker_redirect_stdouts_level", redirect_stdouts_level)
         self.max_interval = max_interval
+        self.remote_control, self.hostname = remote_control, hostname
         self.quiet, self.embedded, self.ready = quiet, embedded, ready
 
     def run(self) -> None:
@@ -107,6 +112,8 @@ class Beat:
             max_interval=self.max_interval,
             scheduler_cls=self.scheduler_cls,
             schedule_filename=self.schedule,
+            remote_control=self.remote_control,
+            hostname=self.hostname,
         )
         if not self.quiet:
             print(self.startup_info(service), file=sys.__stdout__, flush=True)
@@ -133,6 +140,8 @@ class Beat:
             f"    . logfile -> {self.logfile or '[stderr]'}@%{self.loglevel}",
             f"    . maxinterval -> {humanize_seconds(longest_s)} ({longest_s}s)",
         ]
+        if service.remote_control:
+            lines.append(f"    . remote control -> {node_name(service.hostname)}")
         return "\n".join(line for line in lines if line)
 
     def install_sync_handler(self, service: _Service) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.shim import signals
 from emq_compat.shim.beat.clock import StepWatch
 from emq_compat.shim.beat.persistent import PersistentScheduler
+from emq_compat.shim.beat.remote import Answering
 from emq_compat.shim.beat.scheduler import Scheduler, logger
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.surface.imports import load_extension_class_names, symbol_by_name
+from emq_compat.shim.surface.names import host_format, nodename, nodesplit
 from emq_compat.shim.surface.times import humanize_seconds
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class Service:
         schedule_filename: for the scheduler; else beat_schedule_filename.
         scheduler_cls: the scheduler's class, its path, or the name of an entry point of
             celery.beat_schedulers; else beat_scheduler.
+        remote_control: answer ``inspect ping``; else beat_enable_remote_control.
+        hostname: the node name under which it does.
+
+    Attributes:
+        effective_max_interval: the scheduler's longest sleep, once it runs.
+        moved_at: when (monotonic) the loop was last seen to move.
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class Service:
         max_interval: float | None = None,
         schedule_filename: str | None = None,
         scheduler_cls: Any = None,
+        remote_control: bool | None = None,
+        hostname: str | None = None,
         **celery: Any,
     ) -> None:
         self._wake_r, self._wake_w = os.pipe()
@@ -58,11 +68,19 @@ class Service:
         self.max_interval = max_interval or conf.beat_max_loop_interval
         self.scheduler_cls = scheduler_cls or conf.beat_scheduler
         self.schedule_filename = schedule_filename or conf.beat_schedule_filename
+        enabled = conf.beat_enable_remote_control if remote_control is None else remote_control
+        self.remote_control = bool(enabled)
+        self.hostname = hostname
+        self.effective_max_interval: float | None = None
+        self.moved_at = time.monotonic()
         self._is_shutdown = False
         self._is_stopped = threading.Event()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.app, self.max_interval, self.schedule_filename, self.scheduler_cls)
+        return type(self), (
+            self.app, self.max_interval, self.schedule_filename, self.scheduler_cls, self.remote_control,
+            self.hostname,
+        )  # fmt: skip
 
     @cached_property
     def scheduler(self) -> Any:
@@ -100,9 +118,13 @@ class Service:
         signals.beat_init.send(sender=self)
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
+        self.effective_max_interval = self.scheduler.max_interval
+        self.moved_at = time.monotonic()
+        answering = self._answering()
         try:
             while not self._is_shutdown:
                 interval = self.scheduler.tick()
+                self.moved_at = time.monotonic()
                 if interval and interval > 0:
                     logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
                     self._rest(interval)
@@ -111,7 +133,19 @@ class Service:
         except (KeyboardInterrupt, SystemExit):
             self._is_shutdown = True
         finally:
+            if answering is not None:
+                answering.stop()
             self.sync()
+
+    def _answering(self) -> Answering | None:
+        if not self.remote_control:
+            return None
+        if self.app.stock:
+            logger.warning("beat: a stock eventmq router passes no questions on: nothing is answered")
+            return None
+        answering = Answering(self, node_name(self.hostname))
+        answering.start()
+        return answering
 
     def _rest(self, interval_s: float) -> None:
         """Sleep; less if ``stop`` is called, or the clock is put on or back."""
@@ -121,6 +155,7 @@ class Service:
         while not self._is_shutdown and (left_s := until - time.monotonic()) > 0:
             if select.select([self._wake_r], [], [], min(left_s, _LOOK_S))[0]:
                 return
+            self.moved_at = time.monotonic()
             if steps.stepped(self.app.now()):
                 logger.warning("beat: the clock was changed")
                 return
@@ -143,6 +178,12 @@ class Service:
     def __del__(self) -> None:
         for fd in (self._wake_r, self._wake_w):
             os.close(fd)
+
+
+def node_name(hostname: str | None) -> str:
+    """Return the node name of a beat, ``celerybeat@`` this host where nothing else is said."""
+    name, host = nodesplit(hostname or "")
+    return host_format(nodename(name or "celerybeat", host or "%h"))
 
 
 class _Threaded(threading.Thread):
@@ -185,6 +226,7 @@ def EmbeddedService(  # noqa: N802 - Celery's name
     app: Celery, max_interval: float | None = None, **kwargs: Any
 ) -> _Threaded | _Process:
     """Return a beat to start beside something else, in a process, or with ``thread=True`` in a thread."""
+    kwargs.setdefault("remote_control", False)  # the worker beside it answers
     if kwargs.pop("thread", False):
         return _Threaded(app, max_interval=max_interval, **kwargs)
     return _Process(app, max_interval=max_interval, **kwargs)

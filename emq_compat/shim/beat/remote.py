@@ -1,0 +1,74 @@
+"""A beat that answers ``inspect ping``, so that who watches over it can tell whether it goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from emq_compat.errors import OperationalError
+from emq_compat.shim.beat.scheduler import DEFAULT_MAX_INTERVAL, logger
+
+if TYPE_CHECKING:
+    from emq_compat.shim.beat.service import Service
+
+__all__ = ["Answering"]
+
+#: How often the thread looks whether it is to end; how long it waits for a broker that is away; in seconds.
+_LOOK_S = 0.5
+_AWAY_S = 1.0
+#: A beat isn't called stuck sooner than this, however short its loop is.
+_LEAST_AGE_S = 60.0
+
+
+class Answering(threading.Thread):
+    """Answers ``ping`` under a node name, in a thread; says nothing once the loop hasn't moved for too long.
+
+    That is beat_remote_control_max_tick_age, by default two of the scheduler's longest sleeps and at least a
+    minute; 0: never.
+    """
+
+    def __init__(self, service: Service, node: str) -> None:
+        super().__init__(name="BeatAnswering", daemon=True)
+        self._service = service
+        self.node = node
+        self._over = threading.Event()
+
+    @property
+    def max_age_s(self) -> float:
+        """How long the loop may stand still, in seconds."""
+        given = self._service.app.conf.beat_remote_control_max_tick_age
+        if given is not None:
+            return float(given)
+        longest_s = self._service.effective_max_interval or DEFAULT_MAX_INTERVAL
+        return max(2 * longest_s, _LEAST_AGE_S)
+
+    def is_stuck(self) -> bool:
+        """Return whether the loop has stood still for too long."""
+        return 0 < self.max_age_s < time.monotonic() - self._service.moved_at
+
+    def run(self) -> None:
+        client: Any = self._service.app.client
+        subscription = client.subscribe([f"ask.ping.{self.node}"])
+        try:
+            while not self._over.is_set():
+                try:
+                    asked = subscription.take(time.monotonic() + _LOOK_S)
+                    if asked is not None:
+                        self._answer(client, json.loads(asked.payload)["asked"])
+                except OperationalError as exc:
+                    logger.debug("beat: no question can be answered: %s", exc)
+                    self._over.wait(_AWAY_S)
+        finally:
+            subscription.close()
+
+    def _answer(self, client: Any, asked: str) -> None:
+        if self.is_stuck():
+            logger.warning("beat: a ping is not answered: the loop has not moved for %g s", self.max_age_s)
+        else:
+            client.ask("answer", asked=asked, node=self.node, ok="pong")
+
+    def stop(self) -> None:
+        """End it, soon."""
+        self._over.set()

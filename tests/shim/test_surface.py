@@ -7,6 +7,8 @@ import pickle
 import signal
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -253,3 +255,33 @@ def test_two_nodes_of_one_name_are_warned_about() -> None:
     assert {"a@x": 1, "b@x": 2} == flatten_reply([{"a@x": 1}, {"b@x": 2}])
     with pytest.warns(DuplicateNodenameWarning, match="a@x"):
         assert {"a@x": 2} == flatten_reply([{"a@x": 1}, {"a@x": 2}])
+
+
+@pytest.mark.parametrize(
+    ("zone", "interval", "start", "end"),
+    [
+        ("Europe/Berlin", timedelta(days=1), (2026, 10, 25, 0, 30), (2026, 10, 26)),
+        ("Europe/Berlin", timedelta(days=1), (2026, 3, 28, 22, 15), (2026, 3, 29)),
+        ("Europe/Berlin", timedelta(days=2), (2026, 3, 28, 22, 15), (2026, 3, 30)),
+        ("Europe/Berlin", timedelta(hours=1), (2026, 10, 25, 2, 20), (2026, 10, 25, 2, 0, "again")),
+        ("Europe/Berlin", timedelta(hours=1), (2026, 3, 29, 1, 20), (2026, 3, 29, 3)),
+        ("Europe/Berlin", timedelta(minutes=5), (2026, 10, 25, 2, 58, "again"), (2026, 10, 25, 3, 3)),
+        ("America/Sao_Paulo", timedelta(days=1), (2018, 11, 3, 22, 0), (2018, 11, 4, 1)),
+        ("Australia/Lord_Howe", timedelta(hours=1), (2027, 4, 4, 1, 10), (2027, 4, 4, 2)),
+        ("Australia/Lord_Howe", timedelta(hours=1), (2026, 10, 4, 1, 45), (2026, 10, 4, 3)),
+        ("America/St_Johns", timedelta(days=1), (2006, 10, 28, 23, 30, "again"), (2006, 10, 29, 0, "again")),
+        ("UTC", timedelta(days=1), (2026, 1, 1, 12, 30), (2026, 1, 2)),
+    ],
+)
+def test_relative_intervals_where_clocks_change(
+    zone: str, interval: timedelta, start: tuple[Any, ...], end: tuple[Any, ...]
+) -> None:
+    """A relative interval ends at a whole day, hour or minute of the zone's clock, when that is put, too."""
+
+    def at(face: tuple[Any, ...]) -> datetime:
+        fold = int(face[-1] == "again")
+        return datetime(*face[: len(face) - fold], tzinfo=ZoneInfo(zone), fold=fold)
+
+    begin = at(start)
+    left = times.remaining(begin, interval, begin, relative=True)
+    assert at(end).astimezone(timezone.utc) == begin.astimezone(timezone.utc) + left

@@ -204,18 +204,53 @@ def remaining(
     """Return the time until ``start + ends_in``; negative where it is over.
 
     ``relative`` rounds the end down to the resolution of the interval. An interval is real time, whatever is
-    done to the zone's clock in between.
+    done to the zone's clock in between; a relative one of days ends at a midnight of that clock.
     """
     now = now() if callable(now) else now or datetime.now(fixed.utc)
     if isinstance(ends_in, timedelta) and not is_naive(start):
-        end = (start.astimezone(fixed.utc) + ends_in).astimezone(start.tzinfo)
+        if relative:
+            end = _rounded_end(start, ends_in)
+        else:
+            end = start.astimezone(fixed.utc) + ends_in
     else:
         end = start + ends_in
-    if relative and isinstance(ends_in, timedelta):
-        end = delta_resolution(end, ends_in).replace(microsecond=0)
+        if relative and isinstance(ends_in, timedelta):
+            end = delta_resolution(end, ends_in).replace(microsecond=0)
     if is_naive(end) or is_naive(now):
         return end.replace(tzinfo=None) - now.replace(tzinfo=None)
     return end.astimezone(fixed.utc) - now.astimezone(fixed.utc)
+
+
+def _rounded_end(start: datetime, interval: timedelta) -> datetime:
+    """Return, in UTC, an interval's end, rounded down on the face of the start's clock, but after the start.
+
+    What the clock shows twice is the last one before the end; what it doesn't show is when it is put ahead.
+    """
+    begin = start.astimezone(fixed.utc)
+    end = begin + interval
+    if interval < timedelta(minutes=1):
+        return end.replace(microsecond=0)
+    if interval >= timedelta(days=1):
+        unit = timedelta(days=1)
+        face = start.replace(tzinfo=None) + interval
+        shown = _shown_at(delta_resolution(face, interval), start.tzinfo)
+    else:
+        unit = timedelta(hours=1) if interval >= timedelta(hours=1) else timedelta(minutes=1)
+        face = end.astimezone(start.tzinfo).replace(tzinfo=None)
+        shown = _shown_at(delta_resolution(face, interval), start.tzinfo)
+        shown = [at for at in shown if at <= end][-1:]
+    if not any(at > begin for at in shown):
+        shown = _shown_at(delta_resolution(face, interval) + unit, start.tzinfo)
+    return next((at for at in shown if at > begin), end)
+
+
+def _shown_at(face: datetime, zone: tzinfo | None) -> list[datetime]:
+    """Return, in UTC, when a zone's clock shows ``face``: once, twice, or when it is put ahead past that."""
+    twice = [face.replace(tzinfo=zone, fold=fold).astimezone(fixed.utc) for fold in (0, 1)]
+    if twice[0].astimezone(zone).replace(tzinfo=None) == face:
+        return sorted(set(twice))
+    before = (face - timedelta(days=1)).replace(tzinfo=zone).utcoffset()
+    return [(face - (before or timedelta())).replace(tzinfo=fixed.utc)]
 
 
 def rate(r: str | float | None) -> float:

@@ -313,7 +313,8 @@ class JobManager(Endings):
             self._credit_out[upstream] = 0
             if self.on_connected is not None:
                 self.on_connected(event.address)
-            self.program.onlooker.connected(self, upstream.announce, anew=self._cut)
+            announce = upstream.announce if upstream.announces else None
+            self.program.onlooker.connected(self, announce, anew=self._cut)
             self._cut = True
             if not self._been_ready:
                 self._been_ready = True

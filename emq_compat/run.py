@@ -68,11 +68,12 @@ class Onlooker:
         """Called once: a broker has taken this worker in, and it accepts work."""
 
     def connected(
-        self, manager: Any, announce: Callable[[str, bytes], bool], *, anew: bool
+        self, manager: Any, announce: Callable[[str, bytes], bool] | None, *, anew: bool
     ) -> None:
         """Called whenever a broker has taken this worker in; not ``anew``: the connection stood meanwhile.
 
-        ``announce(topic, payload)`` tells the topic's subscribers, and returns False where it can't.
+        ``announce(topic, payload)`` tells the topic's subscribers, and returns False where it can't; None:
+        this broker knows no topics.
         """
 
     def disconnected(self) -> None:

@@ -260,6 +260,10 @@ class Celery(Declarer):
         made: Events = self._events
         return made
 
+    @events.setter
+    def events(self, events: Any) -> None:
+        self._events = events
+
     @property
     def clock(self) -> Clock:
         """The number by which events are ordered."""

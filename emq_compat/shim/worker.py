@@ -249,8 +249,9 @@ class Announcer(Onlooker):
         """Send heartbeat_sent."""
         signals.heartbeat_sent.send(sender=self.controller.consumer)
 
+    @_safe
     def connected(
-        self, manager: Any, announce: Callable[[str, bytes], bool], *, anew: bool
+        self, manager: Any, announce: Callable[[str, bytes], bool] | None, *, anew: bool
     ) -> None:
         """Have events sent by this connection."""
         controller = self.controller
@@ -267,8 +268,15 @@ class Announcer(Onlooker):
 
     def turn(self, manager: Any, now: float) -> float:
         """Send the events that are due."""
-        return math.inf if self._teller is None else self._teller.turn(manager, now)
+        if self._teller is None:
+            return math.inf
+        try:
+            return self._teller.turn(manager, now)
+        except Exception:  # a dispatcher of the project's own
+            logger.exception("events can't be sent")
+            return now + 1.0
 
+    @_safe
     def leaving(self, manager: Any) -> None:
         """Send the last events."""
         if self._teller is not None:

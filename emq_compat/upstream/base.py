@@ -129,6 +129,11 @@ class Upstream(ABC):
         Where an upstream can't do it, it does nothing: the job manager keeps to the limit by itself.
         """
 
+    @property
+    def announces(self) -> bool:
+        """True where ``announce`` has a meaning to the broker that is connected."""
+        return False
+
     def announce(self, topic: str, payload: bytes) -> bool:
         """Tell the topic's subscribers; False: there is no broker now, or it is none that could.
 

@@ -155,6 +155,11 @@ class Session(Upstream):
         return self.ours
 
     @property
+    def announces(self) -> bool:
+        """Only our broker takes PUBLISH from workers."""
+        return self.ours
+
+    @property
     def connected(self) -> bool:
         """True while deliveries may come: between Connected and Disconnected."""
         return self._state is State.LIVE

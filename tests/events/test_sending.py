@@ -136,6 +136,17 @@ def test_sent_together(app: Celery, client: Announcing) -> None:
     assert 5 == len(calls)
 
 
+def test_not_too_many_bytes_together(app: Celery, client: Announcing) -> None:
+    """Large events of a group go in several messages, in order."""
+    dispatcher = app.events.Dispatcher(app.connection(), buffer_group=["task"])
+    for number in range(10):
+        dispatcher.send("task-large", number=number, text="x" * 60_000)
+    dispatcher.flush()
+    assert [*range(10)] == [event["number"] for event in client.events]
+    assert {"celeryev.task.multi"} == {topic for topic, _ in client.announced}
+    assert 2 < len(client.announced) < 10
+
+
 def test_without_a_broker(app: Celery, client: Announcing, caplog: pytest.LogCaptureFixture) -> None:
     """Without a broker events are kept, up to a limit, in order; nobody who sends one hears of it."""
     dispatcher = app.events.Dispatcher(app.connection())

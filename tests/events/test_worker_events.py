@@ -322,6 +322,21 @@ def test_the_life_of_a_connection(site: Site) -> None:
     assert "worker-offline" == site.turn()[-1]
 
 
+def test_a_broker_that_knows_no_events(site: Site) -> None:
+    """Under a stock router no events are made; under ours they are again."""
+    site.onlooker.disconnected()
+    site.onlooker.connected(site.manager, None, anew=True)
+    assert not site.program.events.on
+    site.app.tasks["proj.add"].delay(1, 2)
+    site.run(site.take())
+    assert ["worker-online"] == site.turn(10)
+    site.onlooker.disconnected()
+    site.connect()
+    site.run(site.take())
+    tasks = ["task-received", "task-started", "task-succeeded"]
+    assert ["worker-online", "worker-online", *tasks] == site.turn()
+
+
 def test_options(app: Celery, client: Announcing) -> None:
     """Without -E only the worker's events are sent; --without-heartbeat, none; the interval can be set."""
     site = Site(app, client, heartbeat_interval=5.0)
@@ -367,6 +382,23 @@ def test_at_run_time(app: Celery, client: Announcing) -> None:
     assert [True, False] == site.manager.hears
     asked("heartbeat")
     assert "worker-heartbeat" == site.turn()[-1]
+
+
+def test_a_dispatcher_that_fails(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """What a dispatcher of the project's own raises is logged, and stops no worker."""
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no")
+
+    dispatcher = site.onlooker.controller.consumer.event_dispatcher
+    assert dispatcher is not None
+    dispatcher.send = dispatcher.flush = fails  # type: ignore[method-assign]
+    site.app.tasks["proj.add"].delay(1, 2)
+    site.run(site.take())
+    site.turn(5.0)
+    site.connect()
+    site.onlooker.leaving(site.manager)
+    assert sum("RuntimeError: no" in str(record.exc_text) for record in caplog.records) >= 5
 
 
 def test_off_after_dash_e(site: Site) -> None:

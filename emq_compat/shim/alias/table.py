@@ -113,11 +113,17 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "celery.events.dispatcher": _row(**_of("events.dispatcher", "EventDispatcher")),
     "celery.events.dumper": _row("events.dumper"),
     "celery.events.event": _row(
-        **_of("events.event", "Event", "event_exchange", "get_exchange", "group_from")
+        **_of(
+            "events.event",
+            "EVENT_EXCHANGE_NAME", "Event", "event_exchange", "get_exchange", "group_from",
+        )
     ),
     "celery.events.receiver": _row(**_of("events.receiver", "EventReceiver")),
     "celery.events.snapshot": _row("events.snapshot"),
-    "celery.events.state": _row("events.state"),
+    "celery.events.state": _row(
+        "events.state",
+        **_of("events.records", "HEARTBEAT_DRIFT_MAX", "HEARTBEAT_EXPIRE_WINDOW", "TASK_EVENT_TO_STATE"),
+    ),
     "celery.exceptions": _row("exceptions", **_of("surface.command_error", "CeleryCommandException")),
     "celery.execute": _row(send_task="surface.apps:send_task"),
     "celery.fixups": _row(),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from emq_compat.errors import OperationalError
+from emq_compat.errors import LocalProtocolError
 from emq_compat.shim import current
 from emq_compat.shim.codec import dumps
 from emq_compat.shim.events.event import Event, get_exchange, group_from, routing_key_of
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Events that wait for the broker to come back; what comes beyond that takes the place of the oldest.
 OFFLINE_LIMIT = 10_000
+#: Events are sent together up to so many bytes.
+_TOGETHER_BYTES = 1 << 18
 
 
 class Speaker(Protocol):
@@ -51,7 +53,13 @@ class EventProducer:
             OperationalError: there is no broker.
             TypeError, ValueError: a field can't be carried as JSON.
         """
-        self._speaker.announce(f"{self._exchange}.{routing_key}", dumps(event).encode())
+        payload = dumps(event).encode()
+        if len(payload) > _TOGETHER_BYTES and isinstance(event, list) and len(event) > 1:
+            half = len(event) // 2  # a broker may take no message so large
+            self.publish(event[:half], routing_key)
+            self.publish(event[half:], routing_key)
+            return
+        self._speaker.announce(f"{self._exchange}.{routing_key}", payload)
 
 
 class EventDispatcher:
@@ -247,7 +255,9 @@ class EventDispatcher:
             producer.publish(
                 event, routing_key=routing_key, headers=self.headers, delivery_mode=self.delivery_mode
             )
-        except OperationalError as exc:
+        except (TypeError, ValueError, LocalProtocolError):
+            raise  # it is the event's fault: another time it would be no better
+        except Exception as exc:  # noqa: BLE001 - whatever a producer of the project's own raises
             level = logging.DEBUG if self._told_offline else logging.WARNING
             done = "kept for later" if self.buffer_while_offline else "dropped"
             logger.log(level, "events can't be sent, and are %s: %s", done, exc)
@@ -269,11 +279,13 @@ class EventDispatcher:
                     break
                 self._outbound_buffer.popleft()
             for group, collected in self._group_buffer.items() if groups else ():
-                if len(collected) == 1:
-                    self._publish(collected[0], self.producer, routing_key_of(collected[0]["type"]))
-                elif collected:
-                    self._publish(list(collected), self.producer, f"{group}.multi")
-                collected.clear()
+                # Those that are collected meanwhile, or that can't be carried, stay.
+                batch = list(collected)
+                if len(batch) == 1:
+                    self._publish(batch[0], self.producer, routing_key_of(batch[0]["type"]))
+                elif batch:
+                    self._publish(batch, self.producer, f"{group}.multi")
+                del collected[: len(batch)]
 
     def extend_buffer(self, other: EventDispatcher) -> None:
         """Take over what another dispatcher has kept."""

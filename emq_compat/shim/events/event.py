@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kombu.entity import Exchange
 
-__all__ = ["Event", "get_exchange", "group_from", "matches", "routing_key_of"]
+__all__ = ["EVENT_EXCHANGE_NAME", "Event", "get_exchange", "group_from", "matches", "routing_key_of"]
 
-#: Celery's name of the exchange of events, with which their topics begin here (setting event_exchange).
-EXCHANGE = "celeryev"
+#: With which the topics of events begin, unless event_exchange says something else.
+EVENT_EXCHANGE_NAME = "celeryev"
 
 
 def Event(  # noqa: N802 - Celery's name
@@ -53,11 +53,15 @@ def _match(pattern: list[str], words: list[str]) -> bool:
     return bool(words) and first in ("*", words[0]) and _match(rest, words[1:])
 
 
-def get_exchange(conn: Any = None, name: str = EXCHANGE) -> Exchange:
-    """Return the exchange of events as kombu's object: only its name means something here."""
+def get_exchange(conn: Any = None, name: str = EVENT_EXCHANGE_NAME) -> Exchange:
+    """Return the exchange of events as kombu's object: only its name means something to our broker.
+
+    ``conn`` may be a genuine connection: some of kombu's transports need another type.
+    """
     from kombu.entity import Exchange  # noqa: PLC0415 - heavy
 
-    return Exchange(name, type="topic")
+    kind = getattr(getattr(conn, "transport", None), "driver_type", "")
+    return Exchange(name, type="fanout" if kind in ("redis", "gcpubsub") else "topic")
 
 
 def __getattr__(name: str) -> Any:

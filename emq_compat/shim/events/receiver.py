@@ -35,11 +35,16 @@ _WHEN = itemgetter("utcoffset", "timestamp")
 
 
 class Queue:
-    """What stands for a receiver's queue: a subscription on the receiver's connection."""
+    """What stands for a receiver's queue: a subscription on the receiver's connection.
 
-    def __init__(self, receiver: EventReceiver, name: str) -> None:
+    ``exclusive`` and ``durable`` are as they were asked for; it is gone with the connection.
+    """
+
+    def __init__(self, receiver: EventReceiver, name: str, *, exclusive: bool, durable: bool) -> None:
         self._receiver = receiver
         self.name = name
+        self.exclusive = exclusive
+        self.durable = durable
         self.routing_key = receiver.routing_key
         self.exchange = receiver.exchange
 
@@ -92,9 +97,10 @@ class EventReceiver:
     ) -> None:
         self.app = app or self.app or current.get_app()
         conf = self.app.conf
-        if (conf.event_queue_exclusive if queue_exclusive is None else queue_exclusive) and (
-            conf.event_queue_durable if queue_durable is None else queue_durable
-        ):
+        exclusive = conf.event_queue_exclusive if queue_exclusive is None else queue_exclusive
+        durable = conf.event_queue_durable if queue_durable is None else queue_durable
+        self._exclusive, self._durable = bool(exclusive), bool(durable)
+        if self._exclusive and self._durable:
             raise ImproperlyConfigured("a queue of events can be exclusive or durable, not both")
         self._connection = getattr(channel, "connection", channel)
         self.channel = getattr(self._connection, "default_channel", None)
@@ -124,7 +130,8 @@ class EventReceiver:
     @property
     def queue(self) -> Queue:
         """What stands for its queue."""
-        return Queue(self, f"{self.queue_prefix}.{self.node_id}")
+        name = f"{self.queue_prefix}.{self.node_id}"
+        return Queue(self, name, exclusive=self._exclusive, durable=self._durable)
 
     @property
     def subscription(self) -> Subscription:

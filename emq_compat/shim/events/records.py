@@ -16,7 +16,14 @@ from emq_compat.shim import states
 if TYPE_CHECKING:
     from emq_compat.shim.events.state import State
 
-__all__ = ["HEARTBEAT_DRIFT_MAX", "HEARTBEAT_EXPIRE_WINDOW", "Task", "Worker", "heartbeat_expires"]
+__all__ = [
+    "HEARTBEAT_DRIFT_MAX",
+    "HEARTBEAT_EXPIRE_WINDOW",
+    "TASK_EVENT_TO_STATE",
+    "Task",
+    "Worker",
+    "heartbeat_expires",
+]
 
 logger = logging.getLogger("celery.events.state")
 

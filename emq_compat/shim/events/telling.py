@@ -101,6 +101,7 @@ class Teller:
         self._switch = switch
         self._line = _Line()
         self._online = False
+        self._muted = False
         self._beat_at = math.inf
         self._flush_at = math.inf
         self.dispatcher: EventDispatcher = app.events.Dispatcher(
@@ -133,8 +134,19 @@ class Teller:
 
     # The worker
 
-    def connected(self, announce: Callable[[str, bytes], bool], manager: Any, *, anew: bool) -> None:
-        """Take up a connection: what was kept is sent, and that this worker is online."""
+    def connected(
+        self, announce: Callable[[str, bytes], bool] | None, manager: Any, *, anew: bool
+    ) -> None:
+        """Take up a connection: what was kept is sent, and that this worker is online.
+
+        ``announce`` None: this broker takes no events; none are made until there is another one.
+        """
+        if announce is None:
+            self._mute()
+            return
+        if self._muted:
+            self._muted = False
+            self.dispatcher.enable()
         self._line.send = announce
         self._switch.on = self.tasks
         self.dispatcher.flush()
@@ -143,6 +155,14 @@ class Teller:
                 self.beat(manager, "worker-online")
             self._beat_at = time.monotonic() + self.freq
         self._online = True
+
+    def _mute(self) -> None:
+        if self.dispatcher.enabled:
+            self._muted = True
+            self.dispatcher.disable()
+            self._switch.on = False
+            if self._app.conf.worker_send_task_events:
+                logger.warning("this broker takes no events: none are sent")
 
     def disconnected(self) -> None:
         """Give a connection up: there are no heartbeats until the next one."""

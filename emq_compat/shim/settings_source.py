@@ -7,6 +7,7 @@ Celery 3's names are in capitals (``CELERY_ACKS_LATE``), so are the new ones und
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,13 +65,24 @@ def read_source(source: object, namespace: str | None = None) -> Source:
     if isinstance(source, Mapping):
         items = dict(source)
     else:
-        items = {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}
+        names = (name for name in dir(source) if not name.startswith("_"))
+        if namespace:
+            names = (name for name in names if _may_be_meant(name, namespace))
+        with warnings.catch_warnings():
+            # Django's own settings that it is going to drop are none of the reader's business.
+            for category in (DeprecationWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            items = {name: getattr(source, name) for name in names}
     read = _with_namespace(items, namespace) if namespace else _without(items, isinstance(source, Mapping))
     old = (name for name in items if name in _OLD_NAMES and not (namespace and name.startswith(namespace)))
     settings = read.settings
     if settings.get("timezone") is None and items.get("TIME_ZONE"):
         settings = {**settings, "timezone": items["TIME_ZONE"]}
     return Source(settings=settings, odd=read.odd, old_names=tuple(sorted(old)))
+
+
+def _may_be_meant(name: str, namespace: str) -> bool:
+    return name.upper().startswith(namespace.upper()) or name in _OLD_NAMES or name == "TIME_ZONE"
 
 
 def imported(source: object) -> object:

@@ -41,7 +41,7 @@ def main(data: Path) -> None:
         start(stack, worker, data / "worker.log", " is ready")
         port = free_port()
         web = [sys.executable, "manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
-        start(stack, web, data / "web.log", "Starting development server")
+        start(stack, web, data / "web.log", "Quit the server")
         shop = f"http://127.0.0.1:{port}/orders/"
         placed = [ask(shop, order) for order in ORDERS]
         for order, answer in zip(ORDERS, placed, strict=True):

@@ -65,13 +65,16 @@ test_worker_starting = Signal(name="test_worker_starting", providing_args=set())
 test_worker_started = Signal(name="test_worker_started", providing_args={"worker", "consumer"})
 test_worker_stopped = Signal(name="test_worker_stopped", providing_args={"worker"})
 
+#: Each of them has events of tasks sent.
+_EVENTS = frozenset({"events", "send_events", "task_events"})
+#: What those who send events look up.
+_OPTIONS = _EVENTS | {"heartbeat_interval", "without_heartbeat"}
 #: Options of Celery's worker that mean nothing here.
 _WITHOUT_EFFECT = frozenset({
-    "autoscale", "beat", "events", "gossip", "heartbeat", "heartbeat_interval", "max_memory_per_child",
-    "max_tasks_per_child", "mingle", "no_color", "optimization", "pidfile", "pool_cls", "pool_putlocks",
-    "purge", "quiet", "ready_callback", "redirect_stdouts", "redirect_stdouts_level", "schedule_filename",
-    "scheduler", "send_events", "state_db", "statedb", "task_events", "timer_precision", "use_eventloop",
-    "without_gossip", "without_heartbeat", "without_mingle", "worker_lost_wait",
+    "autoscale", "beat", "gossip", "heartbeat", "max_memory_per_child", "max_tasks_per_child", "mingle",
+    "no_color", "optimization", "pidfile", "pool_cls", "pool_putlocks", "purge", "quiet", "ready_callback",
+    "redirect_stdouts", "redirect_stdouts_level", "schedule_filename", "scheduler", "state_db", "statedb",
+    "timer_precision", "use_eventloop", "without_gossip", "without_mingle", "worker_lost_wait",
 })  # fmt: skip
 
 
@@ -87,7 +90,9 @@ class TestWorkController(WorkController):
             default those of the app.
         time_limit, soft_time_limit: seconds, for tasks that have none of their own.
         prefetch_multiplier: 1: hold nothing but what runs.
-        options: further ones of Celery's worker, without effect here; another name is warned about.
+        options: ``task_events`` (or ``send_events``, ``events``): send events of tasks;
+            ``without_heartbeat``: and none of the worker's beats; ``heartbeat_interval``, in seconds. Further
+            ones of Celery's worker have no effect here; another name is warned about.
 
     Raises:
         ConfigurationError: there is no such pool, or it is ``prefork``, which needs a process of its own.
@@ -113,7 +118,7 @@ class TestWorkController(WorkController):
         **options: Any,
     ) -> None:
         app = app if app is not None else current.get_app()
-        for name in sorted(options.keys() - _WITHOUT_EFFECT):
+        for name in sorted(options.keys() - _WITHOUT_EFFECT - _OPTIONS):
             warnings.warn(CeleryWarning(f"a worker has no option {name!r}"), stacklevel=2)
         super().__init__(app, hostname or f"gen{next(_numbers)}@{os.uname().nodename}", options)
         self.pool_cls = _pool_in_threads(str(pool))
@@ -271,6 +276,11 @@ class _Program(ShimProgram):
 
 
 class _Announcer(Announcer):
+    def connected(self, manager: Any, announce: Any, *, anew: bool) -> None:
+        super().connected(manager, announce, anew=anew)
+        if any(self.controller.options.get(name) for name in _EVENTS):
+            self.send_task_events(manager, True)
+
     def ready(self) -> None:
         super().ready()
         controller = self.controller
@@ -318,7 +328,8 @@ def start_worker(
         perform_ping_check: run the task ``celery.ping`` first; needs a result backend.
         ping_task_timeout: seconds that it may take.
         shutdown_timeout: seconds that running tasks may take at the end.
-        kwargs: of TestWorkController; ``WorkController``: another class instead of it.
+        kwargs: of TestWorkController (``without_heartbeat`` is the default here); ``WorkController``: another
+            class instead of it.
 
     Raises:
         OperationalError: the broker doesn't answer.
@@ -327,6 +338,7 @@ def start_worker(
         Exception: what importing the app's tasks raises.
     """
     keep_real_time()
+    kwargs.setdefault("without_heartbeat", True)
     cls: type[TestWorkController] = kwargs.pop("WorkController", TestWorkController)
     test_worker_starting.send(sender=app)
     worker: TestWorkController | None = None

@@ -325,6 +325,29 @@ def test_a_misspelt_option(app: Celery) -> None:
     TestWorkController(app, without_heartbeat=False, without_gossip=True, autoscale="3,1")
 
 
+def test_events(app: Celery) -> None:
+    """With task_events a receiver hears of tasks, over the broker in memory."""
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    heard: list[tuple[str, str]] = []
+
+    def note(event: dict[str, Any]) -> None:
+        heard.append((event["type"], event["hostname"]))
+        receiver.should_stop = event["type"] == "task-succeeded"
+
+    with start_worker(app, task_events=True, hostname="w@here", perform_ping_check=False):
+        receiver = app.events.Receiver(app.connection(), handlers={"*": note})
+        receiver.queue.declare()
+        add.delay(2, 3)
+        receiver.capture(limit=None, timeout=10)
+    assert {"task-received", "task-started", "task-succeeded"} <= {kind for kind, _ in heard}
+    assert "worker-heartbeat" not in {kind for kind, _ in heard}
+    assert ("task-succeeded", "w@here") in heard
+
+
 def test_a_log_file(app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A log file has what tasks log, from its level on; the test's own logging goes on."""
     logger = get_task_logger("the.task")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -138,6 +139,29 @@ def test_a_beat_beside_a_worker(site: Site) -> None:
     assert 1 == worker.popen.wait(30)
     assert "the embedded beat has ended" in worker.tail()
     assert beats.runs("interval")
+
+
+def test_a_beat_that_is_watched_over(site: Site) -> None:
+    """inspect ping finds a beat by its node name, beside workers, as long as it lives."""
+    beats = Beats(site, 1.0)
+    site.start_worker("-P", "threads", "-n", "w@here")
+    beat = beats.start("--enable-remote-control", "-n", "clock@here")
+
+    def ping(*options: str) -> tuple[int, str]:
+        asked = site.procs.emq("inspect", "-b", site.url, "ping", "--json", *options)
+        return asked.popen.wait(30), asked.output()
+
+    wait_until(lambda: "clock@here" in ping()[1], 30, what="the beat's pong")
+    status, said = ping()
+    assert 0 == status
+    assert {"w@here", "clock@here"} == set(json.loads(said))
+    assert 0 == ping("-d", "clock@here")[0]
+    active = site.procs.emq("inspect", "-b", site.url, "active")
+    assert 0 == active.popen.wait(30)
+    assert "clock@here" not in active.output()
+    beat.send_signal(signal.SIGKILL)
+    beat.popen.wait(20)
+    assert 69 == ping("-d", "clock@here")[0]
 
 
 def test_a_beat_beside_other_code(site: Site) -> None:

@@ -19,6 +19,7 @@ from emq_compat.celery_shim import Celery
 from emq_compat.shim import signals
 from emq_compat.shim.beat.entry import BeatLazyFunc, ScheduleEntry
 from emq_compat.shim.beat.persistent import PersistentScheduler
+from emq_compat.shim.beat.remote import Answering
 from emq_compat.shim.beat.scheduler import Scheduler
 from emq_compat.shim.beat.service import EmbeddedService, Service
 from emq_compat.shim.exceptions import ImproperlyConfigured
@@ -596,6 +597,20 @@ def test_a_service_in_a_thread_sends_and_stops() -> None:
         embedded.join(5)
         assert not embedded.is_alive()
         assert [embedded.service] == began
+
+
+def test_a_beat_that_stands_still_is_stuck(broker: BrokerHere) -> None:
+    """Two of the longest sleeps, a minute at least, or as the setting says; 0: never."""
+    app = app_on(broker, {})
+    service = Service(app, remote_control=True)
+    answering = Answering(service, "clock@here")
+    service.moved_at = time.monotonic() - 100
+    stuck = []
+    for longest_s, setting in ((None, None), (5, None), (60, None), (60, 90), (60, 0)):
+        service.effective_max_interval = longest_s
+        app.conf.beat_remote_control_max_tick_age = setting
+        stuck.append(answering.is_stuck())
+    assert [False, True, False, True, False] == stuck
 
 
 def test_a_sleeping_service_sees_that_the_clock_was_changed(caplog: pytest.LogCaptureFixture) -> None:

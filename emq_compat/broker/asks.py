@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from emq_compat.broker.engine import Engine
+from emq_compat.broker.inspections import Inspections
 from emq_compat.broker.moves import MOVES
 from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.errors import EmqError, MessageError
 from emq_compat.message import Headers, Job, new_id
-from emq_compat.protocol.commands import Answer, Ask, PublishTopic
+from emq_compat.protocol.commands import Answer, Ask
 
 __all__ = ["Asks"]
 
@@ -32,19 +33,6 @@ SHOWN_BYTES = 16_384
 Backup = Callable[[Path, Callable[[EmqError | None], None]], None]
 
 
-class _Inspection:
-    """An ``inspect`` under way: which workers were asked, and what they have answered."""
-
-    __slots__ = ("answers", "asked", "client", "deadline", "missing")
-
-    def __init__(self, client: bytes, asked: str, deadline: float) -> None:
-        self.client = client
-        self.asked = asked
-        self.deadline = deadline
-        self.missing: set[bytes] = set()
-        self.answers: dict[bytes, bytes] = {}
-
-
 class Asks:
     """Answers clients' ASKs out of the engine."""
 
@@ -52,11 +40,9 @@ class Asks:
         self._engine = engine
         self._backup = backup
         self._started = now
-        #: msgid of the ASK to a worker → the inspection it belongs to.
-        self._asked: dict[str, _Inspection] = {}
-        self._inspections: list[_Inspection] = []
+        self.inspections = Inspections(engine, self._answer)
         engine.asker = self.ask
-        engine.answered = self._worker_answered
+        engine.answered = self.inspections.answered
 
     def ask(self, client: bytes, command: Ask, now: Moment) -> None:
         """Answer one ASK."""
@@ -295,80 +281,18 @@ class Asks:
     # Questions to workers
 
     def _inspect(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bytes | None:
-        verb, inner = arguments.get("verb"), arguments.get("arguments") or {}
-        destination, timeout_s = arguments.get("destination"), arguments.get("timeout_s", 1.0)
-        if not isinstance(verb, str) or not verb or not isinstance(inner, dict):
-            raise MessageError("inspect needs 'verb', text, and 'arguments', an object")
-        if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= 60:
-            raise MessageError("'timeout_s' is a number of seconds, at most 60")
-        if destination is not None and not isinstance(destination, list):
-            raise MessageError("'destination' is a list of workers' names, or null for all")
-        inspection = _Inspection(client, command.msgid, now.mono + timeout_s)
-        for worker in self._engine.fleet.workers.values():
-            if worker.stock or not worker.present:
-                continue
-            if destination is not None and not {worker.name, worker.name.rpartition(".")[0]} & set(
-                destination
-            ):
-                continue
-            msgid = new_id()
-            inspection.missing.add(worker.identity)
-            self._asked[msgid] = inspection
-            ask = Ask(msgid=msgid, verb=verb, arguments=inner)
-            self._engine.desk.to_worker(worker.identity, ask)
-        self._ask_nodes(inspection, verb, inner, destination)
-        if not inspection.missing:
-            return b'{"ok":{}}'
-        self._inspections.append(inspection)
-        return None
-
-    def _ask_nodes(
-        self, inspection: _Inspection, verb: str, inner: Arguments, destination: list[Any] | None
-    ) -> None:
-        """Ask those that are no workers and answer this verb: they have subscribed to its topic."""
-        topics = self._engine.topics
-        for node in topics.asked_for(f"ask.{verb}."):
-            if destination is None or node in destination:
-                msgid = new_id()
-                inspection.missing.add(_beside(node))
-                self._asked[msgid] = inspection
-                payload = json.dumps({"asked": msgid, "arguments": inner}).encode()
-                topics.publish(PublishTopic(msgid=msgid, topic=f"ask.{verb}.{node}", payload=payload))
+        return self.inspections.begin(client, command.msgid, arguments, now)
 
     def _node_answers(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
-        asked, node = arguments.get("asked"), arguments.get("node")
-        if not isinstance(asked, str) or not isinstance(node, str):
-            raise MessageError("answer needs 'asked', the id of the question, and 'node', a name")
-        waited_for = asked in self._asked
-        body = json.dumps({"ok": arguments.get("ok")}).encode()
-        self._worker_answered(_beside(node), Answer(msgid=new_id(), body=body, asked=asked), now)
-        return waited_for
-
-    def _worker_answered(self, worker: bytes, answer: Answer, now: Moment) -> None:
-        inspection = self._asked.pop(answer.asked, None)
-        if inspection is not None and worker in inspection.missing:
-            inspection.missing.discard(worker)
-            inspection.answers[worker] = answer.body
-            if not inspection.missing:
-                self._close(inspection)
-
-    def _close(self, inspection: _Inspection) -> None:
-        self._inspections.remove(inspection)
-        members = [
-            json.dumps(worker.decode("utf-8", "replace")).encode() + b":" + body
-            for worker, body in inspection.answers.items()
-        ]
-        self._answer(inspection.client, inspection.asked, b'{"ok":{' + b",".join(members) + b"}}")
+        return self.inspections.node_answers(arguments, now)
 
     def tick(self, now: Moment) -> None:
         """Answer the inspections whose time is over with what has come."""
-        for inspection in [i for i in self._inspections if i.deadline <= now.mono]:
-            self._asked = {msgid: i for msgid, i in self._asked.items() if i is not inspection}
-            self._close(inspection)
+        self.inspections.tick(now)
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which ``tick`` is due."""
-        return min((i.deadline for i in self._inspections), default=None)
+        return self.inspections.next_deadline()
 
 
 def _ids(arguments: Arguments) -> list[str]:
@@ -396,11 +320,6 @@ def _dead_row(row: DeadLetter) -> dict[str, Any]:
         "reason": row.reason,
         "at": row.at,
     }
-
-
-def _beside(node: str) -> bytes:
-    """Return under which name the answer of a node that is no worker is passed on."""
-    return f"{node}.beside".encode("utf-8", "replace")
 
 
 def _of_engine(verb: Callable[[Engine, Arguments, Moment], Any]) -> Verb:

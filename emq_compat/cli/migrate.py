@@ -105,7 +105,7 @@ def _change(plan: Plan, write: bool, only_diff: bool, yes: bool, force: bool, in
         if not yes:
             click.confirm(f"Write {files}?", abort=True, err=True)
         apply(plan.changes)
-        click.echo(f"{files} written; back: git diff | git apply -R, or git checkout", err=True)
+        click.echo(f"{files} written; the way back: the diff above, reversed (git apply -R)", err=True)
     elif not plan.changes:
         click.echo("nothing to change", err=True)
     return EXIT_UNSUPPORTED if plan.left else 0

@@ -232,7 +232,7 @@ class Code:
 
     def _other_package(self, node: ast.AST, module: str) -> None:
         root = module.partition(".")[0]
-        if not root or self._modules.named(root) is not None:
+        if not root or self._modules.is_own(root):
             return
         verdict = self._verdicts.package(root)
         if verdict is None and "celery" in root:

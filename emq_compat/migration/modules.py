@@ -100,11 +100,13 @@ class Modules:
         self._by_path: dict[Path, Module] = {}
         self._by_name: dict[str, Module] = {}
         self._by_end: dict[str, list[Module]] = {}
+        self._tops: set[str] = set()
         packages: dict[Path, bool] = {}
         for path in files:
             module = Module(path, _dotted(path, packages))
             self._by_path[path] = module
             self._by_name.setdefault(module.name, module)
+            self._tops.add(module.name.partition(".")[0])
             for root in roots:
                 if path != root and path.is_relative_to(root):
                     self._by_name.setdefault(_name_below(path, root), module)
@@ -113,6 +115,10 @@ class Modules:
     def at(self, path: Path) -> Module:
         """Return the module of a file."""
         return self._by_path[path]
+
+    def is_own(self, package: str) -> bool:
+        """Whether a top-level package or module of this name is part of the code base."""
+        return package in self._tops
 
     def named(self, name: str) -> Module | None:
         """Return the module of a dotted name, as far as one file of the tree is clearly meant."""

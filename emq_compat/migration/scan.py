@@ -78,7 +78,7 @@ def scan(paths: Iterable[Path], verdicts: Verdicts, exclude: Iterable[str] = ())
         findings.extend(code.findings())
     for file in set(files) - set(python) | {file for file in python if file.name == "setup.py"}:
         if holds_requirements(file) or holds_commands(file):
-            findings.extend(_in_text(file, verdicts, lambda name: modules.named(name) is not None))
+            findings.extend(_in_text(file, verdicts, modules.is_own))
     return Scan(
         findings=sorted(findings),
         files=len(files),

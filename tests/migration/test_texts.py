@@ -95,7 +95,7 @@ def test_settings_after_two_dashes(tmp_path: Path) -> None:
 )
 def test_requirements(name: str, text: str, tmp_path: Path) -> None:
     """Celery and what builds on it are found among a project's requirements."""
-    write(tmp_path, {name: text})
+    write(tmp_path, {name: text, "proj/celery.py": "x = 1\n", "proj/__init__.py": ""})
     packages = found(tmp_path, "package")
     assert {"celery", "django-celery-beat"} == set(packages)
     assert "different" == packages["celery"]

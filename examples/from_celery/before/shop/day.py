@@ -1,4 +1,4 @@
-"""The client, unchanged: `python -m shop.day`."""
+"""The client: `python -m shop.day`."""
 
 from shop.tasks import close_day, refund
 

@@ -1,4 +1,4 @@
-"""The tasks, unchanged."""
+"""The tasks."""
 
 from celery import chord, shared_task
 from celery.utils.log import get_task_logger

@@ -1,0 +1,5 @@
+"""A small shop on Celery."""
+
+from .celery import app
+
+__all__ = ["app"]

@@ -1,0 +1,10 @@
+"""Celery's settings."""
+
+import os
+
+broker_url = os.environ.get("SHOP_BROKER", "redis://localhost/0")
+result_backend = os.environ.get("SHOP_RESULTS", "redis://localhost/1")
+result_expires = 3600
+task_acks_late = True
+task_track_started = True
+worker_prefetch_multiplier = 1

@@ -18,7 +18,7 @@ from emq_compat.manager.losses import reply_to_lost, revoked
 from emq_compat.manager.messages import state_in
 from emq_compat.manager.signals import Stage
 from emq_compat.message import REVOKED, SUCCESS, Reply
-from emq_compat.pool.base import Begun, Finished, Lost, PoolBroken, PoolEvent, Updated
+from emq_compat.pool.base import SOFTENS, Begun, Finished, Lost, PoolBroken, PoolEvent, Updated
 from emq_compat.upstream.base import Upstream
 
 __all__ = ["Endings"]
@@ -264,6 +264,8 @@ class Endings(Life):
                 wanted[job.task_id] = "terminating" if ended else "running"
 
     def _terminate(self, job: JobInFlight, signum: int) -> bool:
+        if signum == SOFTENS == job.signum:
+            return True  # it is told once: what it does to tidy up is not cut short
         job.signum = signum
         return self.pool.terminate(job.assignment.key, signum)
 

@@ -11,6 +11,7 @@ TIME_LIMIT; a result that comes later is dropped.
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from emq_compat.frozen import quickly_made
 from emq_compat.message import Delivery, Reply
 
 __all__ = [
+    "SOFTENS",
     "Assignment",
     "Begun",
     "Finished",
@@ -34,6 +36,9 @@ __all__ = [
     "Updated",
     "Work",
 ]
+
+#: What ``terminate`` takes for "as at the soft limit": Celery's worker raises it by this signal.
+SOFTENS = signal.SIGUSR1
 
 
 class Report(Protocol):
@@ -226,7 +231,8 @@ class Pool(ABC):
     def terminate(self, key: Key, signum: int | None = None) -> bool:
         """End a running assignment; a Lost with reason ``terminated`` follows.
 
-        ``signum`` None: at once. Returns False where it isn't running or can't be ended.
+        ``signum`` None: at once. SOFTENS: the soft limit's exception is raised in it, and what it then comes
+        to is its end. Returns False where it isn't running or can't be ended.
         """
 
     @abstractmethod

@@ -50,6 +50,8 @@ DUMP_SIGNAL: int = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signa
 #: Follows a group signal that was meant to end what runs: where no handler of the task's own took that one,
 #: the child ends at once.
 END_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 1
+#: What runs is to be told of its soft limit now, whether it has one or not.
+SOFTEN_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 2
 
 _PR_SET_NAME = 15
 _OOM_SCORE_RAISE = 200
@@ -132,6 +134,7 @@ class _Child:
             signal.signal(signum, self._pass_over)
             signal.siginterrupt(signum, False)
         signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        signal.signal(SOFTEN_SIGNAL, self._on_soften)
         signal.signal(END_SIGNAL, self._on_end)
         os.set_blocking(self._fds.dump, False)
         faulthandler.register(DUMP_SIGNAL, file=self._fds.dump, all_threads=True, chain=False)
@@ -221,6 +224,14 @@ class _Child:
             return
         self._raise_soft_limit()
 
+    def _on_soften(self, signum: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_code is not _Child._run_one.__code__:
+            inner = inner.f_back
+        if inner is not None:  # else it has ended just now
+            self._soft_at = 0.0
+            self._on_soft_limit(signum, frame)
+
     def _raise_soft_limit(self) -> None:
         if self._soft_at is not None:
             self._soft_at = None
@@ -243,8 +254,9 @@ class _Child:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _in_what_a_task_forks(self) -> None:
-        for signum in (*GROUP_SIGNALS, SOFT_LIMIT_SIGNAL, END_SIGNAL):
-            if signal.getsignal(signum) in (self._pass_over, self._on_soft_limit, self._on_end):
+        ours = (self._pass_over, self._on_soft_limit, self._on_soften, self._on_end)
+        for signum in (*GROUP_SIGNALS, SOFT_LIMIT_SIGNAL, SOFTEN_SIGNAL, END_SIGNAL):
+            if signal.getsignal(signum) in ours:
                 signal.signal(signum, signal.SIG_DFL)
         self._work.close()
         self._reply.close()

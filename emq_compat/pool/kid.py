@@ -11,7 +11,13 @@ from typing import Literal
 
 from emq_compat.pool import channel
 from emq_compat.pool.base import Assignment, Key
-from emq_compat.pool.child import DUMP_SIGNAL, END_SIGNAL, GROUP_SIGNALS, SOFT_LIMIT_SIGNAL
+from emq_compat.pool.child import (
+    DUMP_SIGNAL,
+    END_SIGNAL,
+    GROUP_SIGNALS,
+    SOFT_LIMIT_SIGNAL,
+    SOFTEN_SIGNAL,
+)
 
 __all__ = ["Entry", "Kid", "KillReason"]
 
@@ -167,6 +173,12 @@ class Kid:
         self.signal_group(signum)
         if signum in GROUP_SIGNALS:
             self.signal(END_SIGNAL)
+
+    def soften(self, now: float) -> None:
+        """Have the soft limit's exception raised in what runs, though that is not over."""
+        self.signal(SOFTEN_SIGNAL)
+        self.soft_at = now + self.soft_repeat_s
+        self.set_due()
 
     def remind_of_soft_limit(self, now: float) -> None:
         """Tell the child that the running assignment's soft limit is over."""

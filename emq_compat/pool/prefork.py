@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from emq_compat.errors import ConfigurationError
 from emq_compat.pool import channel, stacks
 from emq_compat.pool.base import (
+    SOFTENS,
     Assignment,
     Begun,
     Finished,
@@ -309,8 +310,21 @@ class PreforkPool(Pool):
         for kid in tuple(self._kids.values()):
             first = kid.first()
             if first is not None and first.key == key:
+                if signum == SOFTENS:
+                    return self._soften(kid, key, now)
                 return self._end(kid, key, "terminated", now, signum)
         return False
+
+    def _soften(self, kid: Kid, key: Key, now: float) -> bool:
+        # As in _end: nothing else can begin before the signal is there.
+        self._reclaim(kid)
+        self._drain(kid, now)
+        first = kid.first()
+        if first is None or first.key != key:
+            self._settle(kid, now)
+            return False
+        kid.soften(now)
+        return True
 
     def _end(self, kid: Kid, key: Key, reason: KillReason, now: float, signum: int | None = None) -> bool:
         # Once nothing waits in the channel, the child can't begin anything else: if the key still runs after

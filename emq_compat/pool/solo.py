@@ -21,7 +21,7 @@ from types import FrameType
 from emq_compat.coroutines.base import running_in
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Reply
-from emq_compat.pool.base import Key, PoolOptions, Report, Work
+from emq_compat.pool.base import SOFTENS, Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
 from emq_compat.pool.slot import Given, Slot, Stopped
 
@@ -150,6 +150,9 @@ class SoloPool(InProcessPool):
         slot = self._running_slot(key)
         if slot is None:
             return False
+        if signum == SOFTENS:
+            slot.soft_at = time.monotonic()
+            return True
         slot.given[0].given_up = "terminated"
         slot.stop_at = time.monotonic()
         return True

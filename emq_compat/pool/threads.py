@@ -15,7 +15,7 @@ from contextvars import copy_context
 
 from emq_compat.coroutines.base import running_in
 from emq_compat.message import Reply
-from emq_compat.pool.base import Key, PoolOptions, Report, Work
+from emq_compat.pool.base import SOFTENS, Key, PoolOptions, Report, Work
 from emq_compat.pool.inprocess import InProcessPool
 from emq_compat.pool.slot import Given, Post, Slot, Stopped
 
@@ -114,10 +114,13 @@ class ThreadsPool(InProcessPool):
             self._add_slot()
 
     def terminate(self, key: Key, signum: int | None = None) -> bool:
-        """Raise an exception in its thread, and abandon the thread; ``signum`` doesn't matter."""
+        """Raise an exception in its thread, and abandon the thread; SOFTENS only raises the soft limit's."""
         slot = self._running_slot(key)
         if slot is None:
             return False
+        if signum == SOFTENS:
+            slot.soft_at = time.monotonic()
+            return True
         self._end(slot, "terminated", time.monotonic())
         return True
 

@@ -84,6 +84,8 @@ class Control:
         if destination is None and not kwargs.get("pattern"):
             backend: Any = self.app.backend
             backend.revoke(ids, terminate, signal=name, timeout=client.timeout_s)
+            if not kwargs.get("reply"):
+                return None  # the broker has told who has them
         return self.broadcast(
             "revoke",
             destination=destination,

@@ -10,7 +10,7 @@ import pytest
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Publish
-from emq_compat.pool.base import Begun, Finished, Lost, PoolOptions
+from emq_compat.pool.base import SOFTENS, Begun, Finished, Lost, PoolOptions
 from emq_compat.pool.factory import make_pool
 from tests.pool.conftest import Run
 from tests.pool.drive import Driver, assignment, replies
@@ -256,6 +256,39 @@ def test_a_running_assignment_can_be_terminated(run: Run) -> None:
         assert 1 == len(driver.of(Lost))
 
     run(body)
+
+
+def test_a_running_assignment_can_be_softened(run: Run) -> None:
+    """With SOFTENS the work sees soft_limit_exceeded, whether it has a limit or not, and may still answer."""
+
+    def body(driver: Driver) -> None:
+        key = driver.submit(assignment("soft 30", "a"))
+        driver.told("a", "STARTED")
+        assert driver.pool.terminate(key, SOFTENS)
+        [finished] = driver.finished("a", timeout_s=5)
+        assert b"soft limit" == finished.reply.body
+        assert not driver.pool.terminate(key, SOFTENS)
+        driver.idle(1)
+        driver.submit(assignment("sleep 0.2", "b"))
+        assert [b"slept"] == replies(driver.finished("b"))
+        assert [] == driver.of(Lost)
+
+    run(body)
+
+
+def test_softening_one_that_just_ended_harms_nobody(several: Run) -> None:
+    """When the key has ended, though its result isn't read yet, no other assignment is interrupted."""
+
+    def body(driver: Driver) -> None:
+        for i in range(10):
+            key = driver.submit(assignment("echo", f"a{i}"))
+            driver.submit(assignment("sleep 0.05", f"b{i}"), reserve=True)
+            driver.pool.terminate(key, SOFTENS)
+            driver.finished(f"b{i}")
+            driver.idle(1)
+        assert [b"slept"] * 10 == replies([f for f in driver.of(Finished) if f.key[0].startswith("b")])
+
+    several(body)
 
 
 def test_terminating_one_that_just_ended_harms_nobody(several: Run) -> None:

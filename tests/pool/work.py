@@ -62,8 +62,8 @@ def _sleep(rest: bytes, delivery: Delivery, report: Report) -> Reply:
 
 
 def _soft(rest: bytes, delivery: Delivery, report: Report) -> Reply:
-    report("STARTED", b"{}")
     try:
+        report("STARTED", b"{}")
         end = time.monotonic() + float(rest)
         while time.monotonic() < end:
             time.sleep(0.01)

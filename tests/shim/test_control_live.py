@@ -304,6 +304,7 @@ def test_an_election_has_one_winner(running: Site) -> None:
     assert control.election("leader", "task", running.tasks.ping.si("elected")) is None
     running.wait_runs("ping elected")
     assert 1 == running.count("ping elected")
+    assert "by itself" == running.tasks.ping.si("by itself").election().get(timeout=20)
     (refused,) = control.broadcast("election", {"id": "1", "topic": "no", "action": 1}, reply=True, timeout=5)
     assert "unknown election topic 'no'" == refused["ctl@here"]["error"]
 

@@ -185,6 +185,15 @@ class Signature(dict[str, Any]):
             return self.app.send_task(self["task"], args, kwargs, **given)
         return task.apply_async(args, kwargs, **given)
 
+    def election(self) -> Any:
+        """Have one of the workers send it, chosen by the call's id (``app.control.election``).
+
+        Returns its result; nothing is told where no worker is there.
+        """
+        task_id = self["options"].get("task_id") or new_id()
+        self.app.control.election(task_id, "task", self.clone(task_id=task_id))
+        return self.AsyncResult(task_id)
+
     def _merge(
         self,
         args: Sequence[Any] | None = None,

@@ -32,6 +32,8 @@ T = TypeVar("T")
 _RESULTS_A_TIME = 1_000
 #: How long an announcement may hold its caller up.
 _ANNOUNCE_S = 1.0
+#: For so long none is tried after one that has.
+_ANNOUNCE_AGAIN_S = 2.0
 
 
 class Client:
@@ -60,6 +62,7 @@ class Client:
         self._identity = identity or "client"
         self._pool_limit = pool_limit
         self._by_pid: dict[int, Channels] = {}
+        self._no_announcement_before = 0.0
 
     def __repr__(self) -> str:
         return f"Client({';'.join(map(str, self.addresses))!r})"
@@ -207,12 +210,19 @@ class Client:
 
         Raises:
             LocalProtocolError: the topic or the payload is too long; nothing was sent.
-            OperationalError: no broker answers within a second, or it is a stock router.
+            OperationalError: no broker answers within a second, or none did two seconds ago, or it is a stock
+                router.
         """
         self._need_ours("announce")
         frames = encode(PublishTopic(msgid=new_id(), topic=topic, payload=payload))
+        if time.monotonic() < self._no_announcement_before:
+            raise OperationalError(f"no broker answered at {self.addresses[0]} a moment ago")
         limit_s = min(self.timeout_s, _ANNOUNCE_S)
-        self._perform(limit_s, "did not take an announcement", lambda channel, _: channel.send(frames))
+        try:
+            self._perform(limit_s, "did not take an announcement", lambda channel, _: channel.send(frames))
+        except OperationalError:
+            self._no_announcement_before = time.monotonic() + _ANNOUNCE_AGAIN_S
+            raise
 
     def subscribe(self, topics: Iterable[str]) -> Subscription:
         """Return what takes in all that is announced under topics that begin so; for one thread.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def events(
     files = [Path(name).absolute() if name else None for name in (pidfile, logfile)]
     if detach:
         go_to_background()
+    # TERM ends it as Ctrl-C does: a terminal is put in order, a camera takes its last picture.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with connection.app() as app, pid_file(files[0]):
         if camera is not None:
             _run_camera(app, camera, frequency, maxrate, files[1])

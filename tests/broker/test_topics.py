@@ -202,8 +202,14 @@ def test_a_restart_of_the_broker(broker: Broker, subscribed: Callable[..., Subsc
 
     with pytest.raises(OperationalError):
         subscription.take(time.monotonic() + 0.3)
+    client = Client(broker.url)
     with pytest.raises(OperationalError):
-        broker.client.announce("t", b"")
+        client.announce("t", b"")
+    begun = time.monotonic()
+    with pytest.raises(OperationalError, match="a moment ago"):
+        client.announce("t", b"")
+    assert time.monotonic() - begun < 0.5
+    client.close()
 
     broker.start("--memory")
     subscription.open()

@@ -340,7 +340,8 @@ def test_dumped(live: Live) -> None:
     result = site.tasks.add.delay(1, 2)
     for proc in procs:
         proc.wait_line(f"task succeeded: siteproj.add({result.id}) args=(1, 2)")
-        assert 0 == proc.stop(signum=signal.SIGINT)
+    assert 0 == procs[0].stop(signum=signal.SIGINT)
+    assert 0 == procs[1].stop(signum=signal.SIGTERM)
 
 
 _CAMERA = """
@@ -368,7 +369,7 @@ def test_a_camera_in_the_background(live: Live) -> None:
         log = site.folder / "cam.log"
         wait_until(lambda: f"picture ['{name}']" in log.read_text(), timeout_s=30)
     finally:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not (site.folder / "cam.pid").exists(), timeout_s=20)
 
 

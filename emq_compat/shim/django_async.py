@@ -59,6 +59,7 @@ async def _with_thread(awaitable: Awaitable[Any]) -> Any:
             # Not waited for: a query that goes on though its task was cancelled would hold up the loop.
             SyncToAsync.context_to_thread_executor.pop(context, None)
             thread.end()
+            close_caches()  # caches belong to a context, connections to a thread
 
 
 class _Thread(ThreadPoolExecutor):
@@ -76,10 +77,5 @@ class _Thread(ThreadPoolExecutor):
     def end(self) -> None:
         """Have it close its connections after what it does now, and end."""
         if self._used:
-            self.submit(_close)
+            self.submit(connections.close_all)
         self.shutdown(wait=False)
-
-
-def _close() -> None:
-    connections.close_all()
-    close_caches()

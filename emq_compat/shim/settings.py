@@ -13,7 +13,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import later
-from emq_compat.shim.settings_source import NEW_NAMES, Source, meant, read_source
+from emq_compat.shim.settings_source import NEW_NAMES, Source, is_odd, meant, read_source
 from emq_compat.shim.settings_table import SETTINGS
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Settings(MutableMapping[str, Any]):
         """
         odd = dict(self.__dict__["_source"].odd)
         for name in self.__dict__["_changes"]:
-            if name not in SETTINGS:
+            if name not in SETTINGS and is_odd(name):
                 odd[name] = meant(name)
         lines = [f"unknown setting {name}{hint}" for name, hint in odd.items()] + self.__dict__["_told"]
         idle: dict[str, list[str]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.settings_table import SETTINGS
 
-__all__ = ["NEW_NAMES", "Source", "from_command_line", "imported", "meant", "read_source"]
+__all__ = ["NEW_NAMES", "Source", "from_command_line", "imported", "is_odd", "meant", "read_source"]
 
 #: Name of a setting in Celery 3 → its name now.
 _OLD_NAMES = {old or name.upper(): name for name, (_, _, old) in SETTINGS.items()}
@@ -119,7 +119,8 @@ def _without(items: Mapping[str, Any], is_mapping: bool) -> Source:
             found.setdefault(NEW_NAMES[name], value)
         elif is_mapping:
             found[name] = value
-            odd[name] = meant(name)
+            if is_odd(name):
+                odd[name] = meant(name)
         elif not callable(value) and not hasattr(value, "__loader__"):
             found[name] = value  # a module's own names are no mistake, but app.conf shows them
             if _near(name, cutoff=_MISSPELT):
@@ -168,6 +169,14 @@ def _with_namespace(items: Mapping[str, Any], namespace: str) -> Source:
         if spelt.startswith(prefix.rstrip("_")):
             odd[spelt] = f": the old name of {prefix}{name.upper()}"
     return Source(settings=found, odd=odd)
+
+
+def is_odd(name: str) -> bool:
+    """Return whether a name that says nothing to Celery is to be told.
+
+    In capitals it may well be another library's: whole configurations of Flask are given to apps.
+    """
+    return not name.isupper() or name.startswith(("CELERY", "BROKER_")) or bool(_near(name, cutoff=_MISSPELT))
 
 
 def meant(name: str, prefix: str = "") -> str:

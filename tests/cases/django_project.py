@@ -26,6 +26,7 @@ DATABASES = {{
     }}
     for name in ("default", "other")
 }}
+CACHES = {{"default": {{"BACKEND": "noting.cache.Cache"}}}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CELERY_BROKER_URL = {url!r}
 CELERY_TASK_DEFAULT_QUEUE = os.environ.get("SHOP_QUEUE", "celery")
@@ -84,6 +85,7 @@ import threading
 import time
 
 from asgiref.sync import sync_to_async
+from django.core.cache import cache
 from django.db import connection, connections, transaction
 from emq_compat.celery_shim import shared_task
 
@@ -161,6 +163,16 @@ async def acount():
 
 
 @shared_task
+def caches():
+    cache.set("key", "plain")
+
+
+@shared_task
+async def acaches():
+    await cache.aset("key", "coroutine")
+
+
+@shared_task
 async def unsafe():
     return Order.objects.count()
 
@@ -177,6 +189,26 @@ async def walks():
 @shared_task
 def says(text):
     return text
+"""
+
+CACHE = """
+from django.core.cache.backends.locmem import LocMemCache
+
+from noting.base import note
+
+
+class Cache(LocMemCache):
+    used = False
+
+    def set(self, key, value, *args, **kwargs):
+        self.used = True
+        note("used-" + value)
+        super().set(key, value, *args, **kwargs)
+
+    def close(self):
+        if self.used:
+            self.used = False
+            note("cleared")
 """
 
 ENGINE = """
@@ -221,6 +253,7 @@ def write_django_project(folder: Path, url: str) -> dict[str, str]:
         ("shop/tasks.py", TASKS),
         ("noting/__init__.py", ""),
         ("noting/base.py", ENGINE),
+        ("noting/cache.py", CACHE),
     ):
         path = folder / name
         path.parent.mkdir(exist_ok=True)

@@ -46,6 +46,9 @@ def waiting(queue):
 
 
 told["counts"] = [get(tasks.count.delay()) for _ in range(3)]
+for _ in range(2):
+    get(tasks.caches.delay())
+    get(tasks.acaches.delay())
 told["unsafe"] = get(tasks.unsafe.delay())
 told["acounts"] = [get(result) for result in [tasks.acount.delay(), tasks.acount.delay()]]
 walking = tasks.walks.delay()
@@ -141,6 +144,12 @@ def test_every_connection_is_closed_by_who_opened_it(run: Run) -> None:
     # What warm_up opens in the parent just before it forks is the parent's.
     assert (run.pool in ("prefork", "spawn")) == len(opened) - len(closed), left
     assert all(pid == run.worker_pid for pid, _ in left)
+
+
+def test_caches_are_closed_after_tasks(run: Run) -> None:
+    """What a task has used of a cache is closed at its end, plain or async."""
+    told = [what for what, *_ in run.notes if what.startswith("used-") or what == "cleared"]
+    assert 2 * ["used-plain", "cleared", "used-coroutine", "cleared"] == told
 
 
 def test_a_coroutine_keeps_one_thread_for_the_orm(run: Run) -> None:

@@ -435,3 +435,20 @@ def test_which_old_names_were_read_is_known() -> None:
     conf.load({"CELERY_ACKS_LATE": True})
     assert ["CELERY_ACKS_LATE"] == conf.deprecated_settings
     assert Settings({"task_acks_late": True}).deprecated_settings is None
+
+
+def test_a_whole_configuration_of_flask(app: Celery) -> None:
+    """Of names in capitals only those are told that look like Celery's, however they were given."""
+    config = {"DEBUG": True, "SECRET_KEY": "x", "SESSION_COOKIE_NAME": "y", "CELERY_ACKS_LATE": True}
+    wrong = {"CELERY_ACKS_LAET": 1, "TASK_ACKS_LAET": 1}
+
+    app.conf.update({**config, **wrong})
+    other = Celery("other", set_as_current=False)
+    other.config_from_object({**config, **wrong})
+
+    told = [
+        "unknown setting CELERY_ACKS_LAET: is task_acks_late meant?",
+        "unknown setting TASK_ACKS_LAET: is task_acks_late meant?",
+    ]
+    assert (told, told) == (app.conf.problems(), other.conf.problems())
+    assert (True, True) == (app.conf.task_acks_late, other.conf.task_acks_late)

@@ -48,6 +48,7 @@ class Configured:
         self._configuring = False
         self._pending_defaults: list[Callable[[], Mapping[str, Any]]] = []
         self._pending_entries: dict[str, Any] = {}
+        self._timezone: tzinfo | None = None
         if self.on_configure is None:
             self.on_configure = Signal(name="app.on_configure")
         self.on_after_configure = Signal(name="app.on_after_configure", providing_args=("source",))
@@ -163,9 +164,18 @@ class Configured:
 
     @property
     def timezone(self) -> tzinfo:
-        """The setting timezone; without one UTC, or this machine's zone where enable_utc is false."""
+        """The setting timezone; without one UTC, or this machine's zone where enable_utc is false.
+
+        What is assigned to it wins, in this process.
+        """
+        if self._timezone is not None:
+            return self._timezone
         conf = self.conf
         return later.zone_named(conf.timezone, utc=bool(conf.enable_utc))
+
+    @timezone.setter
+    def timezone(self, zone: tzinfo | str | None) -> None:
+        self._timezone = None if zone is None else later.zone_named(zone)
 
     def uses_utc_timezone(self) -> bool:
         """Return whether ``timezone`` is UTC."""

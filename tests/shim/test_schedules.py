@@ -133,3 +133,17 @@ def test_maybe_schedule() -> None:
     assert given is maybe_schedule(given, app=app)
     assert app is given.app
     assert maybe_schedule(None) is None
+
+
+def test_lists_may_have_spaces() -> None:
+    """``1, 2`` is ``1,2``, in every field."""
+    assert crontab("0, 30", day_of_week="mon, wed") == crontab("0,30", day_of_week="mon,wed")
+
+
+def test_a_zone_that_is_assigned_to_the_app_counts() -> None:
+    """app.timezone may be assigned: schedules count in it, and now() is in it."""
+    app = _app(timezone="UTC")
+    app.timezone = "Europe/Berlin"
+    nine = crontab(minute=0, hour=9, nowfun=lambda: NOON, app=app)
+    assert timedelta(hours=19) == nine.remaining_estimate(NOON)
+    assert ZoneInfo("Europe/Berlin") == app.now().tzinfo

@@ -81,13 +81,8 @@ class BaseSchedule:
 
     @property
     def tz(self) -> tzinfo:
-        """The zone in which the fields of a crontab count: the setting timezone, unless it was given one."""
-        if self._tz is not None:
-            return self._tz
-        conf = self.app.conf
-        if conf.timezone:
-            return timezone.get_timezone(conf.timezone)
-        return timezone.utc if conf.enable_utc else timezone.local
+        """The zone in which the fields of a crontab count: the app's, unless it was given one."""
+        return self.app.timezone if self._tz is None else self._tz
 
     @tz.setter
     def tz(self, zone: tzinfo | None) -> None:

@@ -56,7 +56,7 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
         self.day_of_month = self._expand_cronspec(self._orig_day_of_month, 31, 1)
         self.month_of_year = self._expand_cronspec(self._orig_month_of_year, 12, 1)
         if min(self.day_of_month) > max(_LONGEST_MONTH[month - 1] for month in self.month_of_year):
-            raise ValueError("no month of month_of_year has a day of day_of_month")
+            raise ValueError("it never occurs: no month of month_of_year has a day of day_of_month")
         super().__init__(**kwargs)
 
     @classmethod
@@ -79,14 +79,14 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
                     f"Invalid crontab pattern. Valid range is {min_}-{min_ + max_ - 1}. {number!r} was found."
                 )
         if not values:
-            raise ValueError("a field of a crontab names no value")
+            raise ValueError("it never occurs: a field of a crontab names no value")
         return values
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first time after an aware one, in its zone.
 
         Raises:
-            ValueError: there is none in the next forty years.
+            RuntimeError: there is none in the next forty years.
         """
         zone = moment.tzinfo
         assert zone is not None
@@ -127,8 +127,8 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
             at = at + _MINUTE if changes else midnight
         raise self._never()
 
-    def _never(self) -> ValueError:
-        return ValueError(f"{self!r} names no time in the next forty years")
+    def _never(self) -> RuntimeError:
+        return RuntimeError(f"{self!r} names no time in the next forty years")
 
     def _names_day(self, day: datetime) -> bool:
         return (
@@ -137,8 +137,13 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
             and day.isoweekday() % 7 in self.day_of_week
         )
 
-    def remaining_delta(self, last_run_at: datetime) -> tuple[datetime, timedelta, datetime]:
-        """Return the last run, what is to be added to it to have the next, and now; all in UTC."""
+    def remaining_delta(
+        self, last_run_at: datetime, tz: tzinfo | None = None, ffwd: Any = None
+    ) -> tuple[datetime, timedelta, datetime]:
+        """Return the last run, what is to be added to it to have the next, and now; all in UTC.
+
+        Celery's further arguments are about how it is added: it is real time here.
+        """
         last = self.in_utc(last_run_at)
         return last, self._following(last, self.tz) - last, self.in_utc(self.now())
 

@@ -41,7 +41,7 @@ class crontab_parser:  # noqa: N801 - Celery's name
         """
         values: set[int] = set()
         for part in spec.split(","):
-            values.update(self._part(part))
+            values.update(self._part(part.strip()))
         return values
 
     def _part(self, part: str) -> list[int]:

@@ -217,8 +217,6 @@ class Celery(Declarer):
         lines = [*self.conf.problems(), *self.amqp.router.routes.problems()]
         for fixup in self.fixup_objects:
             lines += getattr(fixup, "problems", ())
-        if any(steps for kind, steps in self.steps.items() if kind != "worker"):
-            lines.append("app.steps: only those of the worker run; a consumer of Celery's isn't there")
         return lines
 
     @staticmethod

@@ -65,7 +65,7 @@ class WorkController:
         self.autoscaler: Any = None
         self.consumer = Consumer(self)
         self._timer: Timer | None = None
-        self._steps: Steps | None = None
+        self._steps: list[Steps] = []
 
     @property
     def timer(self) -> Timer:
@@ -77,24 +77,25 @@ class WorkController:
         return self._timer
 
     def create_steps(self) -> None:
-        """Make what the project adds to the worker (``app.steps["worker"]``)."""
-        classes = self.app.steps["worker"]
-        if classes:
-            from emq_compat.shim.surface.bootsteps import Steps  # noqa: PLC0415 - few need it
+        """Make what the project adds to the worker and to its consumer (``app.steps``)."""
+        steps = self.app.steps
+        for parent, classes in ((self, steps["worker"]), (self.consumer, steps["consumer"])):
+            if classes:
+                from emq_compat.shim.surface.bootsteps import Steps  # noqa: PLC0415 - few need it
 
-            self._steps = Steps(classes, self, self.options)
+                self._steps.append(Steps(classes, parent, self.options))
 
     def start_steps(self) -> None:
         """Start what was made."""
-        if self._steps is not None:
-            self._steps.start()
+        for steps in self._steps:
+            steps.start()
         if self._timer is not None:
             self._timer.begin()
 
     def stop_steps(self) -> None:
         """Stop it."""
-        if self._steps is not None:
-            self._steps.stop()
+        for steps in reversed(self._steps):
+            steps.stop()
         if self._timer is not None:
             self._timer.stop()
 
@@ -127,6 +128,11 @@ class Consumer:
     def pool(self) -> Any:
         """The worker's pool."""
         return self.controller.pool
+
+    @property
+    def timer(self) -> Timer:
+        """The worker's timer."""
+        return self.controller.timer
 
     @property
     def event_dispatcher(self) -> EventDispatcher | None:

@@ -238,15 +238,6 @@ def test_periodic_entries_are_added_before_and_after_the_settings_are_read() -> 
     assert {"k": 1} == app.conf.beat_schedule["later"]["kwargs"]
 
 
-def test_what_extends_celery_s_worker_is_told_to_do_nothing() -> None:
-    """A worker says that steps of its consumer have no effect."""
-    app = new_app()
-    assert [] == app.problems()
-    app.steps["consumer"].add(object)
-
-    assert ["app.steps"] == [line.partition(":")[0] for line in app.problems()]
-
-
 def test_a_bug_report_names_versions_and_masks_secrets() -> None:
     """bugreport() has software, platform and settings, and no password."""
     text = new_app(broker="emq://u:hidden@h").bugreport()

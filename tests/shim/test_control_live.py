@@ -45,6 +45,13 @@ def held(state):
     return [one.name, one.task_id, len(reserved_requests), one in reserved_requests, "x" in active_requests]
 
 
+@inspect_command()
+def totals(state):
+    from emq_compat.shim.surface.worker_state import revoked, total_count
+
+    return [total_count["siteproj.ping"], total_count["siteproj.fail"], sorted(revoked)]
+
+
 class Liveness(StartStopStep):
     requires = {"celery.worker.components:Timer"}
 
@@ -206,6 +213,25 @@ def test_queues_change_while_it_runs(running: Site) -> None:
     assert "added" == result.get(timeout=20)
     control.cancel_consumer("further", reply=True, timeout=5)
     assert ["celery"] == [queue["name"] for queue in control.inspect(timeout=5).active_queues()["ctl@here"]]
+
+
+def test_what_a_worker_has_done(running: Site) -> None:
+    """celery.worker.state counts runs by their task, and has the revokes of what the worker holds."""
+    tasks = running.tasks
+    held = tasks.sleep.delay(3, mark="held")
+    running.wait_runs("start held")
+    [runs, failures, _] = tasks.app.control.inspect(timeout=5)._request("totals")["ctl@here"]
+    tasks.ping.delay("once more").get(timeout=20)
+    held.revoke()
+    told = tasks.app.control.inspect(timeout=5)._request("totals")["ctl@here"]
+    assert [runs + 1, failures] == told[:2]
+    held.get(timeout=20, propagate=False)
+
+
+def test_a_signature_is_published_by_one_of_the_workers(running: Site) -> None:
+    """election has a worker publish it; its result is the one that is returned."""
+    assert "elected" == running.tasks.ping.s("elected").election().get(timeout=20)
+    assert 1 == running.count("ping elected")
 
 
 def test_steps_of_the_projects_own(running: Site) -> None:

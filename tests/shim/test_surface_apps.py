@@ -158,6 +158,8 @@ def test_no_worker_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [] == list(worker_state.active_requests)
     assert 0 == len(worker_state.reserved_requests)
     assert "an-id" not in worker_state.reserved_requests
+    assert (0, 0) == (len(worker_state.revoked), len(worker_state.total_count))
+    assert 0 == worker_state.total_count["proj.add"]
 
 
 def test_rdb_is_driven_over_a_socket() -> None:

@@ -255,11 +255,36 @@ def test_steps_of_a_project(app: Celery, program: ShimProgram) -> None:
     assert [("made", "a"), ("create", "w@h"), ("create", "again")] == told
     onlooker.ready()
     assert ("start", "w@h") == told[-1]
-    assert controller._steps is not None
-    (again,) = [step for step in controller._steps._steps if isinstance(step, Again)]
+    (again,) = [step for steps in controller._steps for step in steps._steps if isinstance(step, Again)]
     assert again.beat.wait(10)
     onlooker.shut_down()
     assert ("stop", "first") == told[-1]
+
+
+def test_steps_of_the_consumer(app: Celery, program: ShimProgram) -> None:
+    """Steps of app.steps["consumer"] come after the worker's and end before them; they get the consumer."""
+    told: list[Any] = []
+
+    class OfWorker(StartStopStep):
+        def start(self, parent: Any) -> None:
+            told.append(("start", parent))
+
+        def stop(self, parent: Any) -> None:
+            told.append(("stop", parent))
+
+    class OfConsumer(OfWorker):
+        requires = ("celery.worker.consumer:Connection",)
+
+    app.steps["worker"].add(OfWorker)
+    app.steps["consumer"].add(OfConsumer)
+    onlooker, controller = program.onlooker, program.announcer.controller
+    program.worker_init()
+    onlooker.ready()
+    onlooker.shut_down()
+    both = [controller, controller.consumer]
+    assert [("start", one) for one in both] + [("stop", one) for one in reversed(both)] == told
+    assert ("w@h", app) == (controller.consumer.hostname, controller.consumer.app)
+    assert controller.timer is controller.consumer.timer
 
 
 def test_calls_of_a_timer() -> None:

@@ -1,7 +1,8 @@
 """``celery.bootsteps``: what a project adds to a worker's start and end (``app.steps["worker"].add(…)``).
 
-Steps run in the worker's parent, with the worker (shim/worker.py) as their argument. Of Celery's own steps
-there are none, so that requiring one means nothing; steps of the consumer don't run.
+Steps run in the worker's parent, with the worker (shim/worker.py) as their argument; those of
+``app.steps["consumer"]`` after them, with its consumer. Of Celery's own steps there are none, so that
+requiring one means nothing, and no AMQP channel, so that there is no ConsumerStep.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """``celery.worker.state``: what the worker of this process holds, in its parent.
 
-The broker remembers revokes (``app.control.inspect()`` shows them). What Celery's worker fills beside the two
-sets of requests is there to be imported, and stays empty unless somebody fills it.
+The broker remembers revokes (``app.control.inspect()`` shows them); ``revoked`` are those that this worker
+was told of. What else Celery's worker fills can be imported, and stays empty unless somebody fills it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from emq_compat.errors import MessageError
@@ -60,6 +59,47 @@ class Held(Set[Any]):
         return f"{{{', '.join(map(repr, self))}}}"
 
 
+class Revoked(Set[str]):
+    """The ids of the tasks that a worker was told are revoked, until they have ended; empty elsewhere."""
+
+    def _ids(self) -> Set[str]:
+        manager = current.worker.manager if current.worker is not None else None
+        return frozenset() if manager is None else frozenset(manager.revoked)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids())
+
+    def __len__(self) -> int:
+        return len(self._ids())
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._ids()
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(map(repr, self))}}}"
+
+
+class Totals(Mapping[str, int]):
+    """Task name → how often a worker has begun to run it; empty elsewhere. What never ran counts 0."""
+
+    def _counts(self) -> dict[str, int]:
+        manager = current.worker.manager if current.worker is not None else None
+        counts = {} if manager is None else dict(manager.runs_by_task)
+        return {name: count for name, count in counts.items() if count}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts())
+
+    def __len__(self) -> int:
+        return len(self._counts())
+
+    def __getitem__(self, name: str) -> int:
+        return self._counts().get(name, 0)
+
+    def __repr__(self) -> str:
+        return repr(self._counts())
+
+
 def _request_of(delivery: Delivery) -> Request | None:
     """Return the request that a delivery makes; None: it is of no registered task."""
     worker = current.worker
@@ -81,17 +121,13 @@ class _Dict(dict[str, Any]):
     __unsupported__ = True
 
 
-class _Counter(Counter[str]):
-    __unsupported__ = True
-
-
 #: What runs.
 active_requests = Held(begun=True)
 #: What was taken in and hasn't ended, what runs included.
 reserved_requests = Held(begun=False)
-revoked = _Set()
+revoked = Revoked()
 successful_requests = _Set()
 requests = _Dict()
 revoked_stamps = _Dict()
-total_count = _Counter()
+total_count = Totals()
 all_total_count = [0]

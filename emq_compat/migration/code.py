@@ -14,7 +14,7 @@ from emq_compat.migration.modules import Module, Modules
 from emq_compat.migration.resolve import FunctionNode, Resolver, celery_module, is_fixture
 from emq_compat.migration.scopes import Scope, bind
 from emq_compat.migration.setting_places import SettingPlaces
-from emq_compat.migration.strings import name_in_string, package_in_string
+from emq_compat.migration.strings import PLUGIN, PLUGIN_VERDICT, name_in_string, package_in_string
 from emq_compat.migration.verdicts import Verdicts
 from emq_compat.shim.settings import Settings
 
@@ -339,6 +339,8 @@ class Code:
     def _constant(self, node: ast.Constant, scope: Scope) -> None:
         if not isinstance(node.value, str) or "celery" not in node.value:
             return
+        if node.value == PLUGIN:
+            self.add(node, "string", PLUGIN, PLUGIN_VERDICT)
         package = package_in_string(node.value)
         if package is not None:
             verdict = self._verdicts.package(package)

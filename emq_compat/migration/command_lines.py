@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from emq_compat.migration.finding import DIFFERENT, NOT_SEEN, Finding, Verdict
+from emq_compat.migration.strings import PLUGIN, PLUGIN_VERDICT
 from emq_compat.migration.verdicts import Verdicts, setting_named
 
 __all__ = ["command_lines", "holds_commands", "in_words"]
@@ -38,6 +39,7 @@ _WITHOUT_VALUE: Final = frozenset(
         "--without-gossip", "--without-mingle", "--without-heartbeat", "--disable-prefetch", "-f", "--force",
     }
 )  # fmt: skip
+_PLUGIN: Final = re.compile(rf"""-p[\s"',=]*{re.escape(PLUGIN)}\b""")
 _ENVIRONMENT = re.compile(r"""(?:^|[\s"'{,])(CELERY_\w+)["']?\s*[=:]\s*["']?([^\s"',}]*)""")
 #: A line of YAML that goes on with options.
 _GOES_ON = re.compile(r"""^\s*(?:-\s+)?["']?(--?[A-Za-z][^#]*?)["']?,?\s*$""")
@@ -61,6 +63,13 @@ def command_lines(path: Path, text: str, verdicts: Verdicts) -> list[Finding]:
         if line.lstrip().startswith(("#", "//", ";")):
             continue
         found.extend(_environment(path, first + 1, line, verdicts))
+        if _PLUGIN.search(line):
+            found.append(
+                Finding(
+                    path=path, line=first + 1, column=0, kind="string", name=PLUGIN,
+                    status=PLUGIN_VERDICT.status, reason=PLUGIN_VERDICT.reason,
+                )
+            )  # fmt: skip
         match = _CALL.search(line)
         if match is None:
             continue

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from emq_compat.migration.finding import DIFFERENT, Verdict
 from emq_compat.migration.verdicts import Verdicts
 
-__all__ = ["name_in_string", "package_in_string"]
+__all__ = ["PLUGIN", "PLUGIN_VERDICT", "name_in_string", "package_in_string"]
+
+#: Celery's pytest plugin, as pytest is told of it (``pytest_plugins``, ``-p``).
+PLUGIN: Final = "celery.contrib.pytest"
+PLUGIN_VERDICT: Final = Verdict(
+    status=DIFFERENT,
+    reason="write `emq_compat.testing`; behind `celery_shim.install()` `pytest_plugins` may have this name",
+)
 
 _PATH = re.compile(r"celery(?:\.\w+)*[.:](\w+)")
 _PACKAGE = re.compile(r"(\w*celery\w*)(?:[.:][\w.:]+)?")

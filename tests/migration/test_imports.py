@@ -103,6 +103,20 @@ def test_names_in_strings(tmp_path: Path) -> None:
     assert {"celery.app.task:Task", "celery.beat:PersistentScheduler"} == set(found(tmp_path, "string"))
 
 
+def test_the_pytest_plugin_is_found(tmp_path: Path) -> None:
+    """Celery's pytest plugin is found where pytest is told of it: in conftest.py, and by -p in settings."""
+    write(
+        tmp_path,
+        {
+            "conftest.py": 'pytest_plugins = ["celery.contrib.pytest"]\n',
+            "pytest.ini": "[pytest]\naddopts = -ra -p celery.contrib.pytest\n",
+            "pyproject.toml": '[tool.pytest.ini_options]\naddopts = ["-p", "celery.contrib.pytest"]\n',
+        },
+    )
+    assert {"celery.contrib.pytest": "different"} == found(tmp_path, "string")
+    assert {"conftest.py", "pytest.ini", "pyproject.toml"} == {one.path.name for one in findings(tmp_path)}
+
+
 def test_what_builds_on_celery_is_told(tmp_path: Path) -> None:
     """A package of somebody else's that builds on Celery is not seen, one of the code base is read."""
     source = "import celery_once\nfrom celery_own.tasks import x\nimport django_celery_beat.models\n"

@@ -228,12 +228,10 @@ class Celery(Declarer):
     def set_current(self) -> None:
         """Make this the current app of this thread."""
         current.set_app(self)
-        declare.rebase_shared(self)
 
     def set_default(self) -> None:
         """Make this the current app of every thread that has none of its own."""
         current.set_default_app(self)
-        declare.rebase_shared(self)
 
     @property
     def log(self) -> Logging:

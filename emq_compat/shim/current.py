@@ -141,6 +141,8 @@ _default_is_chosen = False
 _make_fallback: Callable[[], Celery] | None = None
 #: The worker (shim/worker.py) whose parent process this is.
 worker: Any = None
+#: Called with the app that becomes current, or the default one.
+followers: list[Callable[[Celery], object]] = []
 #: Called with each app that is finalized.
 finalizers: list[Callable[[Celery], object]] = []
 
@@ -156,6 +158,7 @@ def set_app(app: Celery) -> None:
     _apps.current = app
     if not _default_is_chosen:
         _default = app
+    _follow(app)
 
 
 def set_default_app(app: Celery | None) -> None:
@@ -165,6 +168,13 @@ def set_default_app(app: Celery | None) -> None:
     _default_is_chosen = app is not None
     if app is None:
         _apps.current = None
+    _follow(app)
+
+
+def _follow(app: Celery | None) -> None:
+    if app is not None:
+        for follower in followers:
+            follower(app)
 
 
 @contextmanager
@@ -176,6 +186,7 @@ def restored() -> Iterator[None]:
         yield
     finally:
         _apps.current, _default, _default_is_chosen = before
+        _follow(app_or_none())
 
 
 def set_fallback(make: Callable[[], Celery]) -> None:

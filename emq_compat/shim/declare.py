@@ -123,6 +123,9 @@ def rebase_shared(app: Celery) -> None:
         rebase(_shared.values(), app.shared_task_cls)
 
 
+current.followers.append(rebase_shared)
+
+
 def rebase(tasks: Iterable[Task[..., Any]], base: type[Task[..., Any]]) -> None:
     """Give another base class to tasks that were declared without one."""
     for task in tasks:

@@ -13,6 +13,7 @@ __all__ = ["write_django_project"]
 SETTINGS = """
 import os
 
+BASE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SECRET_KEY = "x"
 USE_TZ = True
 TIME_ZONE = "Europe/Oslo"
@@ -21,7 +22,7 @@ INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "shop.ap
 DATABASES = {{
     name: {{
         "ENGINE": "noting",
-        "NAME": {folder!r} + "/" + name + ".sqlite3",
+        "NAME": os.path.join(BASE, name + ".sqlite3"),
         "OPTIONS": {{"timeout": 20}},
     }}
     for name in ("default", "other")
@@ -245,7 +246,7 @@ def write_django_project(folder: Path, url: str) -> dict[str, str]:
     meeting.mkdir()
     for name, text in (
         ("proj/__init__.py", "from proj.celery import app as celery_app\n"),
-        ("proj/settings.py", SETTINGS.format(folder=str(folder), url=url)),
+        ("proj/settings.py", SETTINGS.format(url=url)),
         ("proj/celery.py", CELERY),
         ("shop/__init__.py", ""),
         ("shop/apps.py", APPS),

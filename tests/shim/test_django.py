@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,6 @@ import django
 
 django.setup()
 from django.conf import settings
-from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 from emq_compat.shim.program import ShimProgram
@@ -43,11 +46,6 @@ def published():
     return names
 
 
-def tables():
-    for name in settings.DATABASES:
-        call_command("migrate", run_syncdb=True, verbosity=0, database=name)
-
-
 def tell(*what):
     print("told:", json.dumps(what if len(what) > 1 else what[0]))
 """
@@ -55,15 +53,29 @@ def tell(*what):
 Script = Callable[..., list[Any]]
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The project's folder, its tables made, and the environment of its processes."""
+    folder = tmp_path_factory.mktemp("project")
+    environment = write_django_project(folder, "emq://127.0.0.1:1")
+    make = "import django; django.setup(); from django.core.management import call_command as call\n"
+    make += "for name in 'default', 'other': call('migrate', run_syncdb=True, verbosity=0, database=name)"
+    env = {**os.environ, **environment}
+    subprocess.run((sys.executable, "-c", make), cwd=folder, env=env, check=True, timeout=100)
+    return folder, environment
+
+
 @pytest.fixture
-def script(tmp_path: Path, procs: Procs) -> Script:
+def script(tmp_path: Path, procs: Procs, project: tuple[Path, dict[str, str]]) -> Script:
     """A function that runs Python text in the project, and returns what it tells: JSON, one value a line."""
-    environment = write_django_project(tmp_path, "emq://127.0.0.1:1")
+    made, environment = project
+    folder = tmp_path / "site"
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("notes"))
 
     def run(text: str, **more: str) -> list[Any]:
-        (tmp_path / "script.py").write_text(BEGINNING + text)
-        env = {**environment, "PYTHONPATH": str(ROOT), **more}
-        proc = procs.python("script.py", cwd=tmp_path, env=env)
+        (folder / "script.py").write_text(BEGINNING + text)
+        own = {"SHOP_NOTES": str(folder / "notes"), "PYTHONPATH": str(ROOT)}
+        proc = procs.python("script.py", cwd=folder, env={**environment, **own, **more})
         assert 0 == proc.wait(60), proc.tail()
         lines = proc.output().splitlines()
         return [json.loads(line.removeprefix("told:")) for line in lines if line.startswith("told:")]
@@ -75,7 +87,6 @@ def test_what_is_published_follows_the_commit(script: Script) -> None:
     """Each of the ways to publish on commit waits for the outermost commit of its database."""
     told = script(
         """
-tables()
 with transaction.atomic():
     with transaction.atomic():
         told = [tasks.later.delay_on_commit(1), tasks.later.apply_async_on_commit((1,), countdown=60)]
@@ -207,7 +218,6 @@ with override_settings(TIME_ZONE="Asia/Tokyo", ANY_OTHER=1):
 
 WORK = """
 program = ShimProgram(app)
-tables()
 program.worker_init()
 """
 
@@ -229,8 +239,8 @@ def test_connections_serve_as_many_tasks_as_are_told(script: Script) -> None:
     problems, kept, opened = script(text, SHOP_REUSE_MAX="2")
     assert ["?: (shop.W001) the shop has no sign"] == problems
     assert 5 * [True] == kept
-    # For the tables (two databases), for the receiver of worker_init, and for tasks 1 and 2, 3 and 4, 5.
-    assert 6 == opened
+    # For the receiver of worker_init, and for tasks 1 and 2, 3 and 4, 5.
+    assert 4 == opened
 
 
 def test_in_a_transaction_nothing_is_closed(script: Script) -> None:

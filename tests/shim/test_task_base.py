@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from emq_compat.celery_shim import Celery, Task, shared_task
+from emq_compat.shim import current
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = pytest.mark.unit
@@ -108,9 +109,14 @@ def test_the_current_app_decides() -> None:
     assert isinstance(early, Wrapping)
     Celery("second")
     assert not isinstance(early, Wrapping)
+    first.set_current()
     first.set_default()
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(isinstance(early, Wrapping)))
     thread.start()
     thread.join()
     assert [True] == found
+    with current.restored():
+        Celery("of a test")
+        assert not isinstance(early, Wrapping)
+    assert isinstance(early, Wrapping)

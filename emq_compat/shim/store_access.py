@@ -164,11 +164,17 @@ class StoreAccess:
         signal: str | None = None,
         timeout: float | None = None,
     ) -> dict[str, str]:
-        """Have the broker, whichever store there is, revoke tasks; returns what became of each id."""
+        """Have the broker, whichever store there is, revoke tasks; returns what became of each id.
+
+        Raises:
+            ValueError: there is no such signal.
+        """
+        from emq_compat.shim.control_shapes import signal_name  # noqa: PLC0415 - declaring tasks needs none
+
         client = self.app.client
         if client.stock:
             raise ImproperlyConfigured("a stock eventmq router revokes nothing: use an emq:// broker")
-        named = signal or "SIGTERM"
+        named = signal_name(signal)
         answer = self._told(
             lambda: client.ask("revoke", timeout, ids=list(ids), terminate=terminate, signal=named)
         )

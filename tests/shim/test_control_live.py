@@ -300,6 +300,9 @@ def test_commands_with_celerys_arguments(running: Site) -> None:
     assert "REVOKED" == waits.state
     with pytest.raises(ValueError, match="there is no signal 'SIGNONE'"):
         tasks.app.control.terminate("an-id", signal="SIGNONE")
+    with pytest.raises(ValueError, match="there is no signal 99"):
+        waits.revoke(terminate=True, signal=99)
+    assert "finished" == waits.revoke(terminate=True, signal=9)
     with pytest.raises(ValueError, match="the matcher 'fuzzy' is unknown"):
         broadcast("ping", reply=True, pattern="*", matcher="fuzzy")
 

@@ -87,6 +87,16 @@ MODULES: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
         **_of("beat.service", "EmbeddedService", "Service"),
     ),
     "celery.bin": _row(),
+    "celery.bin.base": _row(
+        **_of(
+            "emq_compat.cli.parts",
+            "CLIContext", "CeleryCommand", "CeleryDaemonCommand", "CeleryOption", "CommaSeparatedList",
+            "DaemonOption", "ISO8601DateTime", "ISO8601DateTimeOrFloat", "JsonArray", "JsonObject",
+            "LogLevel", "COMMA_SEPARATED_LIST", "ISO8601", "ISO8601_OR_FLOAT", "JSON_ARRAY",
+            "JSON_OBJECT", "LOG_LEVEL",
+            "handle_preload_options", "handle_remote_command_error",
+        )
+    ),
     "celery.bin.celery": _row(celery="emq_compat.cli.main:cli", main="emq_compat.cli.main:main"),
     "celery.bootsteps": _row("surface.bootsteps"),
     "celery.canvas": _row("canvas.kinds", **_of("canvas.kinds", "_chain", "_chord")),

@@ -169,6 +169,24 @@ def test_saferepr_is_bounded() -> None:
     assert "[[...]]" == saferepr(around)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        (), (1,), [1, "a"], {"a": None, 2: b"x"}, "plain", 1.5, True, None, {n: [n] for n in range(12)},
+        dict.fromkeys(range(7), "x" * 90), {n: n for n in range(9)}, (2**70, -1), ["x" * 101], [[1, (2,)]],
+    ],
+)  # fmt: skip
+def test_saferepr_is_repr_of_what_is_small(value: object) -> None:
+    """What fits is shown as Python shows it."""
+    assert repr(value) == saferepr(value)
+    assert 20 >= len(saferepr(value, maxlen=20))
+
+
+def test_saferepr_of_what_python_refuses_to_show() -> None:
+    """A number with too many digits is named by its class."""
+    assert saferepr((10**5000,)).startswith("(<int instance at ")
+
+
 def test_saferepr_costs_no_more_than_it_shows() -> None:
     """What is cut off isn't looked at."""
     looked = []

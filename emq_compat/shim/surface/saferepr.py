@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 __all__ = ["saferepr"]
@@ -16,6 +16,10 @@ _BRACKETS: dict[type, tuple[str, str]] = {
     frozenset: ("frozenset({", "})"),
 }
 
+#: What Python's own repr shows at a small cost: such values, so many of them, and texts of such a length.
+_PLAIN = frozenset({float, bool, type(None)})
+_FEW, _SHORT = 8, 100
+
 
 def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[int] | None = None) -> str:
     """Return ``repr(o)``, cut to ``maxlen`` characters and ``maxlevels`` levels of nesting.
@@ -23,6 +27,10 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
     A part whose own ``__repr__`` fails is named by its class. What is cut off costs nothing. ``seen`` holds
     the ids of what is around ``o``, which isn't shown inside it again.
     """
+    if not seen and maxlevels > 0 and _is_small(o):
+        text = repr(o)
+        if maxlen is None or len(text) <= maxlen:
+            return text
     pieces: list[str] = []
     length = 0
     for piece in _pieces(o, maxlevels, seen or set(), maxlen):
@@ -31,6 +39,27 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
         if maxlen is not None and length > maxlen:
             return "".join(pieces)[: max(maxlen - 3, 0)] + "..."
     return "".join(pieces)
+
+
+def _is_small(o: Any) -> bool:
+    """Tell whether Python's own repr will do, which is much quicker: few plain values, and all are short."""
+    kind = type(o)
+    values: Iterable[Any] = (o,)
+    if kind is tuple or kind is list or kind is dict:
+        if len(o) > _FEW:
+            return False
+        values = o if kind is not dict else (*o, *o.values())
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is bytes:
+            if len(value) > _SHORT:
+                return False
+        elif kind is int:
+            if value.bit_length() > 64:  # there are ints that Python refuses to show
+                return False
+        elif kind not in _PLAIN:
+            return False
+    return True
 
 
 def _pieces(o: Any, levels: int, around: set[int], maxlen: int | None) -> Iterator[str]:

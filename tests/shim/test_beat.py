@@ -628,3 +628,19 @@ def test_a_sleeping_service_sees_that_the_clock_was_changed(caplog: pytest.LogCa
     embedded.stop()
     embedded.join(5)
     assert "the clock was changed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (None, "beats"),
+        ("celerybeat-schedule", "beats"),
+        ("/var/run/here/celerybeat-schedule", "beats"),
+        ("nightly", "beats:nightly"),
+        ("/srv/there/nightly", "beats:nightly"),
+    ],
+)
+def test_which_schedule_a_beat_runs(broker: BrokerHere, given: str | None, name: str) -> None:
+    """The app's, or the one that -s names; the folder of a file makes no difference."""
+    run_due(beat(app_on(broker, {"e": every(10)}), schedule_filename=given))
+    assert [name] == [row["schedule"] for row in broker.ask("periodic")]

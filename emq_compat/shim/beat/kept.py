@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.message import Publish, new_id
@@ -144,7 +145,9 @@ def _row(entry: Any) -> dict[str, Any]:
 def kept_as(app: Celery, given: str | None) -> str:
     """Return the name of an app's schedule in the broker: the app's, and what ``-s`` says, if anything.
 
-    Projects that share a broker have apps of different names, as they have queues of different names.
+    Projects that share a broker have apps of different names, as they have queues of different names. Of a
+    file's path its last part counts: one schedule may be a file in another folder on each machine.
     """
     own = app.main or app.conf.task_default_queue
-    return own if given in (None, "", _DEFAULT_NAME) else f"{own}:{given}"
+    name = PurePath(given or "").name
+    return own if name in ("", _DEFAULT_NAME) else f"{own}:{name}"

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from emq_compat.channel import Channel
-from emq_compat.errors import BrokerRefused, EmqError, NotPublished, QueueFull
+from emq_compat.errors import BrokerRefused, DuplicateTask, EmqError, NotPublished, QueueFull
 from emq_compat.message import Publish
 from emq_compat.protocol.commands import Ack, Command, Reply, Request
 from emq_compat.protocol.frames import encode
 
-__all__ = ["Bulk", "publish_frames", "refusal", "refused_as"]
+__all__ = ["Bulk", "joined_to", "publish_frames", "refusal", "refused_as"]
 
 #: Unconfirmed messages under way: enough to fill the broker's batches while it writes one.
 _WINDOW = 2_000
@@ -40,6 +40,8 @@ def refused_as(error: object) -> BrokerRefused:
         kind, text = str(error.get("type", kind)), str(error.get("message", ""))
     if kind == QueueFull.__name__:
         return QueueFull(text or None)
+    if kind == DuplicateTask.__name__ and isinstance(error, dict):
+        return DuplicateTask(text or None, first=str(error.get("first", "")))
     return BrokerRefused(f"{kind}: {text}" if text else kind)
 
 
@@ -52,6 +54,16 @@ def refusal(reply: Reply) -> BrokerRefused | None:
         return refused_as(document["error"])
     except (ValueError, TypeError, KeyError):
         return BrokerRefused(f"the broker refused it with {reply.body[:200]!a}")
+
+
+def joined_to(reply: Reply) -> str | None:
+    """Return the id of the task that a REPLY to a publish names in its place; None: it names none."""
+    if reply.headers is None or reply.headers.state != "JOINED":
+        return None
+    try:
+        return str(json.loads(reply.body)["value"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class Bulk:
@@ -137,7 +149,7 @@ class Bulk:
             send(frames)
 
     def _take(self, command: Command) -> bool:
-        """Note an ACK or a refusal; tells whether it was one of this bulk's."""
+        """Note an ACK, a refusal, or that another is there; tells whether it was one of this bulk's."""
         if isinstance(command, Ack):
             before = self._confirmed
             for msgid in command.acked:
@@ -147,6 +159,11 @@ class Bulk:
                     self._confirmed += 1
             return self._confirmed > before
         if isinstance(command, Reply) and command.request_msgid in self._unconfirmed:
+            if joined_to(command) is not None:
+                message = self._unconfirmed.pop(command.request_msgid)
+                self._bytes -= len(message.payload)
+                self._confirmed += 1
+                return True
             refused = refusal(command)
             if refused is not None:
                 message = self._unconfirmed.pop(command.request_msgid)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from emq_compat.address import Address
-from emq_compat.bulk import Bulk, publish_frames, refusal, refused_as
+from emq_compat.bulk import Bulk, joined_to, publish_frames, refusal, refused_as
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import BrokerRefused, OperationalError
 from emq_compat.message import Publish, new_id
@@ -78,13 +78,16 @@ class Client:
         """True when the addresses are stock routers': nothing is confirmed, no results exist."""
         return self.addresses[0].stock
 
-    def publish(self, message: Publish) -> None:
+    def publish(self, message: Publish) -> str | None:
         """Publish one message; returns once it is on the broker's disk.
+
+        Returns the id of the task that is there in its place, where it is a unique one that joins another
+        (nothing of it is stored then); otherwise None.
 
         Calling it again with the same Publish (the same msgid) after an error never makes a second message.
 
         Raises:
-            QueueFull, BrokerRefused: the broker refused it.
+            QueueFull, DuplicateTask, BrokerRefused: the broker refused it.
             LocalProtocolError: it is too large, or its queue is no name; nothing was sent.
             OperationalError: not confirmed within ``timeout_s``; it names the address and the limit. Whether
                 the message is on the broker's disk is then unknown; it won't leave this process any more.
@@ -93,19 +96,22 @@ class Client:
         frames = publish_frames(message, stock=stock)
         msgid = message.msgid
 
-        def confirm(channel: Channel, deadline: float) -> None:
+        def confirm(channel: Channel, deadline: float) -> str | None:
             channel.send(frames)
             while not stock:
                 command = channel.receive(deadline)
                 if isinstance(command, Ack):
                     if msgid in command.acked:
-                        return
+                        return None
                 elif isinstance(command, Reply) and command.request_msgid == msgid:
+                    if (first := joined_to(command)) is not None:
+                        return first
                     refused = refusal(command)
                     if refused is not None:
                         raise refused
+            return None
 
-        self._perform(self.timeout_s, "did not confirm a message", confirm)
+        return self._perform(self.timeout_s, "did not confirm a message", confirm)
 
     def publish_all(self, messages: Iterable[Publish]) -> None:
         """Publish many, pipelined; returns once all are on the broker's disk.

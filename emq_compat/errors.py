@@ -10,6 +10,7 @@ __all__ = [
     "AddressError",
     "BrokerRefused",
     "ConfigurationError",
+    "DuplicateTask",
     "EmqError",
     "JournalError",
     "LocalProtocolError",
@@ -81,6 +82,17 @@ class BrokerRefused(OperationalError):
 
 class QueueFull(BrokerRefused):
     """The queue holds as many messages as its limit allows."""
+
+
+class DuplicateTask(BrokerRefused):
+    """Another message holds the unique key of this one.
+
+    ``first`` is the task id of the one that is there (a msgid where it has none).
+    """
+
+    def __init__(self, message: str | None = None, *, first: str = "") -> None:
+        super().__init__(message)
+        self.first = first
 
 
 class NotPublished(OperationalError):

@@ -204,6 +204,9 @@ class JobManager(Endings):
             slots=self.concurrent_jobs,
             tasks=tasks,
             intervals=self._placement.throttle.intervals,
+            shares=None
+            if policies is None
+            else {task: policy.shares for task, policy in policies.items() if any(policy.shares)},
             timings=timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
             on_heartbeat_sent=self.program.onlooker.heartbeat_sent,

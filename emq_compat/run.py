@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from emq_compat.message import Delivery, Job, Outcome, Reply
+from emq_compat.terms import NOTHING_SHARED, Shares
 
 __all__ = ["Onlooker", "Program", "Report", "Runnable", "TaskPolicy"]
 
@@ -31,8 +32,9 @@ class TaskPolicy:
     """What a job manager must know of a task without running it (Celery's task attributes of these names).
 
     Limits are in seconds; None: no limit. ``interval_s`` is the time between two runs on one worker (its
-    rate limit). ``lost_retry_s``: a run whose process was lost is tried again after so many seconds, as often
-    as ``max_retries`` allows (None: without end); None: it isn't (retry_on_worker_lost).
+    rate limit); ``shares`` is what its messages share over all workers. ``lost_retry_s``: a run whose process
+    was lost is tried again after so many seconds, as often as ``max_retries`` allows (None: without end);
+    None: it isn't (retry_on_worker_lost).
     """
 
     acks_late: bool = False
@@ -42,6 +44,7 @@ class TaskPolicy:
     limit_s: float | None = None
     soft_limit_s: float | None = None
     interval_s: float | None = None
+    shares: Shares = NOTHING_SHARED
     acks_on_timeout: bool = True
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "FOLLOW",
     "JOIN",
     "MAX_KEY_BYTES",
+    "NOTHING_SHARED",
     "REFUSE",
     "STARTED",
     "Once",
@@ -138,6 +139,9 @@ class Shares(NamedTuple):
     slots_by_key: bool = False
     pace_s: float = 0.0
     pace_by_key: bool = False
+
+
+NOTHING_SHARED = Shares()
 
 
 def once_text(text: str) -> str:

@@ -18,6 +18,7 @@ from emq_compat.broker.moves import MOVES
 from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
+from emq_compat.broker.term_asks import TERM_VERBS
 from emq_compat.errors import EmqError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
@@ -134,6 +135,7 @@ class Asks:
                 "waiting": queue.waiting,
                 "delayed": queue.delayed,
                 "held": queue.held,
+                "parked": queue.parked,
                 "in_flight": in_flight.get(queue.id, 0),
                 "workers": sum(
                     queue in worker.queues for worker in engine.fleet.workers.values() if worker.present
@@ -189,6 +191,7 @@ class Asks:
             "in_flight": len(engine.flights.by_msgid),
             "waits": engine.results.waiting,
             "chords": len(engine.chords.by_id),
+            "unique_keys": engine.desk.journal.count_locks(),
             "subscribers": engine.topics.subscribers,
         }
 
@@ -260,6 +263,9 @@ class Asks:
             for key in self._dead_keys(arguments)
             if (row := self._engine.desk.journal.dead_letter(key)) is not None
         ]
+        # What is unique stays put aside while another holds its key.
+        second = self._engine.intake.is_second
+        rows = [row for row in rows if not second(Headers.decode(row.header_text), now)]
         for row in rows:
             self._engine.publish(as_publish(row), now)
             if task_id := Headers.decode(row.header_text).task_id:
@@ -347,7 +353,7 @@ _VERBS: dict[str, Verb] = {
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
     "answer": Asks._node_answers,
-    **{name: _of_engine(verb) for name, verb in {**PERIODIC, **MOVES}.items()},
+    **{name: _of_engine(verb) for name, verb in (PERIODIC | MOVES | TERM_VERBS).items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,
 }

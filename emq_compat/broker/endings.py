@@ -150,7 +150,9 @@ class Endings:
             named = f"{headers.task or '-'}[{headers.task_id}]"
             self._desk.note("warning", f"no epilogue for {named}: its payload is no run")
             return
-        head = Headers(task=headers.task, priority=headers.priority, concludes=True)
+        head = Headers(
+            task=headers.task, priority=headers.priority, retries=headers.retries, concludes=True
+        )
         self._entry.add(queue, new_id(), head, head.encode(), text, now)
 
     # Messages that no worker has seen

@@ -99,11 +99,13 @@ class Flights:
             self._requeue(flight, losses)
             return True
         self.end(flight)
+        more = {}
         if flight.late:
+            more["exhausted"] = "redeliveries"
             how += f"; it was lost {losses} times, and the limit is {limit} redeliveries"
         payload = self.payload(flight)
         self.bury(flight, f"WorkerLostError: {how}", now, losses)
-        body = failure_body("WorkerLostError", how)
+        body = failure_body("WorkerLostError", how, extra=more)
         queue = self.queues.by_id[queue_of(flight.key)]
         self.endings.unattended(flight.msgid, flight.headers, queue, payload, FAILURE, body, now)
         return False

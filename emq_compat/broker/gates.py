@@ -28,16 +28,15 @@ from emq_compat.broker.records import (
     Moment,
     StoredMessage,
     Waiting,
-    home_key,
     marked,
     priority_of,
     queue_of,
 )
 from emq_compat.message import Headers
 from emq_compat.rate import SLACK_S, TokenBucket
-from emq_compat.terms import Share, Shares
+from emq_compat.terms import NOTHING_SHARED, Share, Shares
 
-__all__ = ["FOLLOWS", "Gate", "Gates"]
+__all__ = ["FOLLOWS", "Gate", "Gates", "named"]
 
 #: First letters of gates: places for a key, for a task; a pace for a key, for a task.
 _SLOTS, _TASK_SLOTS, _PACE, _TASK_PACE = "s", "S", "p", "P"
@@ -54,6 +53,12 @@ class Gate(NamedTuple):
     name: str
     slots: int = 0
     pace_s: float = 0.0
+
+
+def named(gate: str) -> dict[str, str]:
+    """Return a gate for people: its ``kind``, what it is ``of``, and the ``key`` or task."""
+    kind = "places" if gate[0] in (_SLOTS, _TASK_SLOTS) else "pace"
+    return {"kind": kind, "of": "key" if gate[0] in (_SLOTS, _PACE) else "task", "key": gate[1:]}
 
 
 class Gates:
@@ -128,7 +133,7 @@ class Gates:
         """Return the gates that a message has to pass."""
         if headers.concludes:
             return ()
-        share = self.shares.get(headers.task) or _NOTHING
+        share = self.shares.get(headers.task) or NOTHING_SHARED
         found = []
         if headers.slots:
             own = Share.decode(headers.slots)
@@ -143,6 +148,26 @@ class Gates:
         elif share.pace_s and not share.pace_by_key:
             found.append(Gate(_TASK_PACE + headers.task, pace_s=share.pace_s))
         return tuple(found)
+
+    # What is told
+
+    def opens_at(self, gate: str) -> float | None:
+        """Return the monotonic time at which a pace lets the next one pass; None: now, or it has no pace."""
+        bucket = self._buckets.get(gate)
+        return None if bucket is None else bucket.next_at
+
+    def told(self, name: str, headers: Headers, now: Moment) -> str:
+        """Return in words why a gate doesn't let a message through."""
+        parked = sum(self.parked.get(name, {}).values())
+        gate = next((gate for gate in self.of(headers) if gate.name == name), None)
+        about = "{kind} of the {of} {key!r}".format(**named(name))
+        if gate is None:
+            return f"{about} don't hold it back any more"
+        if gate.slots:
+            running = self.running.get(name, 0)
+            return f"{about}: {running} of {gate.slots} run, {parked} are parked"
+        opens_s = max(0.0, (self.opens_at(name) or now.mono) - now.mono)
+        return f"{about}: one every {gate.pace_s:g} s, the next in {opens_s:.1f} s, {parked} are parked"
 
     # Who may pass
 
@@ -375,11 +400,3 @@ class Gates:
         for gate in self.parked:
             if gate not in self.running and gate not in self._let_in and gate not in self._waking:
                 self._opened[gate] = None
-
-
-_NOTHING = Shares()
-
-
-def home_of(queue: MessageQueue, headers: Headers) -> int:
-    """Return where a message's queue and priority place it."""
-    return home_key(queue.id, headers.priority)

@@ -202,6 +202,13 @@ SELECT key, owner, until, expires FROM locks WHERE key IN (SELECT value FROM jso
 -- name: all_locks
 SELECT key, owner, until, expires FROM locks WHERE key > ? ORDER BY key LIMIT ?
 
+-- name: count_locks
+SELECT count(*) FROM locks
+
+-- name: find
+SELECT key, msgid, headers, x'', attempt, losses, home, gate FROM messages
+    WHERE instr(headers || ',', ?) AND key NOT IN (SELECT key FROM in_flight) LIMIT 1
+
 -- name: put_lock
 INSERT INTO locks (key, owner, until, expires) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, until = excluded.until, expires = excluded.expires

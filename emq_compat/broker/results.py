@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment, StoredResult
@@ -16,11 +17,19 @@ WAIT_S = 150.0
 
 
 def failure_body(
-    kind: str, message: str, state: str = "FAILURE", *, module: str = "celery.exceptions"
+    kind: str,
+    message: str,
+    state: str = "FAILURE",
+    *,
+    module: str = "celery.exceptions",
+    extra: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the reply JSON of a failure that the broker finds; ``kind``: a class of Celery's exceptions."""
+    """Return the reply JSON of a failure that the broker finds; ``kind``: a class of Celery's exceptions.
+
+    ``extra``: further members.
+    """
     failure = Failure(type=kind, module=module, args=(message,), message=message)
-    return Outcome(state=state, failure=failure).encode().body
+    return Outcome(state=state, failure=failure, extra=extra or {}).encode().body
 
 
 class Results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from emq_compat.broker.database import SQL, Database
 from emq_compat.broker.records import (
@@ -255,6 +256,18 @@ class Store(Database):
     def all_locks(self, after: str, limit: int) -> list[LockRow]:
         """See Journal."""
         return [LockRow(*row) for row in self._execute("all_locks", (after, limit))]
+
+    def count_locks(self) -> int:
+        """Return how many unique keys are stored."""
+        count: int = self._execute("count_locks").fetchone()[0]
+        return count
+
+    def find(self, task_id: str) -> MarkedMessage | None:
+        """See Journal."""
+        if found := self.marked_as(task_id):
+            return found[0]
+        row = self._execute("find", (f"id:{quote(task_id, safe='')},",)).fetchone()
+        return MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) if row else None
 
     def put_lock(self, row: LockRow) -> None:
         """Store who holds a unique key."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from emq_compat.shim.app import Celery
 
-__all__ = ["FROM_CONFIG", "Attributes", "FromSetting"]
+__all__ = ["FROM_CONFIG", "TERMS", "Attributes", "FromSetting"]
 
 T = TypeVar("T")
 
@@ -93,6 +93,18 @@ class Attributes:
     resultrepr_maxsize: int = 1024
     #: Whether the worker tells events of it, where it tells events at all.
     send_events: bool = True
+    #: Ours (docs/own_features.md): no second call with the same key while the first one holds it.
+    unique_for: float | None = None
+    unique_key: Any = None
+    unique_until: str | None = None
+    on_duplicate: str | None = None
+    #: Over all workers: how many run at once, and how often one is handed out; of each key, or of the task.
+    concurrency_key: Any = None
+    concurrency_limit: int | None = None
+    global_rate_limit: Any = None
+    rate_limit_key: Any = None
+    #: What is published, or a method that is called, when it is not tried any more.
+    on_retries_exhausted: Any = None
     #: Celery's worker asks these how a message is started and what its parent process does with it. There is
     #: one way here: another class is warned about when the task is declared.
     Strategy: Any = "celery.worker.strategy:default"
@@ -137,6 +149,12 @@ class Attributes:
         """The app it belongs to."""
         raise NotImplementedError
 
+
+#: The options, of a task and of a call, that keys are made of (call_terms.py).
+TERMS = (
+    "unique_for", "unique_key", "unique_until", "on_duplicate",
+    "concurrency_key", "concurrency_limit", "global_rate_limit", "rate_limit_key",
+)  # fmt: skip
 
 #: attribute → setting.
 FROM_CONFIG: dict[str, str] = {

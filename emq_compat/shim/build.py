@@ -21,6 +21,7 @@ from emq_compat.shim.packing import is_plain, pack, unpack
 from emq_compat.shim.paths import TaskPath
 
 if TYPE_CHECKING:
+    from emq_compat.shim.call_terms import CallTerms
     from emq_compat.shim.request import Context
 
 __all__ = ["Options", "Plan", "argument_check", "as_carried", "build", "build_with", "unix_time"]
@@ -32,7 +33,7 @@ class Options:
     __slots__ = (
         "awaits", "chord", "compression", "epilogue", "eta", "expires", "extra", "headers", "ignore_result",
         "immutable", "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "serializer",
-        "soft_limit_s", "tags", "task_id",
+        "soft_limit_s", "tags", "task_id", "terms",
     )  # fmt: skip
 
     def __init__(self, plan: Plan) -> None:
@@ -56,6 +57,7 @@ class Options:
         self.soft_limit_s: float | None = None
         self.tags = ""
         self.task_id: str | None = None
+        self.terms = plan.terms
 
 
 class Plan:
@@ -64,7 +66,7 @@ class Plan:
     __slots__ = (
         "_head", "_origin_pid", "_tail", "by_call", "by_queue", "check", "compression", "dumps", "epilogue",
         "expires", "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "packs", "path", "priority",
-        "queue", "serializer", "stock", "version",
+        "queue", "serializer", "stock", "terms", "version",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +88,7 @@ class Plan:
         keep_s: float | None = None,
         serializer: str | None = None,
         compression: str | None = None,
+        terms: CallTerms | None = None,
     ) -> None:
         """``by_call``: the queue and other options depend on the call (AMQP.send_options).
 
@@ -95,6 +98,7 @@ class Plan:
         ``keeps_errors``: an ignored result is kept if it is an error (store_errors_even_if_ignored), so that
         the broker must not be told to drop it; the worker does that. ``epilogue`` and ``keep_s`` are headers:
         results live elsewhere, and how long the broker keeps them.
+        ``terms``: those of each call (unique keys, places, paces); None: there are none.
         """
         self.name = name
         self.path = path
@@ -114,8 +118,9 @@ class Plan:
         self.keep_s = keep_s
         self.serializer = serializer
         self.compression = compression
-        #: Its messages aren't plain JSON: ``build`` is not for them.
-        self.packs = not is_plain(serializer, compression)
+        self.terms = terms
+        #: Its messages aren't plain JSON, or come on terms: ``build`` is not for them.
+        self.packs = terms is not None or not is_plain(serializer, compression)
         #: A stock job manager passes arguments on as they are.
         self.dumps = plain_dumps if stock else dumps
         self._head = (
@@ -174,10 +179,20 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
     )
 
 
-def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Publish:
+def build_with(
+    plan: Plan,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Options,
+    *,
+    collected: bool = False,
+) -> Publish:
     """Return the message of a call with options.
 
+    ``collected``: it leaves later, when its task id is known to others already.
+
     Raises:
+        ValueError: a key can't be made of the arguments.
         EncodeError, TypeError: as ``build``; for headers, too.
         ImproperlyConfigured: a stock router can't do what an option asks for.
     """
@@ -189,6 +204,7 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
         _refuse_for_stock(plan, options)
     task_id = options.task_id or new_id()
     extra: dict[str, Any] = dict(options.extra)
+    terms = {} if options.terms is None else _terms(options.terms, args, kwargs, options, collected)
     if not is_plain(options.serializer, options.compression):
         extra["packed"] = _packed(plan, args, kwargs, extra, options)
         args, kwargs = (), {}
@@ -230,10 +246,29 @@ def build_with(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             chord=options.chord,
             awaits=options.awaits,
             immutable=options.immutable,
-            epilogue=options.epilogue,
+            epilogue=options.epilogue or ("once" in terms and "callbacks" in extra),
             tags=options.tags,
+            once=terms.get("once", ""),
+            slots=terms.get("slots", ""),
+            pace=terms.get("pace", ""),
         ),
         payload=_sized(plan.name, (payload + "}}]").encode()),
+    )
+
+
+def _terms(
+    terms: CallTerms, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, collected: bool
+) -> dict[str, str]:
+    """Return the headers once, slots and pace of a call."""
+    extra = options.extra
+    part = bool(options.chord or options.awaits or "group" in extra)
+    follows = not extra.keys().isdisjoint(("chain", "callbacks", "errbacks"))
+    return terms.headers(
+        args,
+        kwargs,
+        awaits=bool(options.awaits) and not options.immutable,
+        known=collected or part or follows or options.task_id is not None,
+        part=part,
     )
 
 
@@ -307,6 +342,7 @@ def _refuse_for_stock(plan: Plan, options: Options) -> None:
             ("link", options.extra.get("callbacks")),
             ("link_error", options.extra.get("errbacks")),
             ("chord", options.chord or options.awaits),
+            ("unique tasks, concurrency keys or shared rates", options.terms is not None),
             ("serializer or compression", not is_plain(options.serializer, options.compression)),
         )
         if asked

@@ -50,7 +50,8 @@ class Frame:
     """
 
     __slots__ = (
-        "delivery", "entered", "follow_ups", "max_retries", "previous", "report", "request", "said", "task",
+        "delivery", "entered", "exhausted", "follow_ups", "max_retries", "previous", "report", "request",
+        "said", "task",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +74,8 @@ class Frame:
         #: A final state with its meta that the task told of itself: its end if it raises Ignore.
         self.said: tuple[str, Any] | None = None
         self.max_retries: int | None = None
+        #: It has asked for one retry more than it may.
+        self.exhausted = False
 
     def publish_later(self, message: Publish) -> None:
         """Have a message published in the transaction that ends this run."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from emq_compat.shim import current, later
-from emq_compat.shim.attributes import FROM_CONFIG
+from emq_compat.shim.attributes import FROM_CONFIG, TERMS
 from emq_compat.shim.checks import interval_of, limit_of, priority_of, queue_name
 from emq_compat.shim.exceptions import CeleryWarning, DuplicateTaskNameWarning
 from emq_compat.shim.registry import declaring_module
@@ -100,6 +100,8 @@ def _check(options: Mapping[str, Any]) -> None:
     for name in ("time_limit", "soft_time_limit"):
         limit_of(name, options.get(name))
     interval_of(options.get("rate_limit"))
+    if any(options.get(name) is not None for name in TERMS):
+        later.CallTerms("", None, options, {})
     for name in ("Request", "Strategy"):
         if options.get(name) not in (None, getattr(Task, name)):
             warnings.warn(

@@ -6,11 +6,13 @@ import traceback as tracebacks
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.failures import failure_of
 from emq_compat.message import new_id
 from emq_compat.shim import states
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.execution import call
+from emq_compat.shim.exhausting import RETRIES, call_exhausted
 from emq_compat.shim.flow import failed_here, succeeded_here
 from emq_compat.shim.request import Context
 from emq_compat.shim.result import EagerResult
@@ -72,6 +74,8 @@ def run_here(
         except Exception as exc:
             if task.store_errors_even_if_ignored or not context.ignore_result:
                 _keep(task, context, exc, states.FAILURE)
+            if frame.exhausted:
+                call_exhausted(task.app, task, context, exc, failure_of(exc), RETRIES)
             if throw:
                 raise
             failed_here(task.app, context, exc, _text(exc))

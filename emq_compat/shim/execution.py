@@ -27,7 +27,8 @@ from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
-from emq_compat.shim.flow import failed, succeeded
+from emq_compat.shim.exhausting import RETRIES, call_exhausted
+from emq_compat.shim.flow import collected_into, failed, succeeded
 from emq_compat.shim.handlers import anybody_listens, call_handled, retry_automatically
 from emq_compat.shim.keeping import Keeper
 from emq_compat.shim.loggers import HELD, flush_held
@@ -159,6 +160,9 @@ def _limits(said: Sequence[float | None], own: Sequence[float | None]) -> list[f
 def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None:
     """Have a run that didn't succeed publish what follows from that."""
     request = frame.request
+    if frame.exhausted and state == FAILURE:
+        with collected_into(frame):
+            call_exhausted(frame.task.app, frame.task, request, exc, failure, RETRIES)
     if not (request.errbacks or request.chain or request.task == LAUNCH):
         return
     assert frame.delivery is not None

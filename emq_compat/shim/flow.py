@@ -33,6 +33,7 @@ from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.codec import revive
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import TaskRevokedError
+from emq_compat.shim.exhausting import call_exhausted, why_exhausted
 from emq_compat.shim.pipeline import collecting
 from emq_compat.shim.remote_error import exception_from
 from emq_compat.shim.request import Context, request_of, request_without_arguments
@@ -81,14 +82,18 @@ def succeeded(frame: Frame, value: Any) -> None:
     request = frame.request
     if not request.callbacks and not request.chain:
         return
-    app = frame.task.app
-    inherited = inherited_options(app, request)
     with collected_into(frame):
-        for callback in request.callbacks or ():
-            maybe_signature(callback, app=app).apply_async((value,), **inherited)
-        if request.chain:
-            *later, following = request.chain
-            maybe_signature(following, app=app).apply_async((value,), chain=later, **inherited)
+        _go_on(frame.task.app, request, value)
+
+
+def _go_on(app: Celery, request: Context, value: Any) -> None:
+    """Publish the callbacks and the next step of the chain of a run that returned ``value``."""
+    inherited = inherited_options(app, request)
+    for callback in request.callbacks or ():
+        maybe_signature(callback, app=app).apply_async((value,), **inherited)
+    if request.chain:
+        *later, following = request.chain
+        maybe_signature(following, app=app).apply_async((value,), chain=later, **inherited)
 
 
 def inherited_options(app: Celery, request: Context) -> dict[str, Any]:
@@ -301,7 +306,10 @@ def conclude(app: Celery, delivery: Delivery) -> Outcome:
     request.id = request.correlation_id = job.celery.get("id") or request.id
     state = str(reply.get("state") or FAILURE)
     if state == SUCCESS:
-        return Outcome(state=SUCCESS, no_result=True)
+        # It has ended as another one did, whose unique key it has.
+        with collecting() as calls:
+            _go_on(app, request, revive(reply.get("value"), app.conf.accept_content))
+        return Outcome(state=SUCCESS, follow_ups=tuple(calls), no_result=True)
     error = reply.get("error")
     if not isinstance(error, dict):
         text = str(error or reply.get("value") or state)
@@ -315,14 +323,13 @@ def conclude(app: Celery, delivery: Delivery) -> Outcome:
         message=str(error.get("message") or ""),
         traceback=traceback,
     )
-    messages = failed(
-        app,
-        request,
-        delivery.queue,
-        state=state,
-        exc=exception_from(error, traceback),
-        failure=failure,
-    )
+    cause = exception_from(error, traceback)
+    messages = failed(app, request, delivery.queue, state=state, exc=cause, failure=failure)
+    task = app.tasks.get(name)
+    if (reason := why_exhausted(task, request, reply)) is not None:
+        with collecting() as calls:
+            call_exhausted(app, task, request, cause, failure, reason)
+        messages += calls
     return Outcome(state=SUCCESS, follow_ups=tuple(messages), no_result=True)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from emq_compat.shim.build import as_carried as as_carried
     from emq_compat.shim.build import build as build
     from emq_compat.shim.build import build_with as build_with
+    from emq_compat.shim.call_terms import CallTerms as CallTerms
+    from emq_compat.shim.call_terms import call_terms as call_terms
     from emq_compat.shim.canvas.chain import chain as chain
     from emq_compat.shim.canvas.chord import chord as chord
     from emq_compat.shim.canvas.composite import is_a as is_a
@@ -102,6 +104,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.bug_report": ("bug_report",),
     "shim.beat.program": ("Beat",),
     "shim.build": ("Plan", "argument_check", "as_carried", "build", "build_with"),
+    "shim.call_terms": ("CallTerms", "call_terms"),
     "shim.canvas.chain": ("chain",),
     "shim.canvas.chord": ("chord",),
     "shim.canvas.composite": ("is_a",),

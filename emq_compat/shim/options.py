@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.message import MAX_ID_BYTES
+from emq_compat.shim.attributes import TERMS
 from emq_compat.shim.build import Options, Plan, unix_time
+from emq_compat.shim.call_terms import OPTIONS, call_terms
 from emq_compat.shim.canvas.stamping import tags_of
 from emq_compat.shim.checks import check_limits, interval_of, limit_of, priority_of, queue_name
 
@@ -45,6 +47,7 @@ _MEANT: Final = frozenset(
         "group_id", "group_index", "headers", "ignore_result", "immutable", "link", "link_error",
         "parent_id", "priority", "queue", "replaced_task_nesting", "reply_to", "retries", "root_id",
         "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
+        "link_exhausted", *TERMS,
     }
 )  # fmt: skip
 #: AMQP's message properties that Celery passes on from a call: a run finds them in ``request.properties``.
@@ -113,6 +116,9 @@ def read_options(
     options.serializer = get("serializer") or plan.serializer
     if get("compression") is not None:
         options.compression = given["compression"]
+    if not OPTIONS.isdisjoint(given) and any(given[name] is not None for name in OPTIONS & given.keys()):
+        terms = options.terms
+        options.terms = call_terms(None, plan.name, given) if terms is None else terms.with_call(given)
     return options
 
 
@@ -124,10 +130,14 @@ _WORKFLOW: Final = (
 )
 
 
+#: What is called after its end: option → member of the Job's Celery part.
+_CALLED: Final = (("link", "callbacks"), ("link_error", "errbacks"), ("link_exhausted", "exhausted"))
+
+
 def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
     """Read what belongs to workflows: see canvas/chord.py for ``chord`` and ``awaits``."""
     extra = options.extra
-    for name, member in (("link", "callbacks"), ("link_error", "errbacks")):
+    for name, member in _CALLED:
         if value := given.get(name):
             extra[member] = list(value) if isinstance(value, (list, tuple)) else [value]
     for name, member in _WORKFLOW:
@@ -145,6 +155,7 @@ def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
         options.immutable = bool(given.get("immutable"))
     options.epilogue = bool(
         options.epilogue or given.get("epilogue") or extra.get("chain") or extra.get("errbacks")
+        or extra.get("exhausted")
     )
 
 

@@ -23,7 +23,7 @@ class Publisher(Protocol):
 
     @property
     def stock(self) -> bool: ...
-    def publish(self, message: Publish) -> None: ...
+    def publish(self, message: Publish) -> str | None: ...
     def publish_all(self, messages: Iterable[Publish]) -> None: ...
     def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
     def results(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]: ...
@@ -114,8 +114,12 @@ def collecting() -> Iterator[list[Publish]]:
         _innermost.reset(token)
 
 
-def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str, Any] | None) -> None:
+def publish_with_tries(
+    client: Publisher, message: Publish, policy: Mapping[str, Any] | None
+) -> str | None:
     """Publish; where the broker doesn't answer, again as Celery's retry policy says.
+
+    Returns the id of the task that is there in its place, if it is a unique one that joins another.
 
     It is the same message each time, so it is published once. The client's own limit holds for each try.
     ``policy``: max_retries (3; None: without end), interval_start (0), interval_step (0.2) and interval_max
@@ -126,7 +130,7 @@ def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str,
     pause_s = _seconds(policy, "interval_start", 0)
     while True:
         try:
-            client.publish(message)
+            return client.publish(message)
         except BrokerRefused:
             join_kombu()
             raise
@@ -134,8 +138,6 @@ def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str,
             join_kombu()
             if tries <= 0:
                 raise
-        else:
-            return
         tries -= 1
         time.sleep(pause_s)
         pause_s = min(pause_s + _seconds(policy, "interval_step", 0.2), _seconds(policy, "interval_max", 0.2))

@@ -33,6 +33,7 @@ from emq_compat.run import Onlooker, Report, TaskPolicy
 from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
+from emq_compat.shim.call_terms import shares_of
 from emq_compat.shim.carrying import result_text
 from emq_compat.shim.codec import dumps, too_large
 from emq_compat.shim.events.telling import Switch
@@ -138,6 +139,7 @@ class ShimProgram:
             soft_limit_s=task.soft_time_limit,
             interval_s=_interval_of(task) if limited else None,
             acks_on_timeout=bool(task.acks_on_timeout),
+            shares=shares_of(task),
         )
 
     def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:

@@ -121,6 +121,7 @@ _MEMBERS = {
     "headers": "headers",
     "link": "callbacks",
     "link_error": "errbacks",
+    "link_exhausted": "exhausted",
     "reply_to": "reply_to",
     "shadow": "shadow",
 }
@@ -144,7 +145,7 @@ def _changed_payload(
     document = json.loads(payload)
     job = document[1]
     celery = job.setdefault("celery", {})
-    for name in ("callbacks", "errbacks"):
+    for name in ("callbacks", "errbacks", "exhausted"):
         if name in members and not isinstance(members[name], (list, tuple)):
             members[name] = [members[name]]
     celery.update(members)

@@ -145,13 +145,16 @@ class Sender(Connecting):
             return None
         return options.get("retry_policy") or self.retry_policy
 
-    def publish(self, message: Publish, retry_policy: Mapping[str, Any] | None = None) -> None:
+    def publish(self, message: Publish, retry_policy: Mapping[str, Any] | None = None) -> str | None:
         """Publish a message, or have the open pipeline collect it.
+
+        Returns the id of the task that is there in its place, if it is a unique one that joins another:
+        nothing was published then.
 
         Raises:
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
-        client = self.client
+        client, first = self.client, None
         announcement = later.announced(
             message, retry_policy, self.sent_events if self._sends_sent else None
         )
@@ -161,9 +164,15 @@ class Sender(Connecting):
         if pipeline is not None:
             pipeline.add(message)
         else:
-            later.publish_with_tries(client, message, retry_policy)
-        if announcement is not None:
+            first = later.publish_with_tries(client, message, retry_policy)
+        if announcement is not None and first is None:
             announcement.published()
+        return first
+
+    @property
+    def collects(self) -> bool:
+        """Whether what is published here and now is collected, and leaves later."""
+        return later.pipeline_of(self.client) is not None
 
     @property
     def amqp(self) -> AMQP:
@@ -200,10 +209,11 @@ class Sender(Connecting):
             options = self.amqp.addressed(plan, options, args, kwargs, self._tasks.get(name))
         frame = current.frame_var.get()
         read = later.read_options(plan, self.conf, options, None if frame is None else frame.request)
-        message = later.build_with(plan, args or (), kwargs or {}, read)
-        self.publish(message, self.tries(options))
+        collected = read.terms is not None and self.collects
+        message = later.build_with(plan, args or (), kwargs or {}, read, collected=collected)
+        first = self.publish(message, self.tries(options))
         result: Result[Any] = (options.get("result_cls") or later.AsyncResult)(
-            message.headers.task_id, app=cast("Celery", self)
+            first or message.headers.task_id, app=cast("Celery", self)
         )
         result.ignored = read.ignore_result
         return result
@@ -246,4 +256,5 @@ class Sender(Connecting):
             keep_s=None if self.stock else later.seconds_kept(self.conf),
             serializer=self.conf.task_serializer,
             compression=self.conf.task_compression,
+            terms=later.call_terms(self._tasks[name], name) if name in self._tasks else None,
         )

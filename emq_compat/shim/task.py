@@ -160,14 +160,15 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
         if options or task_id or link or link_error or shadow or plan.packs:
             given = {**options, "task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
             read = later.read_options(plan, app.conf, given, request)
-            message = later.build_with(plan, args or (), kwargs or {}, read)
-            app.publish(message, app.tries(options))
+            collected = read.terms is not None and app.collects
+            message = later.build_with(plan, args or (), kwargs or {}, read, collected=collected)
+            first = app.publish(message, app.tries(options))
             ignored = read.ignore_result
         else:
             message = later.build(plan, args or (), kwargs or {}, request)
-            app.publish(message, app.retry_policy)
+            first = app.publish(message, app.retry_policy)
             ignored = plan.ignore_result
-        sent = message.headers.task_id
+        sent = first or message.headers.task_id
         own = type(self).AsyncResult is not Task.AsyncResult
         result: Result[R] = self.AsyncResult(sent) if own else later.AsyncResult(sent, app=app)
         result.ignored = ignored
@@ -213,10 +214,12 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
             expires=self.expires,
             limit_s=self.time_limit if stock else None,
             check=later.argument_check(self.run) if self.typing and app.strict_typing else None,
-            epilogue=not stock and not (self.backend or app.backend).kept_by_broker,
+            epilogue=not stock
+            and (self.on_retries_exhausted is not None or not (self.backend or app.backend).kept_by_broker),
             keep_s=None if stock else later.seconds_kept(app.conf),
             serializer=self.serializer,
             compression=self.compression,
+            terms=later.call_terms(self, self.name),
         )
         if path.settled:
             self.__dict__["_plan"] = plan

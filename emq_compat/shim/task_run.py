@@ -87,6 +87,7 @@ class TaskRun(Attributes):
         new_args = request.args if args is None else args
         new_kwargs = request.kwargs if kwargs is None else kwargs
         if limit is not None and (request.retries or 0) >= limit:
+            frame.exhausted = True
             if exc is not None:
                 _raise(exc)
             raise self.MaxRetriesExceededError(

@@ -33,6 +33,7 @@ from emq_compat.keys import Keys
 from emq_compat.message import Reply, ReplyHeaders
 from emq_compat.protocol import commands
 from emq_compat.protocol.frames import encode
+from emq_compat.terms import Shares
 from emq_compat.upstream.base import Disconnected, Key, Upstream, UpstreamEvent
 from emq_compat.wire import Wire, identity
 from emq_compat.wire.multipart import Socket
@@ -85,6 +86,7 @@ class Session(Upstream):
         slots: how many jobs run at once; for people.
         tasks: registered task name → flags (docs/protocol.md); None: any allowed path.
         intervals: task name → seconds between two of its messages, of the tasks that are limited.
+        shares: task name → what its messages share over all workers; None: this worker doesn't say.
         on_heartbeat: called with (msgid, frames as text) at each HEARTBEAT of the broker.
         on_heartbeat_sent: called after each HEARTBEAT to the broker.
     """
@@ -98,6 +100,7 @@ class Session(Upstream):
         slots: int = 1,
         tasks: Mapping[str, str] | None = None,
         intervals: Mapping[str, float] | None = None,
+        shares: Mapping[str, Shares] | None = None,
         timings: Timings = Timings(),
         on_heartbeat: Callable[[str, Sequence[str]], None] | None = None,
         on_heartbeat_sent: Callable[[], None] | None = None,
@@ -110,6 +113,7 @@ class Session(Upstream):
         self.slots = slots
         self.tasks = tasks
         self.intervals = dict(intervals or {})
+        self.shares = shares
         self.timings = timings
         self.on_heartbeat = on_heartbeat
         self.on_heartbeat_sent = on_heartbeat_sent
@@ -260,6 +264,7 @@ class Session(Upstream):
             ),
             tasks=self.tasks,
             intervals=self.intervals,
+            shares=self.shares,
             pid=os.getpid(),
             hostname=socket.gethostname(),
         )

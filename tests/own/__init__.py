@@ -1,0 +1,1 @@
+"""Features of our own: what runs, with a broker and workers."""

@@ -216,6 +216,7 @@ class Gates:
         """Take in a new message that can't pass."""
         self._journal.add_parked(sequence, home, gate, msgid, text, payload, marked(headers))
         self._count(gate, home, 1)
+        self._wake(gate)
 
     def park(self, message: Waiting, gate: str) -> None:
         """Park a message that was taken from its queue."""

@@ -311,6 +311,16 @@ def test_a_pace_is_that_of_all_workers() -> None:
     assert [sent[3]] == msgids(b.handed(passed_s=5.0))
 
 
+def test_what_comes_between_two_waits_for_the_second() -> None:
+    """What is published after the last one was let through, and before the next may, goes when that is."""
+    b = Bench()
+    paced(b)
+    first, second = b.publish(task="t"), b.publish(task="t")
+    assert set(first) == set(b.engine.flights.by_msgid)
+    assert b.now.mono + 1 == pytest.approx(b.engine.next_deadline(b.now), abs=0.06)
+    assert second == msgids(b.handed(passed_s=1.0))
+
+
 def test_a_pace_lasts_over_a_restart(tmp_path: Path) -> None:
     """A broker that is killed lets nothing through sooner; with its clock put back it keeps nobody longer."""
     b = Bench(tmp_path / "data")

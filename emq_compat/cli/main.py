@@ -41,6 +41,7 @@ COMMANDS = {
     "list": "List bindings: which names lead to which queue.",
     "graph": "Draw the workers, or a worker's steps, for graphviz.",
     "events": "Show tasks and workers as they change, by their events.",
+    "held": "Show unique keys, what is parked, and why a task waits.",
     "purge": "Drop the messages that wait in queues.",
     "dead": "Look at the dead letters, requeue or drop them.",
     "amqp": "Administrate queues, one command after the other.",

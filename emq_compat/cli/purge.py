@@ -25,7 +25,7 @@ def purge(connection: Connection, queues: str | None, exclude_queues: str | None
     """
     with connection.client() as client:
         known = {
-            queue["name"]: queue["waiting"] + queue["delayed"] + queue.get("held", 0)
+            queue["name"]: queue["waiting"] + queue["delayed"] + queue.get("held", 0) + queue.get("parked", 0)
             for queue in client.ask("queues")
         }
         wanted = _names(queues)

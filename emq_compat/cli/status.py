@@ -87,9 +87,11 @@ def _text(
     waiting = sum(queue["waiting"] for queue in queues)
     delayed = sum(queue["delayed"] for queue in queues)
     held = sum(queue.get("held", 0) for queue in queues)
+    parked = sum(queue.get("parked", 0) for queue in queues)
     parts = [
         f"Broker {url}, up {duration(stats['uptime_s'])}: {waiting:,} waiting, {delayed:,} delayed, "
         f"{f'{held:,} awaiting chords, ' if held else ''}"
+        f"{f'{parked:,} parked (emq-compat held), ' if parked else ''}"
         f"{stats['in_flight']:,} in flight, {amount(stats['dead'], 'dead letter')}."
     ]
     if workers:
@@ -112,8 +114,8 @@ def _text(
     else:
         parts.append("No worker is connected.")
     if queues:
-        columns = ("name", "waiting", "delayed", "held", "in_flight", "workers")
-        heads = ("queue", "waiting", "delayed", "held", "in flight", "workers")
+        columns = ("name", "waiting", "delayed", "held", "parked", "in_flight", "workers")
+        heads = ("queue", "waiting", "delayed", "held", "parked", "in flight", "workers")
         parts.append(table(heads, [[queue.get(column, 0) for column in columns] for queue in queues]))
     return "\n\n".join(parts)
 

@@ -237,6 +237,20 @@ def test_what_waited_in_its_queue_before_a_limit_is_parked_little_by_little() ->
     assert 2499 == parked(b)
 
 
+def test_what_is_let_in_among_unread_messages_is_read_with_them() -> None:
+    """With a long queue, a message that is let in takes its place on disk; it is handed out once, in order."""
+    b = Bench()
+    (first,) = b.publish(slots=place())
+    before = b.publish(1100)
+    (keyed,) = b.publish(slots=place())
+    after = b.publish(50)
+    (d,) = b.worker(credit=1)
+    assert (first, 1) == (d.msgid, parked(b))
+    order = run_all(b, b.reply(d, ready=1))
+    assert [*before, keyed, *after] == order
+    assert_empty(b)
+
+
 # What the workers say
 
 

@@ -93,3 +93,20 @@ def total_late(values: list[int], key: str) -> int:
 def on_error(request: Any, exc: BaseException, traceback: str, canvas: str) -> None:
     """An error callback: which canvas failed."""
     note(f"errback {canvas}")
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True, concurrency_key="key:{key}", concurrency_limit=2)
+def keyed(key: str, mark: str, seconds: float) -> None:
+    """Two at once of a key; notes its begin and its end."""
+    run = f"{os.getpid()}-{time.monotonic_ns()}"
+    note(f"keyed in {key} {run}")
+    time.sleep(seconds)
+    note(f"keyed out {key} {run}")
+
+
+@app.task(unique_for=600)
+def single(n: int, seconds: float) -> int:
+    """One at a time of a number."""
+    note(f"single {n}")
+    time.sleep(seconds)
+    return n

@@ -238,7 +238,7 @@ def test_a_stock_router_is_told_nothing(app: Celery) -> None:
     """A stock router can't keep to such terms: the call is refused."""
     app.client = Recorder(stock=True)
     with pytest.raises(ImproperlyConfigured, match="unique tasks, concurrency keys or shared rates"):
-        declared(app, unique_for=60).delay(1)
+        app.send_task("proj.sync", (1,), unique_for=60)
 
 
 def test_eager_calls_have_no_terms(app: Celery) -> None:

@@ -1,0 +1,86 @@
+"""``emq-compat held``: which keys are held, what waits for them, and why a task waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.table import amount, duration, printable, table
+
+__all__ = ["held"]
+
+
+@click.command()
+@click.argument("task_ids", nargs=-1, metavar="[TASK_ID]...")
+@click.option("--release", metavar="KEY", help="Free this unique key, whoever holds it.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Rows of each kind.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@talks_to_broker
+def held(
+    connection: Connection, task_ids: tuple[str, ...], release: str | None, limit: int, as_json: bool
+) -> None:
+    """Show unique keys with who holds them, and what is parked for a concurrency key or a shared rate.
+
+    With task ids: where the message of each is, and what it waits for.
+    """
+    if release is not None and task_ids:
+        raise click.UsageError("--release takes no task ids")
+    with connection.client() as client:
+        if release is not None:
+            if not client.ask("release_key", key=release):
+                raise click.ClickException(f"nobody holds the key {printable(release)!r}")
+            click.echo(f"The key {printable(release)!r} is free.")
+            return
+        if task_ids:
+            why = client.ask("why", ids=list(task_ids))
+            if as_json:
+                click.echo(json.dumps(why, ensure_ascii=False))
+            else:
+                click.echo("\n".join(f"{printable(one)}: {printable(text)}" for one, text in why.items()))
+            return
+        keys = client.ask("keys", limit=limit)
+        total = client.ask("stats")["unique_keys"]
+    click.echo(json.dumps(keys, ensure_ascii=False) if as_json else _text(keys, total))
+
+
+def _text(keys: Mapping[str, Any], total: int) -> str:
+    unique, gates = keys["unique"], keys["gates"]
+    parts = [f"{amount(total, 'unique key')} held, {amount(keys['parked'], 'message')} parked."]
+    if unique:
+        holders = [
+            (
+                row["key"],
+                row["holder"],
+                "until its end" if row["left_s"] is None else duration(row["left_s"]),
+                row["followers"],
+            )
+            for row in unique
+        ]
+        parts.append(table(("unique key", "holder", "at most", "followers"), holders))
+        if total > len(unique):
+            parts[-1] += f"\nand {total - len(unique):,} more"
+    if gates:
+        rows = [
+            (
+                row["key"],
+                f"{row['kind']} of a {row['of']}",
+                row["running"],
+                row["parked"],
+                "" if row["opens_s"] is None else duration(row["opens_s"]),
+            )
+            for row in gates
+        ]
+        parts.append(table(("key", "kind", "running", "parked", "opens in"), rows))
+    return "\n\n".join(parts)

@@ -238,7 +238,7 @@ def test_what_waited_in_its_queue_before_a_limit_is_parked_little_by_little() ->
 
 
 def test_what_is_let_in_among_unread_messages_is_read_with_them() -> None:
-    """With a long queue, a message that is let in takes its place on disk; it is handed out once, in order."""
+    """In a long queue a message that is let in takes its place on disk: it comes once, in order."""
     b = Bench()
     (first,) = b.publish(slots=place())
     before = b.publish(1100)

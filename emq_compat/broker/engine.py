@@ -88,8 +88,8 @@ class Engine:
         self.fleet = Fleet(self.desk, self.flights, self.topics, now)
         self.gates = self.flights.gates
         self.endings = self.flights.endings
-        self._receipts = Receipts(self.desk)
-        self.intake = Intake(self.desk, self.flights, self.results, self._receipts)
+        self.receipts = Receipts(self.desk)
+        self.intake = Intake(self.desk, self.flights, self.results, self.receipts)
         self._request = self.intake.request
         self.publish = self.intake.publish
         self.schedules = Schedules(journal, self.publish)
@@ -117,7 +117,7 @@ class Engine:
         if type(command) is Request:
             self._request(identity, command, now)
         elif isinstance(command, Hello):
-            self._receipts.welcome(identity, command)
+            self.receipts.welcome(identity, command)
         elif isinstance(command, Ask):
             if self.asker is not None:
                 self.asker(identity, command, now)
@@ -143,7 +143,7 @@ class Engine:
             else:
                 self.schedules.remove(command)
         except MessageError as exc:
-            self._receipts.refuse(identity, command.msgid, "MessageError", str(exc))
+            self.receipts.refuse(identity, command.msgid, "MessageError", str(exc))
             self.desk.note("warning", f"refused a {type(command).__name__.upper()}: {exc}")
 
     # Workers
@@ -179,7 +179,7 @@ class Engine:
     def _reply(self, identity: bytes, command: Reply, now: Moment) -> None:
         headers, msgid = command.headers, command.request_msgid
         if headers is not None:
-            self._receipts.answered(identity, msgid, now)
+            self.receipts.answered(identity, msgid, now)
         flight = self.flights.by_msgid.get(msgid)
         if flight is None and headers is not None:
             flight = self.flights.found(identity, msgid, headers.attempt)
@@ -277,7 +277,7 @@ class Engine:
 
     def next_deadline(self, now: Moment) -> float:
         """Return the monotonic time at which ``tick`` must be called though nothing has arrived."""
-        deadline = min(self._next_rotation, self._next_expiry, self._receipts.replies_due)
+        deadline = min(self._next_rotation, self._next_expiry, self.receipts.replies_due)
         deadline = min(deadline, self._hand_out.next_at(now))
         if (beat := self.fleet.next_deadline()) is not None:
             deadline = min(deadline, beat)
@@ -306,7 +306,7 @@ class Engine:
                     self._journal.set_counts(queue.id, *counts)
         self.chords.write()
         self.intake.close_turn()
-        self._receipts.close_turn(now)
+        self.receipts.close_turn(now)
 
     def take_outbox(self) -> list[Send | Dispatch]:
         """Return what is to be sent, after the commit."""

@@ -24,12 +24,13 @@ class Receipts:
     """Receipts of one turn for clients, and of the last ones for workers.
 
     Attributes:
+        our_clients: identities that have said HELLO, the last of them.
         replies_due: monotonic time at which workers must be told.
     """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._our_clients: dict[bytes, None] = {}
+        self.our_clients: dict[bytes, None] = {}
         self._publishes: dict[bytes, list[str]] = {}
         #: worker → msgids of its REPLYs that are stored and not acknowledged yet.
         self._replies: dict[bytes, list[str]] = {}
@@ -37,10 +38,10 @@ class Receipts:
 
     def welcome(self, identity: bytes, command: Hello) -> None:
         """Note that a client is ours, and tell it that this broker is."""
-        self._our_clients.pop(identity, None)
-        self._our_clients[identity] = None
-        if len(self._our_clients) > _CLIENTS:
-            del self._our_clients[next(iter(self._our_clients))]
+        self.our_clients.pop(identity, None)
+        self.our_clients[identity] = None
+        if len(self.our_clients) > _CLIENTS:
+            del self.our_clients[next(iter(self.our_clients))]
         self._desk.to_client(identity, Hello(msgid=command.msgid, about=self._desk.about))
 
     # Publishes
@@ -61,7 +62,7 @@ class Receipts:
         self._desk.counters["refused"] += 1
         error = {"type": kind, "message": message, **({"first": first} if first else {})}
         body = json.dumps({"value": None, "error": error}).encode()
-        ours = identity in self._our_clients
+        ours = identity in self.our_clients
         headers = ReplyHeaders(state="REFUSED") if ours else None
         reply = Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=headers)
         self._desk.to_client(identity, reply, stock=not ours)
@@ -69,7 +70,7 @@ class Receipts:
     def joined(self, identity: bytes, msgid: str, first: str) -> None:
         """Tell a publisher the id of the message that is there instead of its own."""
         self._desk.counters["joined"] += 1
-        if identity not in self._our_clients:
+        if identity not in self.our_clients:
             self.taken(identity, msgid)
             return
         body = json.dumps({"value": first}).encode()
@@ -100,7 +101,7 @@ class Receipts:
     def _acknowledge_publishes(self) -> Sequence[Send]:
         acks = []
         for identity, msgids in self._publishes.items():
-            if identity in self._our_clients:
+            if identity in self.our_clients:
                 acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
             else:
                 acks += [Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids]

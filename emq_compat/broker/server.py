@@ -347,7 +347,10 @@ class Server:
             self._probe_at = now + PROBE_S
             if self.store.probe():
                 logger.warning("the disk takes writes again")
+                known = self.engine.receipts.our_clients
                 self._start_engine()
+                # They stay connected, and don't say HELLO again.
+                self.engine.receipts.our_clients.update(known)
                 self._probe_at = None
                 return True
         return False

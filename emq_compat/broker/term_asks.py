@@ -47,8 +47,26 @@ def _keys(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
             for gate in busiest[:limit]
         ],
         "parked": sum(parked.values()),
+        "chords": _chords(engine, limit, now),
         "shares": {task: list(shares) for task, shares in gates.shares.items()},
     }
+
+
+def _chords(engine: Engine, limit: int, now: Moment) -> list[dict[str, Any]]:
+    """Return the bodies that wait for their parts, those first of which nothing was heard for longest."""
+    waiting = [chord for chord in engine.chords.by_id.values() if chord.body is not None]
+    waiting.sort(key=lambda chord: chord.at)
+    return [
+        {
+            "chord": chord.id,
+            "body": chord.body.headers.task_id or chord.body.msgid,
+            "ended": chord.arrived,
+            "parts": chord.size + chord.grown,
+            "silent_s": round(max(0.0, now.wall - chord.at), 3),
+        }
+        for chord in waiting[:limit]
+        if chord.body is not None
+    ]
 
 
 def _release_key(engine: Engine, arguments: Arguments, now: Moment) -> bool:

@@ -31,7 +31,8 @@ __all__ = ["held"]
 def held(
     connection: Connection, task_ids: tuple[str, ...], release: str | None, limit: int, as_json: bool
 ) -> None:
-    """Show unique keys with who holds them, and what is parked for a concurrency key or a shared rate.
+    """Show unique keys with who holds them, what is parked for a concurrency key or a shared rate, and
+    chords' bodies that wait for parts, the longest silent first.
 
     With task ids: where the message of each is, and what it waits for.
     """
@@ -83,4 +84,10 @@ def _text(keys: Mapping[str, Any], total: int) -> str:
             for row in gates
         ]
         parts.append(table(("key", "kind", "running", "parked", "opens in"), rows))
+    if keys["chords"]:
+        bodies = [
+            (row["body"], f"{row['ended']} of {row['parts']}", duration(row["silent_s"]) + " ago")
+            for row in keys["chords"]
+        ]
+        parts.append(table(("chord's body", "parts ended", "last heard of"), bodies))
     return "\n\n".join(parts)

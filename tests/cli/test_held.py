@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration]
 
 @pytest.fixture
 def filled(site: Site) -> Site:
-    """A unique task that waits for its time, and three of one concurrency key; no worker."""
+    """A unique task that waits for its time, three of one concurrency key, a chord's body; no worker."""
     site.start_broker()
     payload = Job(path="proj", callable="add").encode()
     with Client(site.url) as client:
@@ -25,6 +25,8 @@ def filled(site: Site) -> Site:
         for n in range(3):
             keyed = Headers(task_id=f"k{n}", slots=Share(key="user:7").encode())
             client.publish(Publish(queue="q", headers=keyed, payload=payload))
+        body = Headers(task_id="b1", awaits="chord:2")
+        client.publish(Publish(queue="q", headers=body, payload=payload))
     return site
 
 
@@ -34,6 +36,7 @@ def test_what_is_held(filled: Site) -> None:
     assert "1 unique key held, 2 messages parked." in text
     assert "proj.add(1)  u1" in text
     assert "user:7" in text
+    assert "b1            0 of 2" in text
     keys = json.loads(filled.emq("held", "-b", filled.url, "--json"))
     assert ("u1", 2) == (keys["unique"][0]["holder"], keys["gates"][0]["parked"])
     assert "2 parked (emq-compat held)" in filled.run("status", "-b", filled.url).stdout

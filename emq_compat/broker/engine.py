@@ -89,6 +89,7 @@ class Engine:
         self.gates = self.flights.gates
         self.endings = self.flights.endings
         self.receipts = Receipts(self.desk)
+        self._reply_acks = self.receipts.replies
         self.intake = Intake(self.desk, self.flights, self.results, self.receipts)
         self._request = self.intake.request
         self.publish = self.intake.publish
@@ -109,7 +110,7 @@ class Engine:
 
     def begin_turn(self, publishes: Sequence[Request]) -> None:
         """Look up, all at once, what is known already of the messages about to be published."""
-        unique = [command.headers.once for command in publishes if command.headers.once]
+        unique = [text for command in publishes if (text := command.headers.once)]
         self.intake.begin_turn([command.msgid for command in publishes], unique)
 
     def from_client(self, identity: bytes, command: Command, now: Moment) -> None:
@@ -179,7 +180,11 @@ class Engine:
     def _reply(self, identity: bytes, command: Reply, now: Moment) -> None:
         headers, msgid = command.headers, command.request_msgid
         if headers is not None:
-            self.receipts.answered(identity, msgid, now)
+            acks = self._reply_acks.get(identity)
+            if acks is None:
+                self.receipts.answered(identity, msgid, now)
+            else:
+                acks.append(msgid)
         flight = self.flights.by_msgid.get(msgid)
         if flight is None and headers is not None:
             flight = self.flights.found(identity, msgid, headers.attempt)

@@ -33,6 +33,7 @@ class Intake:
         self._locks = flights.endings.locks
         self._results = results
         self._receipts = receipts
+        self._taken = receipts.publishes
         self._seen: set[str] = set()
 
     def begin_turn(self, msgids: list[str], unique: Iterable[str] = ()) -> None:
@@ -75,7 +76,11 @@ class Intake:
                 else:
                     self._entry.add(queue, msgid, headers, header_text, command.payload, now)
         if headers.guarantee:
-            self._receipts.taken(identity, msgid)
+            acks = self._taken.get(identity)
+            if acks is None:
+                self._taken[identity] = [msgid]
+            else:
+                acks.append(msgid)
 
     def publish(self, message: Publish, now: Moment) -> None:
         """Publish a message of the broker's own, or a follow-up of an outcome."""

@@ -25,15 +25,16 @@ class Receipts:
 
     Attributes:
         our_clients: identities that have said HELLO, the last of them.
+        publishes: client → msgids that are acknowledged at the end of the turn.
+        replies: worker → msgids of its REPLYs that are stored and not acknowledged yet.
         replies_due: monotonic time at which workers must be told.
     """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.our_clients: dict[bytes, None] = {}
-        self._publishes: dict[bytes, list[str]] = {}
-        #: worker → msgids of its REPLYs that are stored and not acknowledged yet.
-        self._replies: dict[bytes, list[str]] = {}
+        self.publishes: dict[bytes, list[str]] = {}
+        self.replies: dict[bytes, list[str]] = {}
         self.replies_due = math.inf
 
     def welcome(self, identity: bytes, command: Hello) -> None:
@@ -48,11 +49,7 @@ class Receipts:
 
     def taken(self, identity: bytes, msgid: str) -> None:
         """Acknowledge a publish at the end of the turn."""
-        acks = self._publishes.get(identity)
-        if acks is None:
-            self._publishes[identity] = [msgid]
-        else:
-            acks.append(msgid)
+        self.publishes.setdefault(identity, []).append(msgid)
 
     def refuse(self, identity: bytes, msgid: str, kind: str, message: str, *, first: str = "") -> None:
         """Tell a publisher that its message was not taken.
@@ -83,29 +80,25 @@ class Receipts:
 
     def answered(self, identity: bytes, msgid: str, now: Moment) -> None:
         """Acknowledge a worker's REPLY soon."""
-        acks = self._replies.get(identity)
-        if acks is None:
-            self._replies[identity] = [msgid]
-            self.replies_due = min(self.replies_due, now.mono + ACK_WITHIN_S)
-        else:
-            acks.append(msgid)
+        self.replies.setdefault(identity, []).append(msgid)
+        self.replies_due = min(self.replies_due, now.mono + ACK_WITHIN_S)
 
     def close_turn(self, now: Moment) -> None:
         """Add the acknowledgements to the outbox."""
-        if self._replies:
+        if self.replies:
             self._acknowledge_replies(now)
-        if self._publishes:
+        if self.publishes:
             # First of all: a client stands still until it has its own.
             self._desk.outbox[:0] = self._acknowledge_publishes()
 
     def _acknowledge_publishes(self) -> Sequence[Send]:
         acks = []
-        for identity, msgids in self._publishes.items():
+        for identity, msgids in self.publishes.items():
             if identity in self.our_clients:
                 acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
             else:
                 acks += [Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids]
-        self._publishes.clear()
+        self.publishes.clear()
         return acks
 
     def _acknowledge_replies(self, now: Moment) -> None:
@@ -113,7 +106,7 @@ class Receipts:
 
         A worker only waits for it with its copy of the REPLY; a message of its own would wake it up.
         """
-        pending = self._replies
+        pending = self.replies
         if now.mono >= self.replies_due:
             told = list(pending)
         else:

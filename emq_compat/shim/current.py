@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.request import Context
     from emq_compat.shim.task import Task
+    from emq_compat.stored import StoredResult
 
 __all__ = [
     "CurrentApp",
@@ -37,6 +39,7 @@ __all__ = [
     "set_default_app",
     "set_fallback",
     "task_by_name",
+    "told_here",
     "worker",
 ]
 
@@ -91,6 +94,10 @@ class Frame:
 #: The app whose program runs here, so that no -A need name it.
 given_app: ContextVar[Celery | None] = ContextVar("emq_compat_given_app", default=None)
 frame_var: ContextVar[Frame | None] = ContextVar("emq_compat_frame", default=None)
+#: Task id → what a run that has failed came to, while its errbacks are called, before its REPLY leaves.
+told_here: ContextVar[Mapping[str, StoredResult]] = ContextVar(
+    "emq_compat_told", default=MappingProxyType({})
+)
 
 
 class RequestStack:

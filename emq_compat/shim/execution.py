@@ -25,7 +25,7 @@ from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.codec import dumps, jsonable
-from emq_compat.shim.current import Frame, frame_var
+from emq_compat.shim.current import Frame, frame_var, told_here
 from emq_compat.shim.exceptions import Ignore, Reject, Retry
 from emq_compat.shim.exhausting import RETRIES, call_exhausted
 from emq_compat.shim.flow import collected_into, failed, succeeded
@@ -34,6 +34,7 @@ from emq_compat.shim.keeping import Keeper
 from emq_compat.shim.loggers import HELD, flush_held
 from emq_compat.shim.results.members import told_of
 from emq_compat.shim.run_plan import run_plan_of
+from emq_compat.stored import StoredResult
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context
@@ -170,18 +171,27 @@ def _end(frame: Frame, state: str, exc: BaseException, failure: Failure) -> None
     task, keeper = frame.task, frame.report
 
     def keep(ends: Sequence[Publish]) -> None:
+        """Have errbacks that look at the task's result find it, though its REPLY hasn't left."""
+        ignored = request.ignore_result and not task.store_errors_even_if_ignored
+        outcome = Outcome(
+            state=FAILURE,
+            failure=failure,
+            follow_ups=tuple(ends),
+            extra=told_of(task, request),
+            no_result=ignored,
+        )
         if isinstance(keeper, Keeper):
-            ignored = request.ignore_result and not task.store_errors_even_if_ignored
-            extra = told_of(task, request)
-            keeper.keep_failure(
-                Outcome(
-                    state=FAILURE, failure=failure, follow_ups=tuple(ends), extra=extra, no_result=ignored
-                )
-            )
+            keeper.keep_failure(outcome)
+        elif request.id is not None and not ignored:
+            told_here.set({request.id: StoredResult(FAILURE, body=outcome.encode().body)})
 
-    messages = failed(
-        task.app, request, queue, state=state, exc=exc, failure=failure, before_errbacks=keep
-    )
+    token = told_here.set(told_here.get())
+    try:
+        messages = failed(
+            task.app, request, queue, state=state, exc=exc, failure=failure, before_errbacks=keep
+        )
+    finally:
+        told_here.reset(token)
     for message in messages:
         frame.publish_later(message)
 

@@ -14,6 +14,7 @@ from emq_compat.backends.record import record_of
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
+from emq_compat.shim.current import told_here
 from emq_compat.shim.exceptions import ImproperlyConfigured, OperationalError
 from emq_compat.shim.patience import Patience, patience_of
 from emq_compat.shim.pipeline import pipeline_of
@@ -70,6 +71,10 @@ class StoreAccess:
         Raises:
             BackendGetMetaError: the store was tried as often as result_backend_max_retries says.
         """
+        here = told_here.get()
+        if here and (known := {task_id: here[task_id] for task_id in ids if task_id in here}):
+            others = [task_id for task_id in ids if task_id not in known]
+            return {**known, **(self.stored(others) if others else {})}
         try:
             return self._insisted(lambda: self.store.read(ids))
         except OperationalError as exc:
@@ -94,9 +99,13 @@ class StoreAccess:
         """
         self._refuse_unpublished(ids)
         pending = dict.fromkeys(ids)
+        for task_id, known in told_here.get().items():
+            if task_id in pending:
+                del pending[task_id]
+                yield task_id, known
         deadline = None if timeout is None else time.monotonic() + timeout
         if timeout is not None and timeout <= 0:
-            for task_id, stored in self.stored(ids).items():
+            for task_id, stored in self.stored(list(pending)).items():
                 if stored is not None and stored.state in states.READY_STATES:
                     del pending[task_id]
                     yield task_id, stored

@@ -101,6 +101,16 @@ def test_errbacks_get_their_own_arguments_as_they_were(flows: Site) -> None:
     flows.wait_runs(f"typed {result.id} b'bytes'")
 
 
+def test_an_errback_finds_the_failure_where_results_are(flows: Site) -> None:
+    """AsyncResult of the request has the failure already, though the errback is called in the worker."""
+    t = flows.tasks
+    result = t.boom.apply_async(link_error=t.looking_errback.s())
+
+    with pytest.raises(ValueError, match="boom"):
+        result.get(timeout=20)
+    flows.wait_runs(f"looked {result.id} FAILURE True ValueError PENDING")
+
+
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose worker has children that can be lost."""

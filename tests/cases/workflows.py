@@ -102,6 +102,14 @@ def typed_errback(request, exc, traceback, given):
 
 
 @app.task
+def looking_errback(request, exc, traceback):
+    result = app.AsyncResult(request.id)
+    error = result.get(timeout=5, propagate=False, disable_sync_subtasks=False)
+    other = app.AsyncResult("unknown").state
+    note(f"looked {request.id} {result.state} {result.ready()} {type(error).__name__} {other}")
+
+
+@app.task
 def old_errback(task_id):
     note(f"old {task_id}")
 

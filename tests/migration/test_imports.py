@@ -144,3 +144,9 @@ def test_our_own_imports_are_read_as_celerys(tmp_path: Path) -> None:
     names = found(tmp_path)
     assert {"acks_late", "Strategy", "Signal.connect", "apply_async(countdown=)"} <= set(names)
     assert not [name for name in names if ":" in name]  # they are no imports of Celery's any more
+
+
+def test_what_only_the_shim_has_is_no_obstacle(tmp_path: Path) -> None:
+    """A project that calls install() already is as good as one that doesn't yet."""
+    write(tmp_path, {"a.py": "import emq_compat.celery_shim as s\ns.install()"})
+    assert {"celery:install": "supported"} == found(tmp_path, "import")

@@ -18,8 +18,9 @@ import click
 
 from emq_compat.cli.context import CLIContext
 from emq_compat.cli.plugins import plugin_command, plugin_names
+from emq_compat.cli.privileges import become_as_written
 from emq_compat.cli.user_options import with_user_options
-from emq_compat.errors import EmqError
+from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.shim.alias.finder import install
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -77,6 +78,11 @@ class _Commands(click.Group):
                 ctx.fail(f"no command {args[0]!r}" + (f"; is {near[0]} meant?" if near else ""))
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and command is not None:
+            if name == "worker":
+                try:
+                    become_as_written(rest)
+                except ConfigurationError as exc:
+                    ctx.fail(str(exc))
             command = with_user_options(command, name, ctx.params.get("app"), rest)
         return name, command, rest
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import pwd
+from collections.abc import Sequence
 
 from emq_compat.errors import ConfigurationError
 
-__all__ = ["become", "set_umask"]
+__all__ = ["become", "become_as_written", "set_umask"]
 
 
 def set_umask(written: str | None) -> None:
@@ -55,6 +57,27 @@ def become(user: str | None, group: str | None) -> None:
             f"this process may not become user {uid}, group {gid}: {exc.strerror or exc}; only root may"
         ) from exc
     _check_there_is_no_way_back(uid)
+
+
+def become_as_written(words: Sequence[str]) -> None:
+    """Become whom ``--uid`` and ``--gid`` on a command line name, before any of a project's code is imported.
+
+    Raises:
+        ConfigurationError: as ``become``.
+    """
+    become(_said("--uid", words), _said("--gid", words))
+
+
+def _said(option: str, words: Sequence[str]) -> str | None:
+    found = None
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        if word == "--":
+            break
+        if word == option and following:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def _check_there_is_no_way_back(uid: int) -> None:

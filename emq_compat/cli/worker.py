@@ -40,6 +40,7 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
         if options["detach"]:
             go_to_background(options["executable"])
         set_umask(options["umask"])
+        # For those that come from the environment; the command's own were obeyed before the app was imported.
         become(options["uid"], options["gid"])
         status, again = run(app_name or "", broker or root.params.get("broker"), options)
     if again:

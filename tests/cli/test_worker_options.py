@@ -230,6 +230,7 @@ def test_umask_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         os.umask(before)
     privileges.become(None, None)
+    privileges.become_as_written(["-A", "proj", "--", "--uid", "no-such-user"])
     privileges.become(str(os.getuid()), str(os.getgid()))
 
     def refuse(*args: object) -> None:
@@ -274,7 +275,9 @@ def test_privileges_are_dropped(running: Site, open_folder: Path) -> None:
     python, env = _python_for_nobody()
     runs = open_folder / "runs"
     text = (running.folder / f"{NAME}.py").read_text()
-    (open_folder / f"{NAME}.py").write_text(text.replace(str(running.folder / "runs"), str(runs)))
+    (open_folder / f"{NAME}.py").write_text(
+        text.replace(str(running.folder / "runs"), str(runs)) + '\nnote(f"imported by {os.geteuid()}")\n'
+    )
     told = running.procs.emq(
         "worker", "-A", NAME, "-c", "1", "-n", "nobody@h", "-Q", "nobodys", "-D", "--uid", "nobody",
         "--umask", "027", "--pidfile", "w.pid", "--logfile", "w.log", "-l", "info", "--executable", python,
@@ -291,6 +294,8 @@ def test_privileges_are_dropped(running: Site, open_folder: Path) -> None:
         assert os.path.realpath(python) == os.path.realpath(worker.exe())
         assert ["-rw-------", "-rw-r-----"] == [_mode(runs), _mode(open_folder / "w.log")]
         assert "nobody" == runs.owner()
+        lines = runs.read_text().splitlines()
+        assert {f"imported by {worker.uids().effective}"} == {one for one in lines if "imported" in one}
     finally:
         worker.terminate()
         worker.wait(20)

@@ -23,7 +23,7 @@ DIFFERENT: Final = "different"
 UNSUPPORTED: Final = "unsupported"
 #: What reading the code can't tell: names, values and receivers that are only known at run time.
 NOT_SEEN: Final = "not seen"
-#: A file that is no Python 3, is too large, or can't be opened.
+#: A file that this Python can't parse, that is too large, or can't be opened.
 UNREADABLE: Final = "unreadable"
 STATUSES: Final = (SUPPORTED, DIFFERENT, UNSUPPORTED, NOT_SEEN, UNREADABLE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -15,7 +16,7 @@ __all__ = ["Module", "Modules", "Unreadable", "parsed"]
 
 
 class Unreadable(Exception):
-    """A file can't be read as Python 3.
+    """A file can't be read by this Python: it is Python 2's, or a newer one's.
 
     Attributes:
         line: where; 0: as a whole.
@@ -42,7 +43,8 @@ def parsed(path: Path, source: bytes | None = None) -> ast.Module:
             return ast.parse(source, str(path))
     except SyntaxError as exc:
         told = exc.msg or "invalid syntax"
-        raise Unreadable(f"not Python 3: {told}", exc.lineno or 0) from None
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise Unreadable(f"Python {version} can't read it: {told}", exc.lineno or 0) from None
     except OSError as exc:
         raise Unreadable(f"can't be opened: {exc.strerror or exc}") from None
     except ValueError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: How many names and calls are followed in a row; code that goes on beyond that is not seen.
-_DEPTH: Final = 24
+_DEPTH: Final = 60
 #: Packages whose names are on the list.
 _ROOTS: Final = ("celery", "billiard", "kombu")
 #: Signals that an app sends itself as the sender of.
@@ -104,6 +105,11 @@ class Resolver:
         self._modules = modules
         self._known = known
         self._depth = 0
+        #: What was found, also while it is looked for (None): who leads back to itself ends there. An
+        #: expression stands in one scope only.
+        self._things: dict[ast.expr, Thing | None] = {}
+        self._names: dict[tuple[Scope, str], Thing | None] = {}
+        self._members: dict[tuple[ast.ClassDef, str], Thing | None] = {}
         self._returned: dict[ast.AST, Thing | None] = {}
 
     def meaning(self, node: ast.expr, scope: Scope) -> Meaning | None:
@@ -113,17 +119,21 @@ class Resolver:
 
     def thing(self, node: ast.expr, scope: Scope) -> Thing | None:
         """Return what an expression stands for, things of the code base included."""
-        if self._depth > _DEPTH:
-            return None
-        self._depth += 1
-        try:
-            return self._thing(node, scope)
-        finally:
-            self._depth -= 1
-
-    def _thing(self, node: ast.expr, scope: Scope) -> Thing | None:
         if isinstance(node, ast.Name):
             return self._name(node.id, scope)
+        if node in self._things:
+            return self._things[node]
+        if self._depth > _DEPTH:
+            return None
+        self._things[node] = None
+        self._depth += 1
+        try:
+            found = self._things[node] = self._thing(node, scope)
+        finally:
+            self._depth -= 1
+        return found
+
+    def _thing(self, node: ast.expr, scope: Scope) -> Thing | None:
         if isinstance(node, ast.Attribute):
             return self._attribute(node, scope)
         if isinstance(node, ast.Call):
@@ -148,11 +158,20 @@ class Resolver:
         if found is None:
             return None
         bindings, where = found
-        for binding in reversed(bindings):
-            thing = self._bound(binding, where)
-            if thing is not None:
-                return thing
-        return None
+        if (where, name) not in self._names:
+            # Who is led back here meanwhile is told what is imported: `class Task(Task)`.
+            self._names[where, name] = next(self._imports(bindings), None)
+            things = (self._bound(binding, where) for binding in reversed(bindings))
+            self._names[where, name] = next((thing for thing in things if thing is not None), None)
+        return self._names[where, name]
+
+    def _imports(self, bindings: Sequence[Binding]) -> Iterator[Thing | None]:
+        """Yield what of Celery's some bindings import."""
+        for binding in bindings:
+            if isinstance(binding, ImportedName) and celery_module(binding.module) is not None:
+                yield self._imported(binding.module, binding.name)
+            elif isinstance(binding, ImportedModule) and celery_module(binding.name) is not None:
+                yield self._module(binding.name)
 
     def _bound(self, binding: Binding, scope: Scope) -> Thing | None:
         if isinstance(binding, Meaning):
@@ -221,6 +240,12 @@ class Resolver:
 
     def _member(self, klass: Klass, name: str) -> Thing | None:
         """Return what an attribute of a class, or of ``self`` in it, stands for."""
+        if (klass.node, name) not in self._members:
+            self._members[klass.node, name] = None
+            self._members[klass.node, name] = self._member_of(klass, name)
+        return self._members[klass.node, name]
+
+    def _member_of(self, klass: Klass, name: str) -> Thing | None:
         inner = Scope(klass.scope.module, klass.scope, of_class=True)
         bind(klass.node.body, inner)
         if name in inner.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,31 @@ def test_fixtures(tmp_path: Path) -> None:
     write(tmp_path, {"test_a.py": source})
     assert {"celery_app", "celery_worker"} == set(found(tmp_path, "fixture"))
     assert "supported" == found(tmp_path)["apply_async(queue=)"]
+
+
+def test_a_name_that_is_bound_again_by_itself(tmp_path: Path) -> None:
+    """A class of tasks whose name is that of its base, at once or later, is a class of tasks."""
+    source = """
+        from celery import Task
+
+        class Mine(Task):
+            def run(self): self.send_event("x")
+
+        class Task(Task):
+            def run(self): self.start_strategy("x")
+
+        Task = Mine
+        """
+    write(tmp_path, {"a.py": source})
+    assert {"send_event", "start_strategy"} <= set(found(tmp_path, "task"))
+
+
+def test_long_chains_of_calls(tmp_path: Path) -> None:
+    """A chain of many calls takes no longer than its length."""
+    write(tmp_path, {"a.py": APP + "x = objects" + ".filter(a=1).order_by('b')" * 100 + "\n"})
+    start = time.perf_counter()
+    findings(tmp_path)
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def test_a_task_is_asked_to_stop(make_app: Callable[..., Celery], backend: str) 
 
     @app.task(bind=True, base=AbortableTask)
     def patient(self: Any) -> str:
-        begun.set()
         assert not self.is_aborted()
+        begun.set()
         looks.wait(10)
         return "stopped" if self.is_aborted() else "never told"
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration]
         ("1", ["shop/settings.py:5:1: different: setting broker_url", "all "]),
         ("2", ["+celery_shim.install()", VALUES, "and back"]),
         ("3", ["+from emq_compat.celery_shim import chord, shared_task", VALUES, "and back"]),
-        ("4", [VALUES, "receipts: order 0, order 1, order 2"]),
+        ("4", [VALUES, "receipts: order 0, order 1, order 2\none summary: True monday"]),
     ],
 )
 def test_step_runs(step: str, told: list[str], procs: Procs) -> None:

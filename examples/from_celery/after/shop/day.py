@@ -3,7 +3,7 @@
 from shop.tasks import close_day, refund
 
 # -- own
-from shop.own import receipts  # isort: skip
+from shop.own import receipts, summary  # isort: skip
 
 # -- end
 
@@ -18,6 +18,8 @@ def main() -> None:
         print("refused:", exc)
     # -- own
     print("receipts:", ", ".join(result.get(timeout=60) for result in receipts(range(3))))
+    first, second = summary.delay("monday"), summary.delay("monday")
+    print("one summary:", first.id == second.id, second.get(timeout=60))
     # -- end
 
 

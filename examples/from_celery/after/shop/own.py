@@ -1,6 +1,7 @@
-"""What Celery doesn't have: coroutines as tasks, and publishes that are confirmed as a whole."""
+"""What Celery doesn't have: coroutines as tasks, publishes that are confirmed as a whole, unique tasks."""
 
 import asyncio
+import time
 
 from emq_compat.celery_shim import shared_task
 
@@ -12,6 +13,13 @@ async def receipt(order):
     """Wait for what a mail server would say; `worker -P asyncio` runs a hundred of these at once."""
     await asyncio.sleep(0.01)
     return f"order {order}"
+
+
+@shared_task(unique_for=60)
+def summary(day):
+    """Sum a day up: whoever asks for it while it waits or runs gets the one that is under way."""
+    time.sleep(0.5)
+    return day
 
 
 def receipts(orders):

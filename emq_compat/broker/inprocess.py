@@ -12,8 +12,10 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import shutil
 import threading
+import time
 
 from emq_compat.broker.server import Server
 from emq_compat.config import BrokerConfig
@@ -75,7 +77,12 @@ class InProcessBroker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+#: Folders that are younger may belong to a broker that is being started.
+_STALE_S = 60.0
+
 _lock = threading.RLock()
+#: Whether this process has looked for what others have left.
+_swept = False
 #: Folder → the broker that this process runs there.
 _running: dict[str, InProcessBroker] = {}
 #: Those of the process this one was forked from: their threads don't exist here, and they stay untouched.
@@ -91,10 +98,14 @@ def begin(folder: str) -> None:
     broker = _running.get(folder)
     if broker is not None and broker.alive:
         return
+    global _swept
     with _lock:
         broker = _running.get(folder)
         if broker is not None and broker.alive:
             return
+        if not _swept:
+            _swept = True
+            _sweep(os.path.dirname(folder))
         if broker is not None:
             end(folder)
         elif is_listened_at(os.path.join(folder, "client.sock")):
@@ -103,6 +114,21 @@ def begin(folder: str) -> None:
         if len(_running) == 1:
             atexit.unregister(_end_all)
             atexit.register(_end_all)
+
+
+def _sweep(parent: str) -> None:
+    """Remove what killed processes of this user have left: folders in which nobody listens any more."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(parent):
+            if re.fullmatch(r"emq-memory-\d+-[0-9a-f]{12}(-.*)?", entry.name) is None:
+                continue
+            with contextlib.suppress(OSError):
+                about = entry.stat(follow_symlinks=False)
+                # One that is just being made has nobody who listens yet.
+                old = time.time() - about.st_mtime > _STALE_S
+                mine = about.st_uid == os.getuid() and entry.is_dir(follow_symlinks=False)
+                if old and mine and not is_listened_at(os.path.join(entry.path, "client.sock")):
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def running(folder: str) -> InProcessBroker | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from emq_compat.address import Address
 from emq_compat.broker import inprocess
 from emq_compat.celery_shim import Celery, OperationalError
+from emq_compat.client import Client
 from emq_compat.errors import AddressError
 from emq_compat.testing.broker import MemoryBroker, memory_broker
 
@@ -109,6 +111,29 @@ def test_it_is_started_again_when_it_has_ended(app: Celery) -> None:
     app.send_task("t")
     inprocess.end(folder_of())
     assert 0 == app.connection().default_channel.queue_declare("celery").message_count
+
+
+def test_what_killed_processes_left_is_removed(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first broker of a process removes old folders in which nobody listens, and no other."""
+    app.connection().connect()
+    parent = Path(folder_of()).parent
+    stale, young = (parent / f"emq-memory-{n}-{os.urandom(6).hex()}" for n in (1, 2))
+    other = parent / f"emq-memory-{os.urandom(6).hex()}"
+    try:
+        for folder in (stale, young, other):
+            folder.mkdir()
+            (folder / "client.sock").touch()
+        for folder in (stale, other, Path(folder_of())):
+            os.utime(folder, (1, 1))
+        monkeypatch.setattr(inprocess, "_swept", False)
+        with memory_broker("memory://first"), Client("memory://first") as client:
+            client.ask("queues")
+        assert [False, True, True] == [folder.exists() for folder in (stale, young, other)]
+        app.connection().connect()
+        assert Path(folder_of()).exists()
+    finally:
+        for folder in (stale, young, other):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_threads_start_one(app: Celery) -> None:

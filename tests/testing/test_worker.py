@@ -345,7 +345,7 @@ def test_events(app: Celery) -> None:
         receiver = app.events.Receiver(app.connection(), handlers={"*": note})
         receiver.queue.declare()
         add.delay(2, 3)
-        receiver.capture(limit=None, timeout=10)
+        receiver.capture(limit=None, timeout=10, wakeup=False)
     assert {"task-received", "task-started", "task-succeeded"} <= {kind for kind, _ in heard}
     assert "worker-heartbeat" not in {kind for kind, _ in heard}
     assert ("task-succeeded", "w@here") in heard

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from datetime import timezone as fixed
 from typing import Any
-from zoneinfo import ZoneInfo
 
 __all__ = [
     "LocalTimezone",
@@ -88,6 +87,8 @@ class _Zone:
 
     def get_timezone(self, zone: str | tzinfo) -> tzinfo:
         """Return a zone by its IANA name; raises zoneinfo.ZoneInfoNotFoundError."""
+        from zoneinfo import ZoneInfo  # noqa: PLC0415 - workers that tell events need no zone
+
         if isinstance(zone, str):
             return fixed.utc if zone.upper() == "UTC" else ZoneInfo(zone)
         return zone

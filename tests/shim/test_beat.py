@@ -615,6 +615,7 @@ def test_a_beat_that_stands_still_is_stuck(broker: BrokerHere) -> None:
 
 def test_a_sleeping_service_sees_that_the_clock_was_changed(caplog: pytest.LogCaptureFixture) -> None:
     """It sleeps for minutes, and looks at the clock once a second: what is due now is sent now."""
+    caplog.set_level(logging.DEBUG)
     broker = BrokerHere()
     broker.set_clock(NOON)
     app = app_on(broker, {"e": every(crontab(0, 15), "x")})
@@ -622,7 +623,7 @@ def test_a_sleeping_service_sees_that_the_clock_was_changed(caplog: pytest.LogCa
     app.now = lambda: broker.now + timedelta(seconds=time.monotonic() - start)  # type: ignore[method-assign]
     embedded = EmbeddedService(app, thread=True)
     embedded.start()
-    wait_until(lambda: "periodic_begin" in broker.asked)
+    wait_until(lambda: "beat: Waking up" in caplog.text)
     broker.set_clock(NOON + timedelta(hours=4))
     wait_until(lambda: [["x"]] == broker.sent(), 10)
     embedded.stop()

@@ -121,13 +121,15 @@ class Service:
         self.effective_max_interval = self.scheduler.max_interval
         self.moved_at = time.monotonic()
         answering = self._answering()
+        steps = StepWatch()
         try:
             while not self._is_shutdown:
+                steps.stepped(self.app.now())  # what changes while it looks at the entries counts, too
                 interval = self.scheduler.tick()
                 self.moved_at = time.monotonic()
                 if interval and interval > 0:
                     logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
-                    self._rest(interval)
+                    self._rest(interval, steps)
                     if self.scheduler.should_sync():
                         self.scheduler._do_sync()
         except (KeyboardInterrupt, SystemExit):
@@ -147,10 +149,8 @@ class Service:
         answering.start()
         return answering
 
-    def _rest(self, interval_s: float) -> None:
+    def _rest(self, interval_s: float, steps: StepWatch) -> None:
         """Sleep; less if ``stop`` is called, or the clock is put on or back."""
-        steps = StepWatch()
-        steps.stepped(self.app.now())
         until = time.monotonic() + interval_s
         while not self._is_shutdown and (left_s := until - time.monotonic()) > 0:
             if select.select([self._wake_r], [], [], min(left_s, _LOOK_S))[0]:

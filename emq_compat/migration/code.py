@@ -268,6 +268,8 @@ class Code:
 
     def _judge_member(self, node: ast.AST, owner: Meaning, name: str) -> None:
         if owner.what == "module":
+            if celery_module(owner.of) != owner.of:
+                return  # it is the shim's, with names of its own
             if f"{owner.of}.{name}" not in self._verdicts.modules or self._verdicts.row(
                 "import", f"{owner.of}:{name}"
             ):

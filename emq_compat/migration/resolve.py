@@ -187,9 +187,8 @@ class Resolver:
         return self.thing(binding, scope)
 
     def _module(self, name: str) -> Thing | None:
-        celerys = celery_module(name)
-        if celerys is not None:
-            return Meaning("module", celerys)
+        if celery_module(name) is not None:
+            return Meaning("module", name)
         module = self._modules.named(name)
         return LocalModule(module) if module is not None else None
 
@@ -213,6 +212,7 @@ class Resolver:
             self._depth -= 1
 
     def _named(self, module: str, name: str) -> Meaning:
+        module = celery_module(module) or module
         inner = f"{module}.{name}"
         full = f"{module}:{name}"
         if full in FOUND:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from emq_compat import celery_shim
 from emq_compat.errors import ConfigurationError
 from emq_compat.migration.finding import DIFFERENT, SUPPORTED, UNSUPPORTED, Verdict
 from emq_compat.migration.items import PROBE, Item, read_items
@@ -225,8 +224,6 @@ def _unknown(command: str) -> None:
 
 def _in_shim(module: str, name: str) -> Verdict | None:
     """Look for a name in the shim itself; None: it isn't there."""
-    if module == "celery" and name in celery_shim.__all__:
-        return _SUPPORTED  # one of the shim's own, `install`
     try:
         found = getattr(alias_module(module), name)
     except (AttributeError, ImportError):

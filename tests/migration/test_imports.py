@@ -148,5 +148,8 @@ def test_our_own_imports_are_read_as_celerys(tmp_path: Path) -> None:
 
 def test_what_only_the_shim_has_is_no_obstacle(tmp_path: Path) -> None:
     """A project that calls install() already is as good as one that doesn't yet."""
-    write(tmp_path, {"a.py": "import emq_compat.celery_shim as s\ns.install()"})
-    assert {"celery:install": "supported"} == found(tmp_path, "import")
+    ours = "import emq_compat.celery_shim as s\ns.install()\nfrom emq_compat.celery_shim import task\n"
+    write(tmp_path, {"a.py": ours})
+    assert {} == found(tmp_path, "import")
+    write(tmp_path, {"a.py": "from celery import task, Retry, install"})
+    assert {"unsupported"} == set(found(tmp_path, "import").values())

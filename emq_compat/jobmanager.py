@@ -20,9 +20,7 @@ from emq_compat.failures import failure_of
 from emq_compat.manager import control
 from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.defaults import allowed_paths, timings
-from emq_compat.manager.endings import Endings
-from emq_compat.manager.inflight import JobInFlight, assignment_of
-from emq_compat.manager.losses import revoked
+from emq_compat.manager.intake import Intake
 from emq_compat.manager.messages import (
     delivery_of,
     message_of,
@@ -38,7 +36,7 @@ from emq_compat.message import FAILURE, Delivery, Outcome
 from emq_compat.pool.base import Pool, PoolOptions
 from emq_compat.pool.factory import make_pool
 from emq_compat.run import Program
-from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Key, Upstream, UpstreamEvent
+from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Upstream, UpstreamEvent
 from emq_compat.upstream.emq import EmqUpstream
 
 __all__ = ["JobManager", "jobmanager_main"]
@@ -58,7 +56,7 @@ _MEMBERS = (
 )
 
 
-class JobManager(Endings):
+class JobManager(Intake):
     """Takes jobs from its upstreams, has its pool run them, answers.
 
     Args:
@@ -374,113 +372,6 @@ class JobManager(Endings):
         for upstream in self.upstreams:
             if not upstream.listen(self.queues):
                 logger.warning("the new queues take effect at the next start")
-
-    # Placing jobs.
-
-    def _accept(self, upstream: Upstream, delivery: Delivery) -> None:
-        credit = self._credit_out.get(upstream, 0)
-        if credit:
-            self._credit_out[upstream] = credit - 1
-        msgid = delivery.msgid
-        running = self.jobs_in_flight.get(msgid)
-        if running is not None:
-            self._join(running, delivery)
-            return
-        task = delivery.headers.task
-        program = self.program
-        policies = program.policies
-        policy = policies.get(task) if policies is not None else None
-        if policy is None:
-            policy = program.default_policy
-        if delivery.headers.concludes:
-            policy = replace(policy, acks_late=True, reject_on_worker_lost=True, lost_retry_s=None)
-        job = JobInFlight(
-            delivery,
-            upstream,
-            policy,
-            assignment_of(delivery, policy),
-            short=self._placement.credit.is_short(task),
-        )
-        if self._stage is not Stage.RUNNING:
-            self.jobs_in_flight[msgid] = job
-            self._give_back((job,))
-            return
-        onlooker = program.onlooker
-        if onlooker.received_log.isEnabledFor(logging.INFO):
-            onlooker.received_log.info("Task %s[%s] received", task or "-", job.task_id)
-        onlooker.received(delivery)
-        if not self._placement.take_in(job):
-            self._give_back((job,))
-
-    def _join(self, running: JobInFlight, delivery: Delivery) -> None:
-        """Let a job that runs here already answer its second delivery, too: the broker took it for lost."""
-        key = (delivery.msgid, delivery.attempt)
-        if key in running.keys:
-            return
-        logger.info("%s was delivered again while it is still here: it isn't started twice", delivery.msgid)
-        running.keys = (*running.keys, key)
-        if running.began_at:
-            running.upstream.began((key,))
-
-    def _settle(self, now: float) -> None:
-        """End a turn: what can't be run soon goes back, and as much as there is room for is asked."""
-        placement = self._placement
-        if self.autoscaler is not None and self._stage is Stage.RUNNING:
-            self.autoscaler.step(now)
-        placement.place_held_back(now)
-        if now >= placement.due:
-            self._give_back([*placement.late(now), *placement.overrun(now)])
-        if self._stage is Stage.RUNNING and self._credit_out:
-            self._give_credit(*placement.wanted(now))
-
-    def _give_back(self, jobs: Sequence[JobInFlight]) -> None:
-        """Give jobs that never began back to their brokers; those that were revoked meanwhile end here."""
-        returned: dict[Upstream, list[Key]] = {}
-        for job in jobs:
-            if job.task_id in self._revoked:
-                self._end(job, revoked("revoked"))
-                continue
-            if job.good_at and not job.began_at:
-                self._placement.throttle.put_back(job)
-            if self._placement.forget(job):
-                returned.setdefault(job.upstream, []).extend(job.keys)
-        for upstream, keys in returned.items():
-            upstream.nack(keys)
-
-    def _withdraw_credit(self) -> None:
-        self._credit_out.clear()
-
-    def _give_credit(self, idle: int, reserve: int) -> None:
-        for upstream, out in self._credit_out.items():
-            want = idle + (reserve if upstream.takes_back else 0) - out
-            if want <= 0:
-                continue
-            if self._quick:
-                self._send_ready(upstream, want)
-            else:
-                for _ in range(want):
-                    self.send_ready()
-
-    def limit_rate(self, task: str, interval_s: float | None) -> None:
-        """Run a task no more than once every so many seconds from now on; None: as often as it comes."""
-        self._placement.throttle.change(task, interval_s)
-        for upstream in self.upstreams:
-            upstream.limit(task, interval_s)
-
-    def hear_ends(self, hears: bool) -> None:
-        """Have brokers tell this worker, or no more, of jobs that end before any worker has them."""
-        for upstream in self.upstreams:
-            upstream.hear_ends(hears)
-
-    def send_ready(self) -> None:
-        """Tell the broker that one more job can be taken."""
-        self._send_ready(next(iter(self._credit_out), self.outgoing), 1)
-
-    def _send_ready(self, upstream: Upstream, count: int) -> None:
-        self.total_ready_sent += count
-        if upstream in self._credit_out:
-            self._credit_out[upstream] += count
-        upstream.ready(count)
 
     def _nothing_overridden(self) -> bool:
         kind = type(self)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from emq_compat.migration.finding import DIFFERENT, UNSUPPORTED
 from emq_compat.migration.meaning import CALLED, OWNERS, Meaning
-from emq_compat.migration.resolve import Resolver
+from emq_compat.migration.resolve import Resolver, celery_module
 from emq_compat.migration.scopes import Scope
 from emq_compat.migration.setting_places import SettingPlaces
 from emq_compat.migration.verdicts import Verdicts
@@ -82,6 +82,9 @@ class Calls:
             wanted = node.args[0]
             if not isinstance(wanted, ast.Constant):
                 self._code.not_seen(node, f"{name}()", "which module is imported is only known at run time")
+            elif isinstance(wanted.value, str) and celery_module(wanted.value) == wanted.value:
+                told = f"what is used of {wanted.value}, imported by a call, is only known at run time"
+                self._code.not_seen(node, f"{name}()", told)
 
     def _unknown_receiver(self, node: ast.Call, function: ast.Attribute) -> None:
         shown = ast.unparse(function)

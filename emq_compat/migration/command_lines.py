@@ -11,6 +11,7 @@ from typing import Final
 from emq_compat.migration.finding import DIFFERENT, NOT_SEEN, Finding, Verdict
 from emq_compat.migration.strings import PLUGIN, PLUGIN_VERDICT
 from emq_compat.migration.verdicts import Verdicts, setting_named
+from emq_compat.migration.yaml_lines import arguments, list_words, yaml_words
 
 __all__ = ["command_lines", "holds_commands", "in_words"]
 
@@ -25,8 +26,10 @@ _SUFFIXES: Final = frozenset(
         ".service", ".sh", ".tf", ".toml", ".tpl", ".yaml", ".yml", ".zsh", ".j2", ".template",
     }
 )  # fmt: skip
-#: `celery` as a program: by itself, by its path, or as `-m celery`.
-_CALL: Final = re.compile(r"""(?<![\w.@:=\-])(?:[\w./~${}\-]*/)?celery(?=["']?(?:[\s,\]]|$))""")
+#: `celery` as a program: by itself, by its path, as `-m celery`, or in the variable of Celery's own units.
+_CALL: Final = re.compile(
+    r"""(?<![\w.@:=\-])(?:(?:[\w./~${}\-]*/)?celery|\$[{(]?CELERY(?:_BIN)?[})]?)(?=["']?(?:[\s,\]]|$))"""
+)
 #: Options that stand before the command, with a value.
 _GLOBAL: Final = frozenset(
     {"-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"}
@@ -40,10 +43,9 @@ _WITHOUT_VALUE: Final = frozenset(
     }
 )  # fmt: skip
 _PLUGIN: Final = re.compile(rf"""-p[\s"',=]*{re.escape(PLUGIN)}\b""")
+#: What stands behind the program in a list of quoted words.
+_IN_LIST: Final = re.compile(r"""["']\s*,""")
 _ENVIRONMENT = re.compile(r"""(?:^|[\s"'{,])(CELERY_\w+)["']?\s*[=:]\s*["']?([^\s"',}]*)""")
-#: A line of YAML that goes on with options.
-_GOES_ON = re.compile(r"""^\s*(?:-\s+)?["']?(--?[A-Za-z][^#]*?)["']?,?\s*$""")
-_LIST_WORD = re.compile(r"""^\s*-\s+["']?([^"'#]*?)["']?\s*$""")
 
 
 def holds_commands(path: Path) -> bool:
@@ -77,10 +79,16 @@ def command_lines(path: Path, text: str, verdicts: Verdicts) -> list[Finding]:
             line = line.rstrip()[:-1] + " " + lines[number].strip()
             number += 1
         rest = line[match.end() :]
-        if path.suffix in (".yml", ".yaml"):
-            taken, more = _yaml_words(lines, number, list_of_words=_LIST_WORD.match(lines[first]) is not None)
-            rest, number = rest + " " + more, taken
+        in_yaml = path.suffix in (".yml", ".yaml")
+        if _IN_LIST.match(rest):
+            number, rest = list_words(lines, number, rest)
+        elif in_yaml:
+            number, more = yaml_words(lines, first, number)
+            rest += " " + more
         words = _words(rest)
+        if in_yaml and not words:
+            number, more = arguments(lines, number)
+            words = _words(more)
         if _is_call(words, verdicts):
             found.extend(in_words(path, first + 1, words, verdicts))
     return found
@@ -176,20 +184,7 @@ def _words(text: str) -> list[str]:
         words = shlex.split(text)
     except ValueError:
         words = text.split()
-    return [word.strip(",]") for word in words]
-
-
-def _yaml_words(lines: Sequence[str], start: int, list_of_words: bool) -> tuple[int, str]:
-    """Return what goes on in the lines below, and where that ends: a folded text, or a list of words."""
-    words: list[str] = []
-    number = start
-    while number < len(lines):
-        match = _LIST_WORD.match(lines[number]) if list_of_words else _GOES_ON.match(lines[number])
-        if match is None or (list_of_words and ":" in match[1] and " " in match[1]):
-            break
-        words.append(match[1].rstrip("\\"))
-        number += 1
-    return number, " ".join(words)
+    return [stripped for word in words if (stripped := word.strip(",]"))]
 
 
 def _environment(path: Path, line: int, text: str, verdicts: Verdicts) -> Iterator[Finding]:

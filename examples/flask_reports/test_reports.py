@@ -2,6 +2,7 @@
 
 import os
 import time
+import uuid
 
 import pytest
 from reports import create_app, sales, tasks
@@ -51,6 +52,14 @@ def test_a_failure_is_told(browser, app):
         answer = browser.get(ordered.json["status"]).json
     assert answer["state"] == "FAILURE"
     assert "No such file" in answer["error"]
+
+
+def test_an_answer_is_of_one_moment(app, monkeypatch):
+    """State and progress are read together: between two reads the report may be done."""
+    moments = iter([{"status": "PROGRESS", "result": {"done": 3, "of": 12}}])
+    monkeypatch.setattr(app.extensions["celery"].backend, "get_task_meta", lambda task_id: next(moments))
+    answer = app.test_client().get(f"/reports/{uuid.uuid4()}").json
+    assert answer == {"state": "PROGRESS", "done": 3, "of": 12}
 
 
 def test_what_is_no_year_is_refused(app):

@@ -45,6 +45,8 @@ TASKS = APP + "@app.task\ndef add(x, y): return x + y\n"
         ("hasattr(app.control, 'election')", "control.election", "unsupported"),
         ("unknown.delay(3)", "unknown.delay()", "not seen"),
         ("import importlib\nimportlib.import_module(name)", "import_module()", "not seen"),
+        ("import importlib\nc = importlib.import_module('celery')", "import_module()", "not seen"),
+        ("__import__('celery.task')", "__import__()", "not seen"),
     ],
 )
 def test_calls_and_attributes(line: str, name: str, status: str, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ WORDS = "celery -A proj worker -c 4 --pool=gevent -Q a,b -S state --uid 3"
         ("run.sh", "celery -A proj worker -c 4 \\\n  --pool=gevent -Q a,b \\\n  -S state --uid 3\n"),
         ("Makefile", f"run:\n\t{WORDS}\n"),
         ("celery.service", f"[Service]\nExecStart=/opt/venv/bin/{WORDS}\n"),
+        ("celery.service", f"[Service]\nExecStart=/bin/sh -c '${{CELERY_BIN}} {WORDS[7:]}'\n"),
+        ("run.sh", f"$CELERY {WORDS[7:]}\n"),
         ("supervisor.conf", f"command=poetry run {WORDS}\n"),
         ("docker-compose.yml", f"    command: {WORDS}\n"),
         ("docker-compose.yml", f"    command: bash -c 'sleep 1; {WORDS}'\n"),
@@ -29,6 +31,31 @@ WORDS = "celery -A proj worker -c 4 --pool=gevent -Q a,b -S state --uid 3"
             "docker-compose.yml",
             "    command: >\n      celery -A proj worker\n      -c 4\n      --pool=gevent -Q a,b\n"
             "      -S state --uid 3\n    image: x\n",
+        ),
+        (
+            "docker-compose.yml",
+            "    command: >\n      celery --app=proj\n      worker -c 4 --pool=gevent\n      -Q a,b\n"
+            "      -S state --uid 3\n    image: x\n",
+        ),
+        (
+            "docker-compose.yml",
+            "    command: celery -A proj\n      worker -c 4 --pool=gevent -Q a,b\n      -S state --uid 3\n"
+            "    image: x\n",
+        ),
+        (
+            "docker-compose.yml",
+            '    command: [\n      "celery",\n      "-A", "proj", "worker", "-c", "4", "--pool=gevent",\n'
+            '      "-Q", "a,b", "-S", "state",\n      "--uid", "3"]\n    image: x\n',
+        ),
+        (
+            "k8s/worker.yaml",
+            'command: ["celery"]\nargs: ["-A", "proj", "worker", "-c", "4", "--pool=gevent", "-Q", "a,b",\n'
+            '       "-S", "state", "--uid", "3"]\nports:\n  - 80\n',
+        ),
+        (
+            "k8s/worker.yaml",
+            "command:\n  - celery\nargs:\n  - -A\n  - proj\n  - worker\n  - -c\n  - '4'\n  - --pool=gevent\n"
+            "  - -Q\n  - a,b\n  - -S\n  - state\n  - --uid\n  - '3'\nports:\n  - 80\n",
         ),
         (
             "k8s/worker.yaml",
@@ -46,6 +73,7 @@ WORDS = "celery -A proj worker -c 4 --pool=gevent -Q a,b -S state --uid 3"
 def test_command_lines(name: str, text: str, tmp_path: Path) -> None:
     """The command, each of its options and the pool's name are judged, in every kind of file."""
     write(tmp_path, {name: text})
+    told = {name.replace("--app", "-A"): status for name, status in found(tmp_path, "command").items()}
     assert {
         "celery -A": "supported",
         "celery worker": "supported",
@@ -54,7 +82,7 @@ def test_command_lines(name: str, text: str, tmp_path: Path) -> None:
         "celery worker -Q": "supported",
         "celery worker -S": "different",
         "celery worker --uid": "unsupported",
-    } == found(tmp_path, "command")
+    } == told
     assert 1 == len({one.line for one in findings(tmp_path)})
 
 
@@ -66,6 +94,20 @@ def test_what_is_no_command_line(text: str, tmp_path: Path) -> None:
     """A sentence, a comment or a name is no command line."""
     write(tmp_path, {"run.sh": text})
     assert {} == found(tmp_path)
+
+
+def test_the_commands_of_one_script_are_told_apart(tmp_path: Path) -> None:
+    """Lines of a script, or keys below, don't go on with the command above them."""
+    write(
+        tmp_path,
+        {
+            "ci.yml": "- run: celery -A proj worker\n  name: --pool=gevent\n"
+            "- run: |\n    celery -A proj beat\n    other --pool=gevent\n    celery -A proj purge\n"
+        },
+    )
+    assert {
+        "celery -A", "celery worker", "celery beat", "celery purge",
+    } == set(found(tmp_path, "command"))  # fmt: skip
 
 
 def test_commands_that_there_are_not(tmp_path: Path) -> None:

@@ -23,14 +23,15 @@ def order():
 @blueprint.get("/reports/<uuid:report>")
 def status(report):
     """How far it is; its file, once it is there."""
-    result = AsyncResult(str(report))
-    answer = {"state": result.state}
-    if result.state == "PROGRESS":
-        answer |= result.info
-    elif result.successful():
-        answer |= result.result | {"file": url_for(".file", report=report)}
-    elif result.failed():
-        answer["error"] = str(result.result)
+    told = AsyncResult(str(report)).backend.get_task_meta(str(report))  # state and value of one moment
+    state, value = told["status"], told["result"]
+    answer = {"state": state}
+    if state == "PROGRESS":
+        answer |= value
+    elif state == "SUCCESS":
+        answer |= value | {"file": url_for(".file", report=report)}
+    elif state == "FAILURE":
+        answer["error"] = str(value)
     return answer
 
 

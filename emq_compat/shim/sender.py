@@ -55,6 +55,7 @@ class Sender(Connecting):
         conf = self.conf
         if conf.version == self._seen_version:
             return
+        len(conf)  # settings that are unread yet are read now: that is a change, too
         self._seen_version = conf.version
         if not self._backend_is_given:
             self._backend = None

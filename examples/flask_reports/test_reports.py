@@ -17,6 +17,7 @@ def app(tmp_path, monkeypatch):
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
     app = create_app({"REPORTS": tmp_path / "reports"})
     app.extensions["celery"].conf.broker_url = "memory://"
+    app.extensions["celery"].set_current()  # start_worker leaves the app of the test before current
     return app
 
 

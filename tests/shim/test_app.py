@@ -286,3 +286,11 @@ def test_the_loader_of_the_environment(
     assert "Own" == type(Celery("proj", loader="loading:Own", set_as_current=False).loader).__name__
     monkeypatch.setenv("CELERY_LOADER", "app")
     assert "AppLoader" == type(Celery("proj", set_as_current=False).loader).__name__
+
+
+def test_the_backend_of_the_first_use_stays() -> None:
+    """app.backend is one object, also where asking for it reads the settings."""
+    app = new_app()
+    app.config_from_object({"task_default_queue": "q"})
+    first = app.backend
+    assert first is app.backend

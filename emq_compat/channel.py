@@ -222,16 +222,18 @@ class Channels:
             OperationalError: no broker answered until ``deadline``; ``limit_s`` is for the message.
             ConfigurationError: a key folder can't be used.
         """
-        while True:
-            try:
-                channel = self._idle.pop()
-            except IndexError:
-                channel = self._open(deadline, limit_s)
-            else:
-                if not channel.usable():
-                    self._shut(channel)
-                    continue
-            return channel
+        while (channel := self._taken()) is not None:
+            if channel.usable():
+                return channel
+            self._shut(channel)
+        return self._open(deadline, limit_s)
+
+    def _taken(self) -> Channel | None:
+        """Take an idle connection; None: there is none."""
+        try:
+            return self._idle.pop()
+        except IndexError:  # ended here, so that the error of a broker that is away isn't told with this one
+            return None
 
     def give_back(self, channel: Channel) -> None:
         """Take back a connection on which nothing more is expected."""

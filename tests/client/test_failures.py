@@ -85,6 +85,7 @@ def test_nothing_listens(free_port: Callable[[], int], connect: Callable[..., Cl
             client.publish(message())
         says = f"no broker within 0.5 s at emq://127.0.0.1:{port}: the connection was refused"
         assert says == str(caught.value)
+        assert caught.value.__context__ is None  # a traceback shows this error alone
 
 
 def test_accepts_and_is_silent(silent_port: int, connect: Callable[..., Client]) -> None:

@@ -199,7 +199,7 @@ class JobManager(Intake):
             name=self.name,
             addresses=addresses,
             queues=self.queues,
-            slots=self.concurrent_jobs,
+            slots=self._most_at_once,
             tasks=tasks,
             intervals=self._placement.throttle.intervals,
             shares=None

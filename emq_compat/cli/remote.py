@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -80,7 +81,11 @@ def ask(
     try:
         with connection.app() as app:
             arguments = _arguments(kind, command, words)
-            replies = request(app, command, arguments, None if as_json else lambda one: _say(context, one))
+            told = None if as_json else functools.partial(_say, context)
+            try:
+                replies = request(app, command, arguments, told)
+            except ValueError as exc:
+                raise click.UsageError(f"{command}: {exc}") from exc
     except OperationalError as exc:
         nobody_replied(str(exc))
     if not replies:

@@ -32,6 +32,11 @@ class Intake(Endings):
     #: Upstream that is connected → jobs that were asked of it and haven't come.
     _credit_out: dict[Upstream, int]
 
+    @property
+    def _most_at_once(self) -> int:
+        """How many jobs can run at once; where the worker scales itself, once it has grown for them."""
+        return self.autoscaler.max_concurrency if self.autoscaler is not None else self.pool.concurrency
+
     def _accept(self, upstream: Upstream, delivery: Delivery) -> None:
         credit = self._credit_out.get(upstream, 0)
         if credit:
@@ -82,6 +87,8 @@ class Intake(Endings):
         placement = self._placement
         if self.autoscaler is not None and self._stage is Stage.RUNNING:
             self.autoscaler.step(now)
+        for upstream in self.upstreams:
+            upstream.resize(self._most_at_once)
         placement.place_held_back(now)
         if now >= placement.due:
             self._give_back([*placement.late(now), *placement.overrun(now)])

@@ -129,6 +129,9 @@ class Upstream(ABC):
         Where an upstream can't do it, it does nothing: the job manager keeps to the limit by itself.
         """
 
+    def resize(self, slots: int) -> None:  # noqa: B027 - it may do nothing
+        """Have the broker know that so many jobs run at once from now on."""
+
     @property
     def announces(self) -> bool:
         """True where ``announce`` has a meaning to the broker that is connected."""

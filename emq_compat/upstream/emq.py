@@ -140,22 +140,25 @@ class EmqUpstream(Session):
 
     def listen(self, queues: Sequence[tuple[int, str]]) -> bool:
         self.queues = tuple(queues)
-        if self._state in (State.LIVE, State.INFORMED):
-            if self.ours:
-                self._inform_again(time.monotonic(), "its queues change")
-            else:
-                # A stock router adds an INFORM's queues to the name's: only a new name replaces them.
-                self._say_goodbye()
-                self._lose(time.monotonic(), self._events, "its queues change")
+        if self.ours:
+            self._tell_anew("its queues change")
+        elif self._state in (State.LIVE, State.INFORMED):
+            # A stock router adds an INFORM's queues to the name's: only a new name replaces them.
+            self._say_goodbye()
+            self._lose(time.monotonic(), self._events, "its queues change")
         return True
+
+    def resize(self, slots: int) -> None:
+        if slots != self.slots:
+            self.slots = slots
+            self._tell_anew("how much it runs at once changes")
 
     def limit(self, task: str, interval_s: float | None) -> None:
         if interval_s is None:
             self.intervals.pop(task, None)
         else:
             self.intervals[task] = interval_s
-        if self._state in (State.LIVE, State.INFORMED) and self.ours and not self._leaving:
-            self._inform_again(time.monotonic(), f"the limit of {task} changes")
+        self._tell_anew(f"the limit of {task} changes")
 
     def announce(self, topic: str, payload: bytes) -> bool:
         if self._state is not State.LIVE or not self.ours:
@@ -169,8 +172,7 @@ class EmqUpstream(Session):
         flags = {task: told.replace("e", "") + ("e" if hears else "") for task, told in self.tasks.items()}
         if flags != self.tasks:
             self.tasks = flags
-            if self._state in (State.LIVE, State.INFORMED) and self.ours and not self._leaving:
-                self._inform_again(time.monotonic(), "what it wants to be told changes")
+            self._tell_anew("what it wants to be told changes")
 
     def leave(self) -> None:
         if self._leaving:
@@ -331,7 +333,10 @@ class EmqUpstream(Session):
             self.dead_after_s = self.timings.stock_dead_after_s
         self._next_beat = now + (self.dead_after_s / 4 if ours else self.timings.stock_interval_s)
         kind = "the broker" if ours else "a stock router"
-        logger.info("connected to %s at %s", kind, self._address.worker_endpoint)
+        # Whoever reads the log takes "connected" for the end of a cut: where there was none, it isn't said.
+        level = logging.DEBUG if self._introduced else logging.INFO
+        logger.log(level, "connected to %s at %s", kind, self._address.worker_endpoint)
+        self._introduced = True
         for _, frames in self._replies.values():
             self._send_frames(frames)
         if not ours:

@@ -143,6 +143,8 @@ class Session(Upstream):
         self._numbers = itertools.count(1)
         self._inform = ""
         self._inform_pending = False
+        #: This connection was live before: it says anew who it is.
+        self._introduced = False
         self._events: list[UpstreamEvent] = []
         self._complain_at = 0.0
         self._complained_malformed_at = 0.0
@@ -204,7 +206,7 @@ class Session(Upstream):
         was_live = self._state is State.LIVE
         self._close_wire()
         self._state = State.WAITING
-        self._inform_pending = False
+        self._inform_pending = self._introduced = False
         if was_live:
             self._failures = 0
             logger.warning("lost the broker at %s: %s; trying again", self._address.worker_endpoint, why)
@@ -270,6 +272,11 @@ class Session(Upstream):
         )
         inform = commands.Inform(msgid=self._inform, queues=self.queues, capabilities=capabilities)
         self._send_frames(encode(inform, stock=self._address.stock))
+
+    def _tell_anew(self, why: str) -> None:
+        """Say INFORM again to our broker, also where the last one is on its way: that one is out of date."""
+        if self.ours and not self._leaving and self._state in (State.LIVE, State.INFORMED, State.CONNECTING):
+            self._inform_again(time.monotonic(), why)
 
     def _inform_again(self, now: float, why: str) -> None:
         if self._state is State.LIVE:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from emq_compat.cli.main import cli
 from emq_compat.client import Client
 from tests.cli.conftest import Site
-from tests.processes import Procs, unused_port
+from tests.processes import Procs, unused_port, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -86,6 +86,8 @@ def test_nobody_there_is_status_69(running: Site) -> None:
         (("control", "add_consumer"), "add_consumer takes the arguments: <queue> [exchange"),
         (("control", "pool_grow", "two"), "n: invalid literal"),
         (("inspect", "ping", "-t", "soon"), "'soon' is not a valid float"),
+        (("control", "terminate", "FOO", "an-id"), "terminate: there is no signal 'FOO'"),
+        (("control", "revoke_by_stamped_headers", "a=1", "b"), "'b' is no stamp=value"),
     ],
 )
 def test_wrong_calls(running: Site, argv: tuple[str, ...], message: str) -> None:
@@ -98,6 +100,7 @@ def test_control_changes_workers(running: Site) -> None:
     assert "->  remote@here: OK\n        pool will grow\n" == run(running, "control", "pool_grow", "1")
     with Client(running.url) as client:
         assert [3] == [one["ok"]["pool"]["max-concurrency"] for one in client.inspect("stats").values()]
+        wait_until(lambda: [3] == [row["slots"] for row in client.ask("workers")], what="the broker knows it")
     run(running, "control", "pool_shrink")
     assert "new rate limit set" in run(running, "control", "rate_limit", "proj.add", "10/m")
     assert "time limits set" in run(running, "control", "time_limit", "proj.add", "1.5", "20")

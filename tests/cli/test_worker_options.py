@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import emq_compat
 from emq_compat.cli import privileges
 from emq_compat.cli.main import cli
+from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError
 from tests.processes import Proc, Procs, unused_port, wait_until
 from tests.site import NAME, Site, open_site
@@ -129,7 +130,13 @@ def test_a_worker_scales_itself(running: Site, pool: str) -> None:
     def scaler() -> dict[str, int]:
         return dict(control.inspect(["scales@h"], timeout=5).stats()["scales@h"]["autoscaler"])
 
+    def known() -> list[int]:
+        """The slots of it that the broker counts with."""
+        with Client(running.url) as client:
+            return [row["slots"] for row in client.ask("workers") if row["name"].startswith("scales@h.")]
+
     assert {"max": 4, "min": 1, "current": 1, "qty": 0} == scaler()
+    assert [4] == known()
     sleeping = [running.tasks.sleep.delay(2, pool) for _ in range(4)]
     running.wait_runs(f"start {pool}", 4)
     assert {"max": 4, "min": 1, "current": 4, "qty": 4} == scaler()
@@ -141,6 +148,7 @@ def test_a_worker_scales_itself(running: Site, pool: str) -> None:
     told = control.autoscale(6, 2, destination=["scales@h"], reply=True, timeout=5)
     assert [{"scales@h": {"ok": "autoscale now max=6 min=2"}}] == told
     assert {"max": 6, "min": 2, "current": 2, "qty": 0} == scaler()
+    wait_until(lambda: [6] == known(), what="the broker knows how much it may run")
     end(worker)
 
 

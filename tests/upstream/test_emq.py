@@ -429,6 +429,33 @@ def test_new_queues_are_informed_in_mid_session(broker: FakeBroker, upstream: Em
     assert len(only(events, Connected)) == 1
 
 
+def test_what_changes_twice_at_once_is_told(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A change while the INFORM of the one before is under way makes another, with both."""
+    broker.welcome(upstream)
+    broker.heard.clear()
+    upstream.limit("t", 0.5)
+    upstream.resize(7)
+    upstream.listen([(1, "other")])
+    informs = broker.wait_for(upstream, commands.Inform, 3)
+    assert informs.capabilities is not None
+    assert ({"t": 0.5}, 7) == (informs.capabilities.intervals, informs.capabilities.slots)
+    assert ((1, "other"),) == informs.queues
+
+
+def test_slots_are_told_when_they_change(
+    broker: FakeBroker, upstream: EmqUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """resize() INFORMs with the new number, once, and the log tells of no new connection."""
+    caplog.set_level(logging.INFO)
+    broker.welcome(upstream)
+    upstream.resize(5)
+    upstream.resize(5)
+    assert 1 == len(only(broker.welcome(upstream), Connected))
+    assert 5 == upstream.slots
+    assert 0 == broker.count(commands.Inform)
+    assert 1 == sum("connected to the broker" in record.message for record in caplog.records)
+
+
 @pytest.mark.unit
 def test_an_upstream_needs_an_address() -> None:
     """No address is a mistake of the caller."""

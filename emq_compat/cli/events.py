@@ -16,6 +16,7 @@ from emq_compat.cli.pid_file import pid_file
 from emq_compat.shim.app import Celery
 from emq_compat.shim.events.dumper import evdump
 from emq_compat.shim.events.snapshot import evcam
+from emq_compat.shim.surface.times import rate
 from emq_compat.shim.symbols import symbol_by_name
 
 __all__ = ["events"]
@@ -34,7 +35,13 @@ __all__ = ["events"]
     metavar="SECONDS",
     help="Between two pictures.",
 )
-@click.option("-r", "--maxrate", metavar="RATE", help="At most so many pictures: 10/m.")
+@click.option(
+    "-r",
+    "--maxrate",
+    metavar="RATE",
+    callback=lambda context, option, written: _rate(written),
+    help="At most so many pictures: 10/m.",
+)
 @click.option("-D", "--detach", is_flag=True, help="Run the camera in the background.")
 @click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second one from starting.")
 @click.option("-f", "--logfile", metavar="FILE", help="The camera's log. [default: stderr]")
@@ -83,10 +90,21 @@ def _run_camera(
         kind = symbol_by_name(camera)
     except (ImportError, AttributeError, ValueError) as exc:
         raise click.BadParameter(f"{camera!r} can't be imported: {exc}", param_hint="-c") from exc
+    if not callable(kind):
+        why = f"{camera!r} is no camera: name its class, as in proj.cam:Camera"
+        raise click.BadParameter(why, param_hint="-c")
     started(logfile)
     level = logging.getLogger().getEffectiveLevel()
     file = None if logfile is None else str(logfile)
     evcam(kind, freq=frequency, maxrate=maxrate, loglevel=level, logfile=file, app=app)
+
+
+def _rate(written: str | None) -> str | None:
+    try:
+        rate(written)
+    except (ValueError, KeyError) as exc:
+        raise click.BadParameter(f"{written!r} is no rate such as 10/m (/s, /m or /h)") from exc
+    return written
 
 
 def _terminal() -> bool:

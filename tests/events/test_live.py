@@ -377,6 +377,8 @@ def test_a_camera_in_the_background(live: Live) -> None:
     ("options", "said"),
     [
         (["-c", "nowhere.Camera"], "'nowhere.Camera' can't be imported"),
+        (["-c", "json"], "'json' is no camera: name its class"),
+        (["-c", "json.JSONDecoder", "-r", "often"], "'often' is no rate such as 10/m"),
         (["--maxrate", "1/s"], "--maxrate is for a camera (-c)"),
         (["-d", "-c", "camera.Camera"], "two ways to run"),
     ],

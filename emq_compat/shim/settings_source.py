@@ -164,10 +164,12 @@ def _with_namespace(items: Mapping[str, Any], namespace: str) -> Source:
             found[name] = found[spelt] = value
             odd[spelt] = meant(name, prefix)
     for spelt, name in old.items():
-        if name not in found:
+        counts = name not in found
+        if counts:
             found[name] = items[spelt]
         if spelt.startswith(prefix.rstrip("_")):
-            odd[spelt] = f": the old name of {prefix}{name.upper()}"
+            told = "taken as that" if counts else "which is there, too, and counts"
+            odd[spelt] = f": the old name of {prefix}{name.upper()}, {told}"
     return Source(settings=found, odd=odd)
 
 

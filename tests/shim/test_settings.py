@@ -101,7 +101,9 @@ def test_a_namespace_tells_old_spellings_and_misspelt_names() -> None:
     )
 
     told = app.conf.problems()
-    assert "unknown setting CELERYBEAT_SCHEDULE: the old name of CELERY_BEAT_SCHEDULE" in told
+    assert "unknown setting CELERYBEAT_SCHEDULE: the old name of CELERY_BEAT_SCHEDULE, taken as that" in told
+    both = "the old name of CELERY_TASK_ACKS_LATE, which is there, too, and counts"
+    assert f"unknown setting CELERY_ACKS_LATE: {both}" in told
     assert "unknown setting CELERY_TASK_DEFAULT_QUEU: is CELERY_TASK_DEFAULT_QUEUE meant?" in told
     assert ({"a": 1}, "celery") == (app.conf.beat_schedule, app.conf.task_default_queue)
     assert app.conf.task_acks_late

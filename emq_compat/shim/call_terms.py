@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -43,6 +45,7 @@ OPTIONS: Final = frozenset(TERMS)
 _SHOWN: Final = 240
 _UNTIL: Final = (DONE, STARTED, ELAPSED)
 _OF_A_KEY: Final = (("concurrency_limit", "concurrency_key"), ("global_rate_limit", "rate_limit_key"))
+_KEYS: Final = ("unique_key", "concurrency_key", "rate_limit_key")
 _ON_DUPLICATE: Final = (JOIN, REFUSE)
 
 
@@ -72,6 +75,8 @@ class CallTerms:
             raise ValueError("unique_until='elapsed' needs unique_for, a number of seconds")
         _limit(get("concurrency_limit"))
         _rate(get("global_rate_limit"))
+        for option in _KEYS:
+            _names(option, get(option))
         for number, key in _OF_A_KEY:
             if given.get(number) is not None and get(key) is None:
                 raise ValueError(f"{number} of a single call needs {key}: without it the task says it")
@@ -79,6 +84,27 @@ class CallTerms:
     def _get(self, name: str) -> Any:
         value = self._given.get(name)
         return self._own.get(name) if value is None else value
+
+    def check_names(self, bound: bool) -> None:
+        """Refuse keys of arguments that the body doesn't have, unless it takes any (``**kwargs``).
+
+        Args:
+            bound: the body's first argument is the task.
+
+        Raises:
+            ValueError: a key names such an argument.
+        """
+        wanted = [(option, name) for option in _KEYS for name in _names(option, self._get(option))]
+        if not wanted or self._run is None:
+            return
+        parameters = list(inspect.signature(self._run).parameters.values())[bound:]
+        if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+            return
+        known = [one.name for one in parameters]
+        for option, name in wanted:
+            if name not in known:
+                has = f"which the task doesn't have; it has: {', '.join(known) or 'none'}"
+                raise ValueError(f"{option} names the argument {name!r}, {has}")
 
     def with_call(self, given: Mapping[str, Any]) -> CallTerms:
         """Return the terms of a call of this task with these options."""
@@ -238,6 +264,27 @@ def _raw(task: Task[..., Any], name: str) -> Any:
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
     if value is not None and value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
+
+
+def _names(option: str, key: Any) -> list[str]:
+    """Return the arguments that a key names; raises ValueError where it is none of the three kinds of key."""
+    if key is None or callable(key):
+        return []
+    if isinstance(key, (list, tuple)) and key and all(isinstance(name, str) for name in key):
+        return list(key)  # a set has another order in each process
+    if not isinstance(key, str) or not key:
+        kinds = "a text with names of arguments in braces, a tuple of names, or a function"
+        raise ValueError(f"{option} must be {kinds}, not {key!r}")
+    if "{" not in key:
+        return []
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(key) if field is not None]
+    except ValueError as exc:
+        raise ValueError(f"{option} is {key!r}, whose braces don't hold names of arguments: {exc}") from None
+    names = [re.split(r"[.\[]", field)[0] for field in fields]
+    if any(not name or name.isdigit() for name in names):
+        raise ValueError(f"{option} is {key!r}: braces hold the names of arguments, not their places")
+    return names
 
 
 def _seconds(value: Any) -> float:

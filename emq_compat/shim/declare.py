@@ -40,7 +40,7 @@ def task_of(
         ImproperlyConfigured, ValueError: queue, priority, rate limit or a time limit is none.
     """
     options = dict(options)
-    _check(options)
+    _check(options, fun)
     name = options.pop("name", None) or app.gen_task_name(fun.__name__, fun.__module__)
     known = app._tasks.get(name)
     if known is not None:
@@ -91,7 +91,7 @@ def task_of(
     return task
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], fun: Callable[..., Any]) -> None:
     """Refuse at the declaration what publishing, or the broker, would refuse later."""
     if options.get("queue") is not None:
         queue_name(options["queue"])
@@ -101,7 +101,7 @@ def _check(options: Mapping[str, Any]) -> None:
         limit_of(name, options.get(name))
     interval_of(options.get("rate_limit"))
     if any(options.get(name) is not None for name in TERMS):
-        later.CallTerms("", None, options, {})
+        later.CallTerms("", fun, options, {}).check_names(bound=bool(options.get("bind")))
     for name in ("Request", "Strategy"):
         if options.get(name) not in (None, getattr(Task, name)):
             warnings.warn(

@@ -94,6 +94,12 @@ def test_a_key_that_cant_be_made(app: Celery, client: Recorder, unique_key: Any,
         ({"unique_until": "end", "unique_for": 1}, "unique_until must be one of 'done', 'started'"),
         ({"unique_until": "elapsed", "unique_key": "k"}, "needs unique_for"),
         ({"on_duplicate": "drop", "unique_for": 1}, "on_duplicate must be one of 'join', 'refuse'"),
+        ({"unique_key": 3}, "unique_key must be a text .*, a tuple of names, or a function, not 3"),
+        ({"unique_key": {"user_id", "full"}}, "unique_key must be a text"),
+        ({"unique_key": ()}, "unique_key must be a text"),
+        ({"concurrency_key": ""}, "concurrency_key must be a text"),
+        ({"rate_limit_key": "u:{user_id"}, "rate_limit_key is 'u:{user_id', whose braces"),
+        ({"unique_key": "u:{}"}, "braces hold the names of arguments, not their places"),
         ({"concurrency_limit": 0}, "concurrency_limit must be a whole number"),
         ({"global_rate_limit": "100/x"}, "global_rate_limit must be"),
     ],
@@ -108,6 +114,15 @@ def test_wrong_options(app: Celery, options: dict[str, Any], said: str) -> None:
     app.conf.task_annotations = {"sync": options}
     with pytest.raises(ImproperlyConfigured, match="task sync: "):
         sync.delay(1)
+
+
+def test_a_key_of_arguments_that_there_are_not(app: Celery) -> None:
+    """A key that names what the body doesn't take is refused when the task is declared."""
+    said = "names the argument 'user', which the task doesn't have; it has: user_id"
+    for key in ("{user}", "{user[0]}", ("user_id", "user")):
+        with pytest.raises(ValueError, match=said):
+            app.task(bind=True, unique_key=key)(lambda self, user_id: None)
+    assert app.task(unique_key="{user.name}")(lambda user: None).name in app.tasks
 
 
 def test_the_options_of_one_call(app: Celery, client: Recorder) -> None:

@@ -42,7 +42,7 @@ services-stop: $(VENV)/.test-stamp ## end what `make services` started
 
 clean: ## remove what was made here: environments, caches, running services
 	@if [ -e .services/state.json ] && [ -x $(BIN)/python ]; then $(BIN)/python -m tests.services stop; fi
-	rm -rf $(VENV) .stock-venv .stock-venv.lock .services build dist *.egg-info
+	rm -rf $(VENV) .stock-venv .stock-venv.lock .celery-venv .celery-venv.lock .services build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

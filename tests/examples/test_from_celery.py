@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environments import genuine_celery
 from tests.processes import Procs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,13 +38,10 @@ def test_step_runs(step: str, told: list[str], procs: Procs) -> None:
     assert [] == [text for text in told if text not in run.output()]
 
 
-def test_the_shop_runs_on_celery(procs: Procs, request: pytest.FixtureRequest) -> None:
-    """Before the move the shop runs on Celery: EMQ_TEST_CELERY is the bin/ of an environment with it."""
-    celery = os.environ.get("EMQ_TEST_CELERY")
-    if not celery:
-        pytest.skip("EMQ_TEST_CELERY is not set")
-    redis = request.getfixturevalue("redis_url")
-    run = procs.python(GUIDE / "run.py", "0", "--celery", celery, "--redis", redis)
+@pytest.mark.timeout(300)  # the environment may have to be made
+def test_the_shop_runs_on_celery(procs: Procs, redis_url: str) -> None:
+    """Before the move the shop runs on Celery, with a Redis."""
+    run = procs.python(GUIDE / "run.py", "0", "--celery", genuine_celery(), "--redis", redis_url)
 
     assert 0 == run.wait(110), run.tail()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.environments import EnvironmentMissing, missing
 from tests.processes import Procs
-from tests.stock.peers import Stock, StockEnvironment, StockMissing, stock_environment
+from tests.stock.peers import Stock, StockEnvironment, stock_environment
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +17,8 @@ def stock_eventmq() -> StockEnvironment:
     """A virtual environment with stock eventmq 0.3.13, made once and cached below the project's folder."""
     try:
         return stock_environment()
-    except StockMissing as error:
-        missing = f"no environment of stock eventmq: {error}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    except EnvironmentMissing as error:
+        missing("stock eventmq", error)
 
 
 @pytest.fixture

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.environments import ROOT, environment
 from tests.processes import Proc, Procs
 
-ROOT = Path(__file__).resolve().parents[2]
 TASKS = Path(__file__).resolve().parent / "tasks"
 
 # eventmq pins a pyzmq that no Python since 3.8 can build; with today's libraries it runs.
 EVENTMQ = "eventmq==0.3.13"
 LIBRARIES = ("pyzmq<28", "six<2", "future<2", "croniter<8", "psutil<8", "monotonic<2", "redis<9")
-
-
-class StockMissing(Exception):
-    """The environment of stock eventmq could not be made; the message holds the output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,32 +36,10 @@ class StockEnvironment:
 def stock_environment(folder: Path = ROOT / ".stock-venv") -> StockEnvironment:
     """The environment in `folder`, made on first use and again when its requirements change.
 
-    :raises StockMissing: when pip could not install it (no network, say).
+    :raises EnvironmentMissing: when pip could not install it.
     """
-    wanted = hashlib.sha256(
-        repr((EVENTMQ, LIBRARIES, sys.version_info[:3], str(folder))).encode()
-    ).hexdigest()
-    stamp = folder / "stamp"
-    lock = folder.with_name(folder.name + ".lock")
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # several test processes may want it at once
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            shutil.rmtree(folder, ignore_errors=True)
-            pip = [folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check"]
-            _run(sys.executable, "-m", "venv", folder)
-            _run(*pip, "setuptools<81", "wheel")
-            _run(*pip, "--no-deps", EVENTMQ)
-            _run(*pip, *LIBRARIES)
-            stamp.write_text(wanted)
+    environment(folder, (("setuptools<81", "wheel"), ("--no-deps", EVENTMQ), LIBRARIES))
     return StockEnvironment(folder=folder)
-
-
-def _run(*argv: str | Path) -> None:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise StockMissing(f"{argv[0]} ended with {done.returncode}\n{done.stdout}")
 
 
 class Stock:

@@ -1,0 +1,70 @@
+"""Virtual environments for what must not be in that of the tests: stock eventmq, genuine Celery."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+__all__ = ["EnvironmentMissing", "environment", "genuine_celery", "missing"]
+
+ROOT = Path(__file__).resolve().parents[1]
+CELERY = "celery[redis]==5.7.0"
+
+
+class EnvironmentMissing(Exception):
+    """An environment could not be made; the message holds the output."""
+
+
+def environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
+    """The `bin` folder of the environment in `folder`, made on first use and again when `installs` changes.
+
+    Each of `installs` is what one call of `pip install` gets.
+
+    :raises EnvironmentMissing: when pip could not install it (no network, say).
+    """
+    wanted = hashlib.sha256(repr((installs, sys.version_info[:3], str(folder))).encode()).hexdigest()
+    stamp = folder / "stamp"
+    lock = folder.with_name(folder.name + ".lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # several test processes may want it at once
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            shutil.rmtree(folder, ignore_errors=True)
+            _run(sys.executable, "-m", "venv", folder)
+            for names in installs:
+                pip = (folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check")
+                _run(*pip, *names)
+            stamp.write_text(wanted)
+    return folder / "bin"
+
+
+def _run(*argv: str | Path) -> None:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise EnvironmentMissing(f"{argv[0]} ended with {done.returncode}\n{done.stdout}")
+
+
+def missing(what: str, error: Exception) -> NoReturn:
+    """End a test that needs an environment: skipped, and failed where nothing may be left out."""
+    told = f"no environment of {what}: {error}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(told)
+    pytest.skip(told)
+
+
+def genuine_celery() -> Path:
+    """The `bin` folder of an environment with Celery, cached below the project's folder."""
+    try:
+        return environment(ROOT / ".celery-venv", ((CELERY,),))
+    except EnvironmentMissing as error:
+        missing("genuine Celery", error)

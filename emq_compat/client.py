@@ -15,6 +15,7 @@ from emq_compat.address import Address
 from emq_compat.bulk import Bulk, joined_to, publish_frames, refusal, refused_as
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import BrokerRefused, OperationalError
+from emq_compat.ids import plain_name
 from emq_compat.message import Publish, new_id
 from emq_compat.protocol.commands import Ack, Answer, Ask, PublishTopic, Reply
 from emq_compat.protocol.frames import encode
@@ -175,7 +176,9 @@ class Client:
         ``destination`` names the workers (None: all). Raises as ``ask``.
         """
         asked = {"verb": verb, "arguments": dict(arguments or {}), "timeout_s": timeout_s}
-        asked["destination"] = None if destination is None else list(destination)
+        # A beat is known by its name as it is, a worker by what a socket's identity can hold of it.
+        names = None if destination is None else [*destination, *map(plain_name, destination)]
+        asked["destination"] = None if names is None else list(dict.fromkeys(names))
         answers: dict[str, Any] = self._ask("inspect", asked, timeout_s + self.timeout_s)
         return answers
 

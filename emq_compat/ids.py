@@ -1,11 +1,19 @@
-"""Identifiers of messages and tasks."""
+"""Identifiers of messages and tasks, and names as identities hold them."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 
-__all__ = ["new_id"]
+__all__ = ["new_id", "plain_name"]
+
+_UNFIT = re.compile(r"[^!-~]+")
+
+
+def plain_name(name: str) -> str:
+    """Return a worker's name as brokers know it: what isn't printable ASCII, or is a blank, is ``_``."""
+    return _UNFIT.sub("_", name)[:200]
 
 
 def new_id() -> str:

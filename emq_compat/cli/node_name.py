@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import socket
 
+from emq_compat.ids import plain_name
+
 __all__ = ["file_name", "node_name"]
 
 _PATTERN = re.compile(r"%(.)")
@@ -17,6 +19,8 @@ def node_name(written: str | None, host: str = "") -> str:
         written: ``-n``: ``name@host``, ``@host`` or ``name``; in it ``%h`` is this host's full name, ``%n``
             its first part, ``%d`` the rest, ``%%`` a percent sign. None: ``celery@%h``.
         host: this host's name.
+
+    What isn't printable ASCII, or is a blank, becomes ``_``: it is the same name in logs, events and answers.
     """
     host = host or socket.gethostname()
     name, at, place = (written or "").partition("@")
@@ -26,7 +30,7 @@ def node_name(written: str | None, host: str = "") -> str:
     else:
         whole = f"{name or 'celery'}@{place or '%h'}"
     short, _, domain = host.partition(".")
-    return _expand(whole, {"h": host, "n": short, "d": domain, "i": "0", "I": ""})
+    return plain_name(_expand(whole, {"h": host, "n": short, "d": domain, "i": "0", "I": ""}))
 
 
 def file_name(written: str, node: str) -> str:

@@ -12,6 +12,7 @@ import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.table import amount, duration, printable, table
+from emq_compat.ids import plain_name
 
 __all__ = ["status"]
 
@@ -64,7 +65,7 @@ def _meant(workers: list[dict[str, Any]], destination: str | None) -> list[dict[
     """Return the workers that ``-d`` names, by their names or identities."""
     if not destination:
         return workers
-    wanted = {name.strip() for name in destination.split(",")}
+    wanted = {plain_name(name.strip()) for name in destination.split(",")}
     return [worker for worker in workers if wanted & {worker["name"], worker["name"].rpartition(".")[0]}]
 
 

@@ -169,8 +169,16 @@ class ColorFormatter(logging.Formatter):
         try:
             line = super().format(record)
         except Exception as exc:  # noqa: BLE001 - the arguments' own methods: a log line must not be lost
-            record.msg, record.args = f"{record.msg!r} <can't be formatted: {exc!r}>", ()
-            line = super().format(record)
+            why = f"<can't be formatted: {exc!r}>"
+            try:
+                message = record.getMessage()
+            except Exception:  # noqa: BLE001 - as above
+                message = f"{record.msg!r} {why}"
+                record.msg, record.args = message, ()
+            try:
+                line = super().format(record)
+            except Exception:  # noqa: BLE001 - the format itself: it names what a record doesn't have
+                line = f"{record.levelname}: {message} {why}"
         paint = self.colors.get(record.levelname) if self.use_color else None
         return line if paint is None else paint(line)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import zmq
 
+from emq_compat.ids import plain_name
 from emq_compat.protocol.limits import LIMITS, Limits
 
 __all__ = ["Multipart", "Socket", "identity"]
@@ -30,15 +30,12 @@ _SLACK_BYTES: Final = 16 << 20
 _UNREAD_MESSAGES: Final = 200_000
 _UNTAKEN_MESSAGES: Final = 1_000
 
-_UNFIT = re.compile(r"[^!-~]+")
-
-
 def identity(name: str) -> bytes:
     """Return a socket identity that no other socket has: ``name``, and an incarnation drawn by chance.
 
     Unique printable ASCII: an automatic identity of ZeroMQ's crashes a stock router.
     """
-    return f"{_UNFIT.sub('_', name)[:200]}.{os.urandom(6).hex()}".encode()
+    return f"{plain_name(name)}.{os.urandom(6).hex()}".encode()
 
 
 def _find_getsockopt() -> Callable[..., int] | None:

@@ -38,6 +38,7 @@ def site(tmp_path: Path, procs: Procs, free_port: Callable[[], int]) -> Iterator
         ("%h", "box.example.org"),
         ("100%%@%n", "100%@box"),
         ("%x@%n", "%x@box"),
+        ("my wörker@%n", "my_w_rker@box"),
     ],
 )
 def test_node_names(written: str | None, name: str) -> None:

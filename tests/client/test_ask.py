@@ -51,6 +51,13 @@ def test_inspect(broker: FakeBroker, client: Client) -> None:
     assert {"verb": "revoke", "arguments": {"ids": ["x"]}, "destination": ["w1"], "timeout_s": 2.0} == asked
 
 
+def test_inspect_finds_workers_by_the_name_that_they_were_given(broker: FakeBroker, client: Client) -> None:
+    """What an identity can't hold is asked for as the broker knows it, too, each name once."""
+    broker.behaviour.answers["inspect"] = lambda arguments: {"ok": {"w1": arguments}}
+    asked = client.inspect("ping", destination=["w1", "my wörker@h"])["w1"]
+    assert ["w1", "my wörker@h", "my_w_rker@h"] == asked["destination"]
+
+
 def test_results(broker: FakeBroker, client: Client) -> None:
     """Stored results are returned by task id, None where there is none; many ids go in several questions."""
 

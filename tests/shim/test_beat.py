@@ -137,6 +137,8 @@ def test_a_schedule_of_the_projects_own(broker: BrokerHere, caplog: pytest.LogCa
     [
         ({"task": "t", "schedule": "every day"}, "'every day'"),
         ({"task": "t"}, "'schedule'"),
+        ({"schedule": 3}, "its 'task' is None"),
+        ({"task": 5, "schedule": 3}, "its 'task' is 5"),
         ({"task": "t", "schedule": 3, "arguments": [1]}, "arguments"),
         ("t", "'e'"),
     ],

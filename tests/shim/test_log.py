@@ -253,6 +253,16 @@ def test_a_file_that_is_moved_away(app: Celery, tmp_path: Path) -> None:
             handler.close()
 
 
+def test_a_format_that_names_what_is_not_there(app: Celery, out: io.StringIO) -> None:
+    """Each record is one line all the same, with its message and the reason."""
+    app.conf.worker_log_format = "%(nosuch)s %(message)s"
+    app.log.setup("INFO", out)
+    logging.getLogger("lib").warning("one %d", 1)
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("WARNING: one 1 <can't be formatted: ")
+    assert "'nosuch'" in line
+
+
 def test_colour_only_on_a_terminal(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines have colours on a terminal unless the setting, or the caller, says no; never in a file."""
 

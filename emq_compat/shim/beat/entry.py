@@ -155,6 +155,10 @@ def entry_of(cls: type[Any], name: str, given: Any, app: Celery) -> Any:
         raise ImproperlyConfigured(f"the entry {name!r} of the schedule can't be used: {exc}") from exc
     if getattr(entry, "schedule", None) is None:
         raise ImproperlyConfigured(f"the entry {name!r} of the schedule says not when: it has no 'schedule'")
+    task = getattr(entry, "task", None)
+    if not isinstance(task, str) or not task:
+        why = f"its 'task' is {task!r}, not a task's name"
+        raise ImproperlyConfigured(f"the entry {name!r} of the schedule says not what: {why}")
     return entry
 
 

@@ -253,6 +253,8 @@ class Code:
             below = self._resolver.meaning(inner.value, scope)
             if below is None or below.what not in ("app", "module"):
                 break
+            if below.what == "module":
+                self._judge_member(inner, below, inner.attr)
             inner = inner.value
         self._visit(inner, scope) if not isinstance(inner, ast.Name) else None
 

@@ -40,6 +40,7 @@ __all__ = [
     "set_fallback",
     "task_by_name",
     "told_here",
+    "trap",
     "worker",
 ]
 
@@ -179,6 +180,13 @@ def set_default_app(app: Celery | None) -> None:
     if app is None:
         _apps.current = None
     _follow(app)
+
+
+def trap(stand_in: Any) -> None:
+    """Put what is no app in the place of this thread's and the default one: shared tasks don't follow it."""
+    global _default, _default_is_chosen
+    _apps.current = _default = stand_in
+    _default_is_chosen = True
 
 
 def _follow(app: Celery | None) -> None:

@@ -75,10 +75,8 @@ def TestApp(  # noqa: N802 - Celery's name
 @contextmanager
 def set_trap(app: Celery) -> Iterator[None]:
     """Have every use of the current app during the block raise RuntimeError."""
-    trap: Any = Trap()
     with current.restored():
-        current.set_default_app(trap)
-        current.set_app(trap)
+        current.trap(Trap())
         yield
 
 

@@ -46,6 +46,11 @@ TASKS = APP + "@app.task\ndef add(x, y): return x + y\n"
         ("unknown.delay(3)", "unknown.delay()", "not seen"),
         ("import importlib\nimportlib.import_module(name)", "import_module()", "not seen"),
         ("import importlib\nc = importlib.import_module('celery')", "import_module()", "not seen"),
+        (
+            "import celery\ncelery.signals.eventlet_pool_started.connect(f)",
+            "celery.signals:eventlet_pool_started",
+            "unsupported",
+        ),
         ("__import__('celery.task')", "__import__()", "not seen"),
     ],
 )

@@ -182,7 +182,11 @@ def test_the_trap(suite: Suite) -> None:
     suite.run(
         """
         import pytest
-        from emq_compat.celery_shim import current_app
+        from emq_compat.celery_shim import current_app, shared_task
+
+        @shared_task
+        def add(x, y):
+            return x + y
 
         @pytest.fixture(scope="session")
         def use_celery_app_trap():
@@ -191,6 +195,8 @@ def test_the_trap(suite: Suite) -> None:
         def test_trapped(celery_app):
             with pytest.raises(RuntimeError, match="current app"):
                 current_app.conf
+            with pytest.raises(RuntimeError, match="current app"):
+                add.delay(1, 1)
             assert celery_app.conf.task_default_queue == "celery"
 
         def test_free():

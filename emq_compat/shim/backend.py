@@ -13,8 +13,9 @@ from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import frame_var
-from emq_compat.shim.exceptions import ImproperlyConfigured, TaskRevokedError
+from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, TaskRevokedError
 from emq_compat.shim.handlers import ExceptionInfo
+from emq_compat.shim.packing import MARKER, pack
 from emq_compat.shim.results.content import exception_of
 from emq_compat.shim.results.members import done_now, members_of
 from emq_compat.shim.results.tree import ResultBase, result_from_tuple
@@ -220,7 +221,7 @@ class Backend(StoreAccess):
             }
             reply["traceback"] = str(traceback) if traceback is not None else failure.traceback
         else:
-            reply["value"] = jsonable(self.prepare_value(result))
+            reply["value"] = self.carried(self.prepare_value(result))
             if traceback is not None:
                 reply["traceback"] = str(traceback)
         if state in states.READY_STATES:
@@ -228,6 +229,21 @@ class Backend(StoreAccess):
         if request is not None:
             reply.update(members_of(request, extended=bool(self.app.conf.result_extended), related=True))
         return reply
+
+    def carried(self, value: Any) -> Any:
+        """Return a value as plain JSON has it; what that can't is packed as result_serializer says.
+
+        Raises:
+            EncodeError: the value can't be carried.
+        """
+        try:
+            return jsonable(value)
+        except EncodeError:
+            conf = self.app.conf
+            if conf.result_serializer == "json":
+                raise
+            packed = pack(value, conf.result_serializer, conf.result_compression)
+            return {"__type__": MARKER, "__value__": packed}
 
     def mark_as_started(self, task_id: str, **meta: Any) -> Any:
         """Store STARTED, with ``meta``."""

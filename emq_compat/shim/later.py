@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from emq_compat.shim.canvas.signature import signature as signature
     from emq_compat.shim.canvas.stamping import StampingVisitor as StampingVisitor
     from emq_compat.shim.codec import dumps as dumps
-    from emq_compat.shim.codec import jsonable as jsonable
     from emq_compat.shim.codec import revive as revive
     from emq_compat.shim.connections import Connection as Connection
     from emq_compat.shim.connections import Given as Given
@@ -114,7 +113,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.canvas.regen": ("as_list",),
     "shim.canvas.signature": ("Signature", "maybe_signature", "signature"),
     "shim.canvas.stamping": ("StampingVisitor",),
-    "shim.codec": ("dumps", "jsonable", "revive"),
+    "shim.codec": ("dumps", "revive"),
     "shim.connections": ("Connection", "Given", "Pool", "Producer"),
     "shim.eager": ("run_here",),
     "shim.events.clock": ("Clock",),

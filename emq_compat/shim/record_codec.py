@@ -46,7 +46,7 @@ class _Kombu:
         self._name = serializer
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
-        _, _, data = self._serialization.dumps(revive(dict(record)), serializer=self._name)
+        _, _, data = self._serialization.dumps(revive(dict(record), self._accept), serializer=self._name)
         return data.encode() if isinstance(data, str) else data
 
     def decode(self, data: bytes | str) -> dict[str, Any]:

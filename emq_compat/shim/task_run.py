@@ -154,7 +154,7 @@ class TaskRun(Attributes):
         if task_id != request.id:
             self._store().store_result(task_id, meta, state, request=None, **kwargs)
         elif frame is not None and frame.report is not None:
-            told = {"value": later.jsonable(meta), "state": state}
+            told = {"value": self._store().carried(meta), "state": state}
             if state in READY_STATES:
                 frame.said = state, told["value"]
             else:

@@ -348,8 +348,11 @@ def test_pickled_results_need_to_be_accepted(url: str, make_app: Callable[..., C
     reader = make_app(url, result_serializer="pickle")
     task_id = new_id()
     writer.backend.store_result(task_id, {"a": [1, 2]}, "SUCCESS")
+    odd = new_id()
+    writer.backend.store_result(odd, {1: {frozenset([2])}}, "SUCCESS")
 
     assert {"a": [1, 2]} == writer.AsyncResult(task_id).get(timeout=5)
+    assert {1: {frozenset([2])}} == writer.AsyncResult(odd).get(timeout=5)
     if not url.startswith("db+"):  # whose records are always pickles of plain values
         with pytest.raises(exceptions.OperationalError, match="accepted"):
             _ = reader.AsyncResult(task_id).state

@@ -282,3 +282,28 @@ def test_installing_the_package_loads_no_plugin(pytester: pytest.Pytester) -> No
     """Where nobody asks for the plugin its fixtures aren't there: a genuine Celery's would be shadowed."""
     result = pytester.runpytest_subprocess("--fixtures", "-p", "no:cacheprovider")
     result.stdout.no_fnmatch_line("*celery*")
+
+
+def test_results_that_only_pickle_carries(suite: Suite) -> None:
+    """With result_serializer pickle a task's result and its progress may be what JSON can't hold."""
+    suite.run(
+        """
+        import pytest
+
+        @pytest.mark.celery(
+            task_serializer="pickle", result_serializer="pickle", accept_content=["pickle", "json"]
+        )
+        @pytest.mark.parametrize("backend", ["cache+memory://", "emq://"])
+        def test_sets(celery_app, celery_worker, backend):
+            celery_app.conf.result_backend = backend
+
+            @celery_app.task(bind=True)
+            def members(self, given):
+                self.update_state(state="PROGRESS", meta={1: given})
+                assert {1: given} == self.AsyncResult(self.request.id).info
+                return {given}
+
+            assert {frozenset([1])} == members.delay(frozenset([1])).get(timeout=30)
+        """,
+        passed=2,
+    )

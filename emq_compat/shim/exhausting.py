@@ -16,6 +16,7 @@ from emq_compat.coroutines.settle import settle
 from emq_compat.message import Failure
 from emq_compat.shim.canvas.signature import maybe_signature
 from emq_compat.shim.codec import jsonable
+from emq_compat.shim.exceptions import EncodeError
 from emq_compat.shim.handlers import ExceptionInfo
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ def call_exhausted(
                 continue
             if told is None:
                 told = _told(request, failure, reason)
-            sig.apply_async((told,), parent_id=request.id, root_id=request.root_id or request.id)
+            origin = {"parent_id": request.id, "root_id": request.root_id or request.id}
+            try:
+                sig.apply_async((told,), **origin)
+            except EncodeError:  # arguments that came pickled, and a callback that is sent as JSON
+                sig.apply_async((_in_json(told),), **origin)
         except Exception:
             logger.exception("%r, called because %s is not tried any more, failed", one, request.id)
 
@@ -95,8 +100,8 @@ def _told(request: Context, failure: Failure, reason: str) -> dict[str, Any]:
     return {
         "id": request.id,
         "task": request.task,
-        "args": jsonable(list(request.args or ())),
-        "kwargs": jsonable(dict(request.kwargs or {})),
+        "args": list(request.args or ()),
+        "kwargs": dict(request.kwargs or {}),
         "retries": request.retries or 0,
         "reason": reason,
         "exception": {"type": failure.type, "module": failure.module, "message": failure.message},
@@ -104,3 +109,18 @@ def _told(request: Context, failure: Failure, reason: str) -> dict[str, Any]:
     }
 
 
+def _in_json(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told with the text of each of the call's arguments that JSON can't hold."""
+    args, kwargs = told["args"], told["kwargs"]
+    return {
+        **told,
+        "args": [_value(value) for value in args],
+        "kwargs": {str(name): _value(value) for name, value in kwargs.items()},
+    }
+
+
+def _value(value: Any) -> Any:
+    try:
+        return jsonable(value)
+    except EncodeError:
+        return repr(value)

@@ -143,3 +143,17 @@ def test_what_joined_another_goes_on_with_its_value(app: Celery, client: Recorde
     (add.si(1, 1).set(link=keep.s("link")) | keep.s("chain")).apply_async()
     run(app, client, epilogue(client.last, {"state": "SUCCESS", "value": 42}))
     assert [(42, "chain"), (42, "link")] == sorted(got)
+
+
+@pytest.mark.parametrize(("serializer", "told"), [("pickle", {1}), ("json", "{1}")])
+def test_pickled_arguments_are_told(
+    app: Celery, client: Recorder, noted: list[Any], serializer: str, told: Any
+) -> None:
+    """What JSON can't hold is told as it is where the callback is pickled, too, else as text."""
+    app.conf.accept_content = ["json", "pickle"]
+    app.tasks["note"].serializer = serializer
+    shaky(app, on_retries_exhausted="note", max_retries=0, autoretry_for=(ValueError,)).apply_async(
+        ({1},), serializer="pickle"
+    )
+    run(app, client)
+    assert [[told]] == [call[0]["args"] for call in noted]

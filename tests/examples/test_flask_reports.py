@@ -21,7 +21,7 @@ def test_its_own_tests_pass(procs: Procs) -> None:
 
     assert 0 == run.wait(100), run.tail()
 
-    assert "4 passed" in run.output()
+    assert "5 passed" in run.output()
 
 
 def test_the_reports_run(procs: Procs) -> None:

@@ -14,6 +14,7 @@ import psutil
 from emq_compat.cli.multi_nodes import Node
 from emq_compat.cli.pid_file import read_pid
 from emq_compat.errors import ConfigurationError
+from emq_compat.shim.surface.processes import is_alive
 
 __all__ = ["Cluster"]
 
@@ -121,7 +122,7 @@ class Cluster:
             shown = ", ".join(map(str, living))
             self._say(f"> Waiting for {len(living)} node{'s' if len(living) > 1 else ''} -> {shown}...")
         while living:
-            for pid in [pid for pid in living if not _lives(pid)]:
+            for pid in [pid for pid in living if not is_alive(pid)]:
                 ended.append(living.pop(pid))
             if living:
                 time.sleep(_LOOK_S)
@@ -130,7 +131,7 @@ class Cluster:
     def _pid(self, node: Node) -> int | None:
         """Return the pid in its file; None: there is none, or the number is another program's by now."""
         pid = read_pid(Path(node.pidfile))
-        if pid is None or not _lives(pid):
+        if pid is None or not is_alive(pid):
             return None
         if node.own_command and not _is_worker(pid):
             self._say(f"{node.pidfile} names process {pid}, which is no worker: it is left alone")
@@ -144,15 +145,6 @@ def _send(pid: int, signum: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
 
 
 def _is_worker(pid: int) -> bool:

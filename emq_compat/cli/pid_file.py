@@ -35,8 +35,11 @@ def pid_file(path: Path | None) -> Iterator[None]:
 
 def _write(path: Path) -> None:
     holder = read_pid(path)
-    if holder is not None and holder != os.getpid() and _alive(holder):
-        raise ConfigurationError(f"{path}: process {holder} runs already")
+    if holder is not None and holder != os.getpid():
+        from emq_compat.shim.surface.processes import is_alive  # noqa: PLC0415 - psutil stays in memory
+
+        if is_alive(holder):
+            raise ConfigurationError(f"{path}: process {holder} runs already")
     path.unlink(missing_ok=True)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -52,13 +55,3 @@ def read_pid(path: Path) -> int | None:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

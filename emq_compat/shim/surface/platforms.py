@@ -106,7 +106,9 @@ class Pidfile:
             pid = self.read_pid()
         except ValueError:
             pid = None
-        if pid is not None and pid != os.getpid() and _alive(pid):
+        from emq_compat.shim.surface.processes import is_alive  # noqa: PLC0415 - psutil is seldom needed
+
+        if pid is not None and pid != os.getpid() and is_alive(pid):
             return False
         self.remove()
         return True
@@ -118,16 +120,6 @@ class Pidfile:
             file.write(f"{os.getpid()}\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def create_pidlock(pidfile: str) -> Pidfile:

@@ -139,6 +139,7 @@ def test_a_schedule_of_the_projects_own(broker: BrokerHere, caplog: pytest.LogCa
         ({"task": "t"}, "'schedule'"),
         ({"schedule": 3}, "its 'task' is None"),
         ({"task": 5, "schedule": 3}, "its 'task' is 5"),
+        ({"task": "t", "schedule": -5}, "-5 s"),
         ({"task": "t", "schedule": 3, "arguments": [1]}, "arguments"),
         ("t", "'e'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -123,6 +124,15 @@ def test_an_interval() -> None:
     hourly = schedule(3600, relative=True, nowfun=lambda: NOON, app=app)
     assert timedelta(0) == hourly.remaining_estimate(NOON - timedelta(minutes=30))
     assert schedule(60) == schedule(timedelta(minutes=1)) == pickle.loads(pickle.dumps(schedule(60)))
+
+
+@pytest.mark.parametrize(
+    ("given", "error"), [(-5, ValueError), (timedelta(seconds=-1), ValueError), ("5", TypeError)]
+)
+def test_what_is_no_interval(given: Any, error: type[Exception]) -> None:
+    """It is refused where it is given: below nothing an entry would be due without end."""
+    with pytest.raises(error, match="interval"):
+        schedule(given)
 
 
 def test_maybe_schedule() -> None:

@@ -21,6 +21,10 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
     """Every ``run_every`` seconds, or timedelta.
 
     ``relative`` rounds the time of the next run down to the day, hour or minute, as long as the interval is.
+
+    Raises:
+        TypeError: it is neither seconds nor a timedelta.
+        ValueError: it is less than nothing.
     """
 
     def __init__(
@@ -30,7 +34,12 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
         nowfun: Now | None = None,
         app: Celery | None = None,
     ) -> None:
-        self.run_every = maybe_timedelta(run_every)
+        every = maybe_timedelta(run_every)
+        if every is not None and not isinstance(every, timedelta):
+            raise TypeError(f"an interval is seconds or a timedelta, not {run_every!r}")
+        if every is not None and every < timedelta(0):
+            raise ValueError(f"an interval of {every.total_seconds():g} s: it must not be less than 0")
+        self.run_every = every
         self.relative = relative
         super().__init__(nowfun, app)
 

@@ -46,7 +46,9 @@ def many(browser: httpx.Client) -> None:
     began = time.monotonic()
     asked = [browser.post("/quotes", json={"article": f"article {n}"}).json()["best"] for n in range(20)]
     for best in asked:
-        while browser.get(f"/quotes/{best}").json()["state"] != "SUCCESS":
+        while (state := browser.get(f"/quotes/{best}").json()["state"]) != "SUCCESS":
+            if state == "FAILURE" or time.monotonic() > began + WAIT_S:
+                sys.exit(f"a quote is {state}")
             time.sleep(0.02)
     print(f"20 more: {time.monotonic() - began:.1f} s; one after the other it would be 28 s")
 

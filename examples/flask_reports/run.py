@@ -31,12 +31,13 @@ def main(data: Path) -> None:
         site = f"http://127.0.0.1:{port}"
         ordered = json.loads(ask(f"{site}/reports", {"year": 2025}))
         shown = None
+        deadline = time.monotonic() + WAIT_S
         while True:
             answer = json.loads(ask(site + ordered["status"]))
             if answer["state"] == "PROGRESS" and answer["done"] != shown:
                 shown = answer["done"]
                 print(f"{shown} of {answer['of']} months")
-            if answer["state"] in ("SUCCESS", "FAILURE"):
+            if answer["state"] in ("SUCCESS", "FAILURE") or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
         if answer["state"] != "SUCCESS":

@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests of genuine Celery have an environment of their own: the shim's need its absence.
+WITH_CELERY = $$($(BIN)/python -m tests.environments)/python -m pytest
 # The tests wait more than they work: two files at once. `make test TESTS_AT_ONCE=0`: one after the other.
 TESTS_AT_ONCE ?= 2
 
@@ -18,6 +20,7 @@ demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their resu
 
 test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
 	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile
+	$(WITH_CELERY) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile tests/genuine
 
 check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
 	@failed=; for tool in "ruff check --output-format concise" "mypy --strict" "lint-imports"; do \
@@ -29,10 +32,12 @@ bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
 	  echo "== $$program"; $(BIN)/python "$$program"; done
 
 cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over
-	@set -e; for round in 1 2 3; do echo "== round $$round"; $(PYTEST) -q -m cases; done
+	@set -e; for round in 1 2 3; do echo "== round $$round"; $(PYTEST) -q -m cases; \
+	  $(WITH_CELERY) -q -m cases tests/genuine; done
 
 faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
 	$(PYTEST) -q -m faults --timeout 3600
+	$(WITH_CELERY) -q -m faults --timeout 3600 tests/genuine
 
 services: $(VENV)/.test-stamp ## install (as root, with apt-get) and start Redis and RabbitMQ for the tests
 	@$(BIN)/python -m tests.services start

@@ -17,7 +17,8 @@ import pytest
 __all__ = ["EnvironmentMissing", "environment", "genuine_celery", "missing"]
 
 ROOT = Path(__file__).resolve().parents[1]
-CELERY = "celery[redis]==5.7.0"
+#: What belongs to genuine Celery, and the tests that import it: they are run by this environment's python.
+CELERY = ("celery[redis,sqlalchemy]==5.7.0", "django-celery-beat", "django-celery-results", "flower>=2.0")
 
 
 class EnvironmentMissing(Exception):
@@ -31,7 +32,8 @@ def environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
 
     :raises EnvironmentMissing: when pip could not install it (no network, say).
     """
-    wanted = hashlib.sha256(repr((installs, sys.version_info[:3], str(folder))).encode()).hexdigest()
+    metadata = (ROOT / "setup.cfg").read_text()  # entry points and extras, where the project is installed
+    wanted = hashlib.sha256(repr((installs, sys.version_info, str(folder), metadata)).encode()).hexdigest()
     stamp = folder / "stamp"
     lock = folder.with_name(folder.name + ".lock")
     with lock.open("w") as held:
@@ -63,8 +65,16 @@ def missing(what: str, error: Exception) -> NoReturn:
 
 
 def genuine_celery() -> Path:
-    """The `bin` folder of an environment with Celery, cached below the project's folder."""
+    """The `bin` folder of an environment with Celery and this project, cached below the project's folder."""
     try:
-        return environment(ROOT / ".celery-venv", ((CELERY,),))
+        return _with_celery()
     except EnvironmentMissing as error:
         missing("genuine Celery", error)
+
+
+def _with_celery() -> Path:
+    return environment(ROOT / ".celery-venv", (("-e", f"{ROOT}[test]", *CELERY),))
+
+
+if __name__ == "__main__":
+    print(_with_celery())

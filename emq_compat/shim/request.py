@@ -224,8 +224,9 @@ def request_without_arguments(task: str, job: Job, delivery: Delivery, hostname:
 #: Members of a Job's Celery part that are the request's attributes as they are.
 _FROM_MESSAGE = frozenset(
     {
-        "callbacks", "chain", "chord", "errbacks", "exhausted", "group", "group_index", "headers", "origin",
-        "parent_id", "replaced_task_nesting", "reply_to", "root_id", "shadow", "stamped_headers", "stamps",
+        "callbacks", "chain", "chord", "errbacks", "exhausted", "group", "group_index", "headers",
+        "ignore_result", "origin", "parent_id", "replaced_task_nesting", "reply_to", "root_id", "shadow",
+        "stamped_headers", "stamps",
     }
 )  # fmt: skip
 

@@ -15,79 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from emq_compat.broker.engine import Engine, EngineOptions
-from emq_compat.broker.records import Dispatch, Moment
-from emq_compat.broker.store import Store
-from emq_compat.message import Headers, Job, ReplyHeaders, new_id
-from emq_compat.protocol.commands import Capabilities, Command, Hello, Inform, Ready, Reply, Request
+from _engine import TASK, Run, requests
+
 from emq_compat.terms import Once, Share, Shares
-
-TASK = "proj.task"
-PAYLOAD = Job(path="proj", callable="task").encode()
-
-
-class Run:
-    """One broker with a worker of two slots, and a clock of its own that can be moved."""
-
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        self.batch: int = options.batch
-        self.store = Store(folder, durability=options.durability)
-        self.ahead_s = 0.0
-        self.longest_s = 0.0
-        self.engine = Engine(self.store, EngineOptions(), {}, self.now())
-        self.engine.from_client(b"client", Hello(msgid="h", about={}), self.now())
-
-    def now(self) -> Moment:
-        return Moment(time.time() + self.ahead_s, time.monotonic() + self.ahead_s)
-
-    def turn(self, publishes: list[Request], said: list[Command]) -> list[Dispatch]:
-        began, now, engine = time.perf_counter(), self.now(), self.engine
-        engine.begin_turn(publishes)
-        for request in publishes:
-            engine.from_client(b"client", request, now)
-        for command in said:
-            engine.from_worker(b"w.1", command, now)
-        engine.tick(now)
-        engine.hand_out(now)
-        engine.close_turn(now)
-        self.store.commit()
-        self.longest_s = max(self.longest_s, time.perf_counter() - began)
-        return [one for one in engine.take_outbox() if isinstance(one, Dispatch)]
-
-    def publish(self, requests: list[Request]) -> None:
-        for i in range(0, len(requests), self.batch):
-            self.turn(requests[i : i + self.batch], [])
-
-    def start_worker(self, shares: Shares, credit: int = 66) -> list[Dispatch]:
-        about = Capabilities(slots=2, tasks={TASK: ""}, shares={TASK: shares} if any(shares) else {})
-        inform = Inform(msgid="i", queues=((0, "celery"),), capabilities=about)
-        return self.turn([], [inform, Ready(msgid="r", count=credit)])
-
-    def work(self, handed: list[Dispatch], count: int) -> None:
-        """End what is handed out until so many have ended."""
-        done = 0
-        while done < count:
-            replies: list[Command] = [
-                Reply(
-                    msgid="x",
-                    body=b'{"value": null}',
-                    request_msgid=d.msgid,
-                    headers=ReplyHeaders(attempt=1, state="SUCCESS"),
-                )
-                for d in handed
-            ]
-            done += len(handed)
-            handed = self.turn([], [*replies, Ready(msgid="r", count=len(replies))])
-
-
-def requests(n: int, terms: Callable[[int], dict[str, str]]) -> list[Request]:
-    made = []
-    for i in range(n):
-        head = Headers(guarantee=True, no_result=True, task=TASK, task_id=new_id(), **terms(i))
-        text = head.encode().encode()
-        made.append(Request(msgid=new_id(), queue="celery", headers=head, payload=PAYLOAD, header_text=text))
-    return made
-
 
 KINDS: dict[str, tuple[Callable[[int], dict[str, str]], Shares, float]] = {
     "plain": (lambda i: {}, Shares(), 1.0),
@@ -113,7 +43,7 @@ def main() -> None:
     for name, (terms, shares, share) in KINDS.items():
         sent = requests(options.n, terms)
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder) / "data", options)
+            run = Run(Path(folder) / "data", batch=options.batch, durability=options.durability)
             if any(shares):  # a worker that was there before has told it
                 run.engine.gates.tell([TASK], {TASK: shares}, ())
             t0 = time.perf_counter()
@@ -123,23 +53,7 @@ def main() -> None:
             published_ms, run.longest_s = run.longest_s * 1e3, 0.0
             t2 = time.perf_counter()
             handed = run.start_worker(shares)
-            if shares.pace_s:
-                done = 0
-                while done < count:
-                    run.ahead_s += shares.pace_s
-                    done += len(handed)
-                    replies: list[Command] = [
-                        Reply(
-                            msgid="x",
-                            body=b'{"value": null}',
-                            request_msgid=d.msgid,
-                            headers=ReplyHeaders(attempt=1, state="SUCCESS"),
-                        )
-                        for d in handed
-                    ]
-                    handed = run.turn([], [*replies, Ready(msgid="r", count=len(replies))])
-            else:
-                run.work(handed, count)
+            run.work(handed, count, seconds_on=shares.pace_s or 0.0)
             t3 = time.perf_counter()
             print(
                 f"{name:32} publish {(t1 - t0) / options.n * 1e6:6.1f}, longest {published_ms:5.1f}; "

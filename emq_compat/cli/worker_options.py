@@ -28,7 +28,12 @@ def _concurrency(context: click.Context, option: click.Parameter, written: Any) 
     """Read ``-c``: a whole number, or ``auto`` (0): the CPUs (a click callback)."""
     if written is None:
         return None
-    return 0 if written == "auto" else click.IntRange(min=0).convert(written, option, context)
+    if written == "auto":
+        return 0
+    try:
+        return click.IntRange(min=0).convert(written, option, context)
+    except click.BadParameter as exc:
+        raise click.BadParameter(f"{exc.message} Or 'auto': as many as there are CPUs.") from None
 
 
 def _autoscale(context: click.Context, option: click.Parameter, written: Any) -> tuple[int, int] | None:

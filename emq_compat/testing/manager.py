@@ -284,12 +284,20 @@ class ManagerMixin:
         ids = list(ids)
         return self.wait_for(lambda: self.true_or_raise(fun, ids, timeout=interval), Sentinel, **policy)
 
-    def wait_until_idle(self) -> None:
-        """Drop what waits in the app's queues, and wait until no worker runs anything."""
+    def wait_until_idle(self, timeout: float = 60.0) -> None:
+        """Drop what waits in the app's queues, and wait until no worker runs anything.
+
+        Raises:
+            TimeoutError: something still ran after so many seconds; it is named.
+        """
+        deadline = time.monotonic() + timeout
         while self.app.control.purge():
             pass
         inspect = self.inspect()
-        while any((inspect.active() or {}).values()):
+        while running := [task for tasks in (inspect.active() or {}).values() for task in tasks]:
+            if time.monotonic() > deadline:
+                named = ", ".join(f"{task['name']}[{task['id']}]" for task in running)
+                raise TimeoutError(f"after {timeout:g} s there still runs {named}")
             time.sleep(0.01)
 
 

@@ -38,6 +38,8 @@ def test_waiting_for_tasks(app: Celery) -> None:
         assert [result.id] == manager.missing_results([result])
         with pytest.raises(AssertionError, match=result.id):
             manager.join(result, timeout=0.02, max_retries=2)
+        with pytest.raises(TimeoutError, match=result.id):
+            manager.wait_until_idle(timeout=0.02)
         end.set()
         assert ["held"] == manager.join(result, timeout=10)
         manager.wait_until_idle()

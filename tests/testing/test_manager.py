@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from emq_compat.celery_shim import Celery
+from emq_compat.shim.exceptions import TimeoutError as CeleryTimeoutError
 from emq_compat.testing.manager import Manager, Sentinel
 from emq_compat.testing.mocks import ContextMock, TaskMessage, TaskMessage1, task_message_from_sig
 from emq_compat.testing.worker import start_worker
@@ -38,7 +39,7 @@ def test_waiting_for_tasks(app: Celery) -> None:
         assert [result.id] == manager.missing_results([result])
         with pytest.raises(AssertionError, match=result.id):
             manager.join(result, timeout=0.02, max_retries=2)
-        with pytest.raises(TimeoutError, match=result.id):
+        with pytest.raises(CeleryTimeoutError, match=result.id):
             manager.wait_until_idle(timeout=0.02)
         end.set()
         assert ["held"] == manager.join(result, timeout=10)

@@ -26,6 +26,7 @@ from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 from emq_compat.ids import new_id
 from emq_compat.message import MAX_ID_BYTES, Delivery, Headers, Job, Publish
+from emq_compat.stamps import tags_of
 
 __all__ = ["CeleryMessage", "delivery_of", "message_of", "publish_of"]
 
@@ -189,6 +190,7 @@ def _request_of(
         attempt=attempt,
         redelivered=redelivered,
         retries=_retries(fields.get("retries")),
+        tags=_tags(fields.get("stamps")),
         # Whoever runs it knows what its end entails: callbacks, another result store.
         epilogue=True,
     )
@@ -205,6 +207,10 @@ def _request_of(
         return headers, json.dumps(["run", body], separators=(",", ":"), default=_as_kombu).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"a header of the message can't be carried: {exc}") from exc
+
+
+def _tags(stamps: Any) -> str:
+    return ";".join(tags_of(stamps)) if stamps and isinstance(stamps, Mapping) else ""
 
 
 def _document(body: bytes | str) -> Any:

@@ -29,6 +29,7 @@ from emq_compat.manager.messages import (
     workers_address,
 )
 from emq_compat.manager.placement import Placement
+from emq_compat.manager.revokes import Revokes
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
 from emq_compat.manager.throttle import Throttle
@@ -166,6 +167,8 @@ class JobManager(Intake):
         self._quick = True
         self._credit_out: dict[Upstream, int] = {}
         self._revoked: set[str] = set()
+        self.revokes = Revokes()
+        self.revoked_tags = Revokes()
         self._been_ready = False
         self.modules_wanted: tuple[str, ...] = ()
         #: The next Connected is of another connection than the last one.
@@ -264,7 +267,7 @@ class JobManager(Intake):
     @property
     def revoked(self) -> Set[str]:
         """The ids of the tasks that this worker was told are revoked."""
-        return self._revoked
+        return self._revoked | set(self.revokes)
 
     def start_again(self, modules: Sequence[str] = ()) -> None:
         """Have ``start`` end, warm, with ``restart_wanted`` set.

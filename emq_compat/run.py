@@ -116,6 +116,15 @@ class Onlooker:
         """
         raise LookupError(f"the verb {verb!r} is unknown")
 
+    def commanded(self, manager: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Called for a command of Celery's remote control; returns the answer in the shape of Celery's.
+
+        Raises:
+            LookupError: there is no such command.
+            Exception: the error that is answered.
+        """
+        raise LookupError(method)
+
     def stats(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return what remote control's ``stats`` answers: what the job manager tells, and more."""
         return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -14,10 +15,14 @@ from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.message import Delivery, Headers, Job, Reply
+from emq_compat.pidbox import COMMAND
 from emq_compat.pool.base import Pool
 from emq_compat.run import Program
 
 __all__ = ["Controlled", "answer", "do"]
+
+
+logger = logging.getLogger("emq_compat.jobmanager")
 
 
 class Controlled(Protocol):
@@ -139,6 +144,18 @@ def _ended(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     return True
 
 
+def _command(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    """Run a command of Celery's remote control; what it raises is told as Celery's workers tell it."""
+    method, given = arguments.get("method"), arguments.get("arguments") or {}
+    if not isinstance(method, str) or not isinstance(given, dict):
+        raise ValueError("a command needs 'method', a name, and 'arguments', an object")
+    try:
+        return manager.program.onlooker.commanded(manager, method, given)
+    except Exception as exc:
+        logger.exception("the command %r of remote control failed", method)
+        return {"error": repr(exc)}
+
+
 def _shutdown(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     manager.shut_down()
     return True
@@ -195,6 +212,7 @@ _VERBS: dict[str, Callable[[Controlled, Mapping[str, Any]], Any]] = {
     "query_task": _query_task,
     "revoke": _revoke,
     "ended": _ended,
+    COMMAND: _command,
     "shutdown": _shutdown,
     "pool_grow": _pool_grow,
     "pool_shrink": _pool_shrink,

@@ -10,6 +10,7 @@ from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.endings import Endings
 from emq_compat.manager.inflight import JobInFlight, assignment_of
 from emq_compat.manager.losses import revoked
+from emq_compat.manager.revokes import Revokes
 from emq_compat.manager.signals import Stage
 from emq_compat.message import Delivery
 from emq_compat.upstream.base import Key, Upstream
@@ -25,10 +26,13 @@ class Intake(Endings):
     Attributes:
         total_ready_sent: jobs that were asked for.
         autoscaler: makes the pool larger and smaller; None: nobody does.
+        revokes: ids of tasks that are ended when they come; ``revoked_tags``: tags (Headers.tags) of such.
     """
 
     total_ready_sent: int
     autoscaler: Autoscaler | None
+    revokes: Revokes
+    revoked_tags: Revokes
     #: Upstream that is connected → jobs that were asked of it and haven't come.
     _credit_out: dict[Upstream, int]
 
@@ -69,8 +73,20 @@ class Intake(Endings):
         if onlooker.received_log.isEnabledFor(logging.INFO):
             onlooker.received_log.info("Task %s[%s] received", task or "-", job.task_id)
         onlooker.received(delivery)
+        if (self.revokes or self.revoked_tags) and self._is_revoked(job):
+            self.jobs_in_flight[msgid] = job
+            self._end(job, revoked("revoked"))
+            return
         if not self._placement.take_in(job):
             self._give_back((job,))
+
+    def _is_revoked(self, job: JobInFlight) -> bool:
+        headers = job.delivery.headers
+        if headers.concludes:
+            return False
+        return job.task_id in self.revokes or any(
+            tag in self.revoked_tags for tag in headers.tags.split(";") if tag
+        )
 
     def _join(self, running: JobInFlight, delivery: Delivery) -> None:
         """Let a job that runs here already answer its second delivery, too: the broker took it for lost."""

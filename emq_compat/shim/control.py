@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from emq_compat.client import Client
 from emq_compat.shim import current
-from emq_compat.shim.canvas.stamping import tags_of
 from emq_compat.shim.control_nodes import (
     BROKER_TELLS,
     Replies,
@@ -27,10 +26,12 @@ from emq_compat.shim.control_shapes import (
     command_named,
     listed,
     signal_name,
+    told_of_stamps,
 )
 from emq_compat.shim.exceptions import ImproperlyConfigured, join_kombu
 from emq_compat.shim.inspection import Inspect, flatten_reply
 from emq_compat.shim.mailbox import Mailbox
+from emq_compat.stamps import tags_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -73,7 +74,7 @@ class Control:
         """Keep tasks from running; with ``terminate`` also end those that run, by a signal.
 
         The broker revokes for all workers, now and later; with ``destination`` or ``pattern`` only those
-        workers are told, and keep it in mind until they end.
+        workers are told, and what they hold doesn't run.
 
         Raises:
             ValueError: there is no such signal.
@@ -246,12 +247,7 @@ class Control:
         ended = client.ask("revoke", tags=tags_of(stamps), terminate=terminate, signal=signal_name(signal))
         if not reply:
             return None
-        if not terminate:
-            told = f"headers {dict(stamps)} flagged as revoked, but not terminated"
-        elif "terminating" in ended.values():
-            told = f"headers {dict(stamps)} revoked"
-        else:
-            told = f"headers {dict(stamps)} were not terminated"
+        told = told_of_stamps(stamps, terminate=terminate, ended=ended)
         return self._tell(
             [{node: {"ok": told}} for node in present(client, destination, timeout)], limit, callback
         )

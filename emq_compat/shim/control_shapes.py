@@ -10,7 +10,15 @@ from typing import Any, Final
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job
 
-__all__ = ["asked_of_workers", "celery_shape", "command_named", "listed", "scheduled_shape", "signal_name"]
+__all__ = [
+    "asked_of_workers",
+    "celery_shape",
+    "command_named",
+    "listed",
+    "scheduled_shape",
+    "signal_name",
+    "told_of_stamps",
+]
 
 #: Celery's timer gives each task with an ETA this one; it is no message's priority.
 _TIMER_PRIORITY = 6
@@ -58,6 +66,14 @@ def signal_name(given: Any) -> str:
         return signals.Signals[name if name.startswith("SIG") else f"SIG{name}"].name
     except (ValueError, KeyError):
         raise ValueError(f"there is no signal {given!r}") from None
+
+
+def told_of_stamps(stamps: Mapping[str, Any], *, terminate: bool, ended: Mapping[str, str]) -> str:
+    """Return what is told of a revoke by stamps; ``ended``: task id → what became of it."""
+    if not terminate:
+        return f"headers {dict(stamps)} flagged as revoked, but not terminated"
+    done = "revoked" if "terminating" in ended.values() else "were not terminated"
+    return f"headers {dict(stamps)} {done}"
 
 
 def celery_shape(command: str, arguments: Mapping[str, Any], answer: Mapping[str, Any]) -> Any:

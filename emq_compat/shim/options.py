@@ -11,8 +11,8 @@ from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.attributes import TERMS
 from emq_compat.shim.build import Options, Plan, unix_time
 from emq_compat.shim.call_terms import OPTIONS, call_terms
-from emq_compat.shim.canvas.stamping import tags_of
 from emq_compat.shim.checks import check_limits, interval_of, limit_of, priority_of, queue_name
+from emq_compat.stamps import tags_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.request import Context

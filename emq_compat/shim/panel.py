@@ -19,12 +19,13 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from signal import Signals
 from typing import Any
 
 from emq_compat.manager import control
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.checks import check_limits, interval_of, limit_of
-from emq_compat.shim.control_shapes import celery_shape
+from emq_compat.shim.control_shapes import celery_shape, signal_name, told_of_stamps
 from emq_compat.shim.panel_registry import (
     Panel,
     State,
@@ -37,6 +38,7 @@ from emq_compat.shim.panel_registry import (
 from emq_compat.shim.surface import debug
 from emq_compat.shim.surface.apps import bugreport
 from emq_compat.shim.surface.serialization import strtobool
+from emq_compat.stamps import tags_of
 
 __all__ = [
     "Panel",
@@ -134,6 +136,8 @@ def hello(state: State, from_node: str, revoked: Any = None, **kwargs: Any) -> A
     """What a worker that starts asks of the others."""
     if from_node == state.hostname:
         return None
+    if revoked:
+        state.worker.revokes.add(str(one) for one in revoked)
     return {"revoked": sorted(state.worker.revoked), **clock(state)}
 
 
@@ -178,7 +182,7 @@ def registered(
     state: State, taskinfoitems: Iterable[str] | None = None, builtins: bool = False, **kwargs: Any
 ) -> Any:
     """The names of the registered tasks, each with the attributes asked for."""
-    items = [item for item in taskinfoitems or () if not item.startswith("_")]
+    items = [item for item in taskinfoitems or _TASK_INFO if not item.startswith("_")]
 
     def described(name: str) -> str:
         task = state.app.tasks[name]
@@ -191,6 +195,10 @@ def registered(
 
 #: The job manager's own verb ``registered`` tells names only, and of plain functions, too.
 Panel.data["task_info"] = registered
+
+
+#: What is told of a task unless something else is asked for.
+_TASK_INFO = ("exchange", "routing_key", "rate_limit")
 
 
 def _is_builtin(name: str) -> bool:
@@ -247,8 +255,9 @@ def active_queues(state: State, **kwargs: Any) -> Any:
 @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
 def revoke(state: State, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
     """Keep tasks from running, by their ids."""
-    arguments = {"ids": _ids(task_id), "terminate": terminate, "signal": signal}
-    return _done(state, "revoke", **arguments)
+    ids = _ids(task_id)
+    state.worker.revokes.add(ids)
+    return _done(state, "revoke", ids=ids, terminate=terminate, signal=signal and signal_name(signal))
 
 
 @control_command(args=[("signal", str)], variadic="task_id", signature="<signal> [id1 [id2 [... [idN]]]]")
@@ -258,9 +267,28 @@ def terminate(state: State, signal: str, task_id: Any, **kwargs: Any) -> Any:
 
 
 @control_command(variadic="headers", signature="[key1=value1 [key2=value2 [... [keyN=valueN]]]]")
-def revoke_by_stamped_headers(state: State, headers: Any, **kwargs: Any) -> Any:
+def revoke_by_stamped_headers(
+    state: State, headers: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
+) -> Any:
     """Keep tasks from running that have one of these stamps."""
-    raise NotImplementedError("stamps are known to the broker only: app.control asks it")
+    stamps = headers if isinstance(headers, Mapping) else dict(_stamp(one) for one in headers)
+    tags = tags_of(stamps)
+    state.worker.revoked_tags.add(tags)
+    held = [
+        job
+        for job in state.worker.jobs_in_flight.values()
+        if not set(tags).isdisjoint(job.delivery.headers.tags.split(";"))
+    ]
+    ids = [job.task_id for job in held]
+    ended = state.worker.revoke(ids, terminate=bool(terminate), signum=Signals[signal_name(signal)])
+    return ok(told_of_stamps(stamps, terminate=bool(terminate), ended=ended))
+
+
+def _stamp(written: str) -> tuple[str, str]:
+    name, equals, value = written.partition("=")
+    if not equals:
+        raise ValueError(f"{written!r} is no stamp=value")
+    return name, value
 
 
 @control_command()

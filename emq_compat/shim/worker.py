@@ -303,6 +303,10 @@ class Announcer(Onlooker):
         state = panel.State(self._app, controller.hostname, controller.consumer, manager)
         return panel.run(state, verb, arguments)
 
+    def commanded(self, manager: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Run a command of remote control that was sent as Celery sends them."""
+        return self.asked(manager, method, arguments)
+
     def stats(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return the job manager's statistics and what Celery's have beside them."""
         conf = self._app.conf

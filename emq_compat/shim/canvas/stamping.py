@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["StampingVisitor", "merge_stamps", "tags_of"]
+from emq_compat.stamps import several
+
+__all__ = ["StampingVisitor", "merge_stamps"]
 
 
 class StampingVisitor(ABC):
@@ -93,28 +95,8 @@ def merge_stamps(
             if name not in merged:
                 merged[name] = value
             elif append:
-                merged[name] = [*_several(merged[name]), *_several(value)]
+                merged[name] = [*several(merged[name]), *several(value)]
             elif wins:
                 merged[name] = value
     merged["stamped_headers"] = sorted(set(names) - {"stamped_headers"})
     return merged
-
-
-def tags_of(stamps: Mapping[str, Any]) -> list[str]:
-    """Return the tags (Headers.tags) of stamps: one for each name and value; several values are a list.
-
-    Two messages have a tag in common where they have a stamp in common.
-    """
-    return sorted({_tag(name, value) for name, values in stamps.items() for value in _several(values)})
-
-
-def _tag(name: str, value: Any) -> str:
-    import hashlib  # noqa: PLC0415 - only stamped messages need it
-    import json  # noqa: PLC0415 - likewise
-
-    text = json.dumps([name, value], sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _several(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]

@@ -1,0 +1,1 @@
+"""Remote control and events as genuine Celery speaks them."""

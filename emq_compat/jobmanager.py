@@ -208,6 +208,7 @@ class JobManager(Intake):
             shares=None
             if policies is None
             else {task: policy.shares for task, policy in policies.items() if any(policy.shares)},
+            control=self.program.onlooker.namespace,
             timings=timings(self.settings),
             on_heartbeat=self._heard_heartbeat,
             on_heartbeat_sent=self.program.onlooker.heartbeat_sent,

@@ -64,6 +64,11 @@ class Onlooker:
         """Whether ``unattended`` is to be called for what the broker ended before any worker had it, too."""
         return False
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of Celery's remote control whose commands are run (``commanded``); empty: none."""
+        return ""
+
     def before_child(self) -> None:
         """Called before each child process; the first time nothing has been forked yet."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["several", "tags_of"]
+__all__ = ["several", "stamps_in", "tags_of"]
 
 
 def tags_of(stamps: Mapping[str, Any]) -> list[str]:
@@ -27,3 +27,23 @@ def _tag(name: str, value: Any) -> str:
 def several(value: Any) -> list[Any]:
     """Return the values of a stamp that has one, or several."""
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+
+
+def stamps_in(given: Any) -> dict[str, Any]:
+    """Return stamps that are a mapping, name → value or several, or texts ``name=value``.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"{given!r} are no stamps")
+    return dict(_stamp(one) for one in given)
+
+
+def _stamp(written: Any) -> tuple[str, str]:
+    name, equals, value = str(written).partition("=")
+    if not equals:
+        raise ValueError(f"{written!r} is no stamp=value")
+    return name, value

@@ -105,6 +105,7 @@ class Fleet:
                 for task, interval_s in about.intervals.items()
             }
             worker.pid, worker.hostname = about.pid, about.hostname
+            worker.namespace = about.control
             for task in worker.tasks or ():
                 self.known_tasks[task] = self.known_tasks.get(task, 0) + 1
             if about.shares is not None:

@@ -24,6 +24,7 @@ class Worker:
         paces: task name → how often it may have one, of the tasks that it limits.
         heard, gone: monotonic seconds of its last message, of the loss of its connection (None: it is up).
         not_begun: msgids that its last HEARTBEAT listed as held and not begun.
+        namespace: of the commands of Celery's remote control that it runs; empty: none.
         leaving: it has said KBYE (stock workers go on answering after that).
     """
 
@@ -36,6 +37,7 @@ class Worker:
         "identity",
         "in_flight",
         "leaving",
+        "namespace",
         "not_begun",
         "paces",
         "pid",
@@ -69,6 +71,7 @@ class Worker:
         self.leaving = False
         self.pid = 0
         self.hostname = ""
+        self.namespace = ""
 
     @property
     def name(self) -> str:
@@ -85,6 +88,11 @@ class Worker:
                 tier.append(queue)
         self.tiers = [tiers[weight] for weight in sorted(tiers, reverse=True)]
         self.weight = max(tiers, default=0)
+
+    @property
+    def node(self) -> str:
+        """Its node name: its identity without the part that is new at each start."""
+        return self.name.rpartition(".")[0] or self.name
 
     @property
     def queues(self) -> list[MessageQueue]:

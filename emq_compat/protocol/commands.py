@@ -63,6 +63,8 @@ class Capabilities:
             (Celery's rate_limit): the broker gives it no more than that.
         shares: task name → what its messages share over all workers, of the tasks that have such limits;
             None: this worker doesn't say.
+        control: the namespace of Celery's remote control whose commands it runs (control_exchange); empty:
+            none.
         pid, hostname: of its parent process; for people.
     """
 
@@ -71,6 +73,7 @@ class Capabilities:
     tasks: Mapping[str, str] | None = None
     intervals: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, Shares] | None = None
+    control: str = ""
     pid: int = 0
     hostname: str = ""
 

@@ -331,14 +331,16 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         raise BadFrame(
             index, name, "'shares' is not an object of task names and [slots, by key, seconds, by key]"
         )
-    if not is_number(pid) or not isinstance(hostname, str):
-        raise BadFrame(index, name, "'pid' is not a number, or 'hostname' not text")
+    control = document.get("control", "")
+    if not is_number(pid) or not isinstance(hostname, str) or not isinstance(control, str):
+        raise BadFrame(index, name, "'pid' is not a number, or 'hostname' or 'control' not text")
     return Capabilities(
         slots=slots,
         held=tuple((msgid, attempt, begun) for msgid, attempt, begun in held),
         tasks=tasks,
         intervals=intervals,
         shares=None if shares is None else {task: Shares(*share) for task, share in shares.items()},
+        control=control,
         pid=pid,
         hostname=hostname,
     )

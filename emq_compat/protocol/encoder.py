@@ -189,6 +189,8 @@ def _write_inform(command: Inform, stock: bool, limits: Limits) -> list[bytes]:
             document = {**document, "intervals": dict(about.intervals)}
         if about.shares is not None:
             document = {**document, "shares": dict(about.shares)}
+        if about.control:
+            document = {**document, "control": about.control}
         frames.append(_json_bytes(document, "capabilities", limits))
     return frames
 

@@ -10,6 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.client import Client
+from emq_compat.control_shapes import (
+    asked_of_workers,
+    celery_shape,
+    command_named,
+    listed,
+    signal_name,
+    told_of_stamps,
+)
 from emq_compat.shim import current
 from emq_compat.shim.control_nodes import (
     BROKER_TELLS,
@@ -20,18 +28,10 @@ from emq_compat.shim.control_nodes import (
     present,
     waiting_s,
 )
-from emq_compat.shim.control_shapes import (
-    asked_of_workers,
-    celery_shape,
-    command_named,
-    listed,
-    signal_name,
-    told_of_stamps,
-)
 from emq_compat.shim.exceptions import ImproperlyConfigured, join_kombu
 from emq_compat.shim.inspection import Inspect, flatten_reply
 from emq_compat.shim.mailbox import Mailbox
-from emq_compat.stamps import tags_of
+from emq_compat.stamps import stamps_in, tags_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -242,7 +242,7 @@ class Control:
             destination: whose answers are wanted; the broker revokes for all.
             terminate, signal: end those that run, too, by this signal (SIGTERM).
         """
-        stamps = headers if isinstance(headers, Mapping) else dict(_stamp(one) for one in headers)
+        stamps = stamps_in(headers)
         client = self._client()
         ended = client.ask("revoke", tags=tags_of(stamps), terminate=terminate, signal=signal_name(signal))
         if not reply:
@@ -339,10 +339,3 @@ class Control:
         conf = self.app.conf
         names = [queue if isinstance(queue, str) else str(queue.name) for queue in conf.task_queues or ()]
         return names or [str(conf.task_default_queue)]
-
-
-def _stamp(written: str) -> tuple[str, str]:
-    name, equals, value = written.partition("=")
-    if not equals:
-        raise ValueError(f"{written!r} is no stamp=value")
-    return name, value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from emq_compat.client import Client
-from emq_compat.shim.control_shapes import scheduled_shape
+from emq_compat.control_shapes import scheduled_shape
 
 __all__ = ["BROKER_TELLS", "Replies", "elected", "matching", "node_of", "nodes", "present"]
 

@@ -22,10 +22,10 @@ from collections.abc import Iterable, Mapping
 from signal import Signals
 from typing import Any
 
+from emq_compat.control_shapes import celery_shape, signal_name, told_of_stamps
 from emq_compat.manager import control
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.checks import check_limits, interval_of, limit_of
-from emq_compat.shim.control_shapes import celery_shape, signal_name, told_of_stamps
 from emq_compat.shim.panel_registry import (
     Panel,
     State,
@@ -38,7 +38,7 @@ from emq_compat.shim.panel_registry import (
 from emq_compat.shim.surface import debug
 from emq_compat.shim.surface.apps import bugreport
 from emq_compat.shim.surface.serialization import strtobool
-from emq_compat.stamps import tags_of
+from emq_compat.stamps import stamps_in, tags_of
 
 __all__ = [
     "Panel",
@@ -271,7 +271,7 @@ def revoke_by_stamped_headers(
     state: State, headers: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
 ) -> Any:
     """Keep tasks from running that have one of these stamps."""
-    stamps = headers if isinstance(headers, Mapping) else dict(_stamp(one) for one in headers)
+    stamps = stamps_in(headers)
     tags = tags_of(stamps)
     state.worker.revoked_tags.add(tags)
     held = [
@@ -282,13 +282,6 @@ def revoke_by_stamped_headers(
     ids = [job.task_id for job in held]
     ended = state.worker.revoke(ids, terminate=bool(terminate), signum=Signals[signal_name(signal)])
     return ok(told_of_stamps(stamps, terminate=bool(terminate), ended=ended))
-
-
-def _stamp(written: str) -> tuple[str, str]:
-    name, equals, value = written.partition("=")
-    if not equals:
-        raise ValueError(f"{written!r} is no stamp=value")
-    return name, value
 
 
 @control_command()

@@ -178,7 +178,7 @@ class StoreAccess:
         Raises:
             ValueError: there is no such signal.
         """
-        from emq_compat.shim.control_shapes import signal_name  # noqa: PLC0415 - declaring tasks needs none
+        from emq_compat.control_shapes import signal_name  # noqa: PLC0415 - declaring tasks needs none
 
         client = self.app.client
         if client.stock:

@@ -234,6 +234,12 @@ class Announcer(Onlooker):
         tells = self._app.conf.worker_send_task_events if self._teller is None else self._teller.tasks
         return bool(tells or signals.task_revoked.receivers)
 
+    @property
+    def namespace(self) -> str:
+        """The setting control_exchange, where remote control is wanted at all."""
+        conf = self._app.conf
+        return str(conf.control_exchange) if conf.worker_enable_remote_control else ""
+
     def worker_init(self) -> None:
         """Send worker_init and make the project's steps, once; raises what a step raises."""
         if not self._initialised:

@@ -87,6 +87,7 @@ class Session(Upstream):
         tasks: registered task name → flags (docs/protocol.md); None: any allowed path.
         intervals: task name → seconds between two of its messages, of the tasks that are limited.
         shares: task name → what its messages share over all workers; None: this worker doesn't say.
+        control: the namespace of Celery's remote control whose commands are run; empty: none.
         on_heartbeat: called with (msgid, frames as text) at each HEARTBEAT of the broker.
         on_heartbeat_sent: called after each HEARTBEAT to the broker.
     """
@@ -101,6 +102,7 @@ class Session(Upstream):
         tasks: Mapping[str, str] | None = None,
         intervals: Mapping[str, float] | None = None,
         shares: Mapping[str, Shares] | None = None,
+        control: str = "",
         timings: Timings = Timings(),
         on_heartbeat: Callable[[str, Sequence[str]], None] | None = None,
         on_heartbeat_sent: Callable[[], None] | None = None,
@@ -108,6 +110,7 @@ class Session(Upstream):
         if not addresses:
             raise ConfigurationError("an upstream needs at least one address")
         self.name = name
+        self._control = control
         self.addresses = tuple(addresses)
         self.queues = tuple(queues)
         self.slots = slots
@@ -267,6 +270,7 @@ class Session(Upstream):
             tasks=self.tasks,
             intervals=self.intervals,
             shares=self.shares,
+            control=self._control,
             pid=os.getpid(),
             hostname=socket.gethostname(),
         )

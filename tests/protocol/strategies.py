@@ -105,6 +105,7 @@ CAPABILITIES = st.builds(
     | st.dictionaries(
         TEXT, st.builds(Shares, NUMBERS, st.booleans(), st.floats(0, 1e6), st.booleans()), max_size=2
     ),
+    control=TEXT,
     pid=NUMBERS,
     hostname=TEXT,
 )

@@ -17,6 +17,7 @@ __all__ = [
     "listed",
     "scheduled_shape",
     "signal_name",
+    "told_of_revoke",
     "told_of_stamps",
 ]
 
@@ -109,12 +110,17 @@ def _queue(entry: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def told_of_revoke(ids: Iterable[str], ended: Mapping[str, str], *, terminate: bool) -> dict[str, str]:
+    """Return what is told of a revoke; ``ended``: task id → what became of it."""
+    if not terminate:
+        return {"ok": f"tasks {set(ids)} flagged as revoked"}
+    ending = [one for one, what in ended.items() if what == "terminating"]
+    return {"ok": f"terminate: {', '.join(ending) or 'tasks unknown'}"}
+
+
 def _of_revoke(arguments: Mapping[str, Any], value: Any) -> Any:
-    ids = set(arguments.get("ids") or ())
-    ending = [one for one, what in (value or {}).items() if what == "terminating"]
-    if arguments.get("terminate"):
-        return {"ok": f"terminate: {', '.join(ending) or 'tasks unknown'}"}
-    return {"ok": f"tasks {ids} flagged as revoked"}
+    terminate = bool(arguments.get("terminate"))
+    return told_of_revoke(arguments.get("ids") or (), value or {}, terminate=terminate)
 
 
 def _active(arguments: Mapping[str, Any], value: Iterable[Mapping[str, Any]]) -> list[Any]:

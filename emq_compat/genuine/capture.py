@@ -1,0 +1,82 @@
+"""What a task of a genuine app stores and publishes at its end, held back for its Outcome.
+
+Celery's tracer stores results and publishes callbacks, retries and chord bodies by itself. While our worker
+runs a task whose broker and result backend are both ``emq://``, there is a Capture: the transport gives it
+each message before sending it, the result backend each final state before storing it. What the Capture takes
+becomes part of the Reply: one transaction in the broker. What it doesn't take is sent as always.
+
+| who asks | is taken |
+| --- | --- |
+| ``publish``, while the body runs | what repeats or replaces the running task: a message with its task id |
+| ``publish``, after the body | everything |
+| ``store`` | a state of the running task that is final, RETRY included |
+
+A Capture belongs to one thread: what the task's other threads do is not its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from emq_compat.message import FINAL_STATES, IGNORED, RETRY, Publish
+
+__all__ = ["Capture", "capturing", "current"]
+
+_current: ContextVar[Capture | None] = ContextVar("emq_compat_capture", default=None)
+
+
+def current() -> Capture | None:
+    """Return the Capture of the task that this thread runs; None: what is sent and stored leaves at once."""
+    return _current.get()
+
+
+@contextmanager
+def capturing(capture: Capture | None) -> Iterator[None]:
+    """Have this be the Capture inside of the block; None: there is none."""
+    token = _current.set(capture)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Capture:
+    """The end of one run, as far as it has come.
+
+    Args:
+        task_id: of the running task.
+
+    Attributes:
+        follow_ups: messages taken, in their order.
+        state, body: the last state that was stored and its reply JSON (``{"value": …, "state": …}``);
+            None: none was.
+        body_ended: the task's body has returned or raised.
+    """
+
+    __slots__ = ("body", "body_ended", "follow_ups", "state", "task_id")
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        self.follow_ups: list[Publish] = []
+        self.state: str | None = None
+        self.body: bytes | None = None
+        self.body_ended = False
+
+    def publish(self, message: Publish) -> bool:
+        """Take a message; False: it is to be sent at once."""
+        if not self.body_ended and message.headers.task_id != self.task_id:
+            return False
+        self.follow_ups.append(message)
+        return True
+
+    def store(self, task_id: str, state: str, body: bytes) -> bool:
+        """Take a state of a task and its reply JSON; False: it is to be stored at once."""
+        if task_id != self.task_id or state not in _TAKEN:
+            return False
+        self.state, self.body = state, body
+        return True
+
+
+_TAKEN = FINAL_STATES | {RETRY, IGNORED}

@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from emq_compat.errors import AddressError, ConfigurationError
 
-__all__ = ["DEFAULT_URL", "Address", "endpoint_is_loopback"]
+__all__ = ["DEFAULT_URL", "Address", "endpoint_is_loopback", "is_kombu"]
 
 DEFAULT_URL = "emq://127.0.0.1:47291"
 CLIENT_PORT = 47291
@@ -156,12 +156,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def is_kombu(url: str) -> bool:
+    """Tell whether an address (of several, the first) names a broker that is reached through kombu."""
+    scheme = url.partition("://")[0].strip().lower()
+    return scheme in _KOMBU_SCHEMES or scheme.partition("+")[0] in _KOMBU_SCHEMES
+
+
 def _parse_one(text: str, environ: Mapping[str, str]) -> Address:
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
     if not separator:
         raise AddressError(f"the address {text!r} has no scheme: {_EXAMPLES}")
-    if scheme in _KOMBU_SCHEMES or scheme.partition("+")[0] in _KOMBU_SCHEMES:
+    if is_kombu(text):
         raise ConfigurationError(
             f"{scheme}:// comes with kombu upstreams, which this release doesn't have yet: {_EXAMPLES}"
         )

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import emq_compat
-from emq_compat.address import DEFAULT_URL, Address
+from emq_compat.address import DEFAULT_URL, Address, is_kombu
 from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.shim.app import Celery
@@ -56,6 +56,11 @@ class Connection:
         """Whether that is a stock eventmq router; raises AddressError."""
         return Address.parse(self.url)[0].stock
 
+    @property
+    def over_kombu(self) -> bool:
+        """Whether that is a broker which only kombu reaches: RabbitMQ, Redis …"""
+        return is_kombu(self.url)
+
     @contextmanager
     def client(self) -> Iterator[Client]:
         """A connection to the broker, closed at the block's end.
@@ -82,6 +87,11 @@ class Connection:
             app = load_app(self.app_name)
         else:
             app = _nameless()
+        if self.over_kombu:
+            if self._broker:
+                app.conf.update(broker_url=self._broker)
+            yield app
+            return
         with self.client() as app.client:
             yield app
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.address import is_kombu
 from emq_compat.client import Client
 from emq_compat.control_shapes import (
     asked_of_workers,
@@ -35,6 +36,7 @@ from emq_compat.stamps import stamps_in, tags_of
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.remote_kombu import RemoteKombu
 
 __all__ = ["Control", "Inspect", "Mailbox", "flatten_reply"]
 
@@ -58,6 +60,8 @@ class Control:
 
     def purge(self, connection: Any = None) -> int:
         """Drop the messages that wait in the app's queues; returns how many."""
+        if is_kombu(self.app.broker_url):
+            return self._remote().purge(self._queues())
         client = self._client()
         return sum(client.ask("purge", queue=name) for name in self._queues())
 
@@ -81,6 +85,9 @@ class Control:
         """
         ids, name = listed(task_id), signal_name(signal)
         terminate = bool(terminate)  # monitors pass what they were sent: a text
+        if is_kombu(self.app.broker_url):
+            given = {"task_id": ids, "terminate": terminate, "signal": name}
+            return self._remote().broadcast("revoke", given, destination=_nodes(destination), **kwargs)
         client = self._client()
         if destination is None and not kwargs.get("pattern"):
             backend: Any = self.app.backend
@@ -118,8 +125,10 @@ class Control:
         destination: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Have workers listen on one more queue; exchanges and their options have no meaning here."""
-        return self.broadcast("add_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
+        """Have workers listen on one more queue; exchanges and their options mean something to Celery's."""
+        told = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
+        arguments = {"queue": queue, **told, **(options or {})}
+        return self.broadcast("add_consumer", destination=destination, arguments=arguments, **kwargs)
 
     def cancel_consumer(self, queue: str, destination: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Have workers stop listening on a queue."""
@@ -243,6 +252,12 @@ class Control:
             terminate, signal: end those that run, too, by this signal (SIGTERM).
         """
         stamps = stamps_in(headers)
+        if is_kombu(self.app.broker_url):
+            given = {"headers": stamps, "terminate": terminate, "signal": signal_name(signal)}
+            return self._remote().broadcast(
+                "revoke_by_stamped_headers", given, destination=_nodes(destination),
+                reply=reply, timeout=timeout, limit=limit, callback=callback,
+            )  # fmt: skip
         client = self._client()
         ended = client.ask("revoke", tags=tags_of(stamps), terminate=terminate, signal=signal_name(signal))
         if not reply:
@@ -284,7 +299,6 @@ class Control:
         Raises:
             OperationalError: the broker didn't answer.
         """
-        client = self._client()
         given = {**(arguments or {}), **extra_kwargs}
         command = command_named(command)
         answering: dict[str, Any] = {
@@ -296,7 +310,12 @@ class Control:
                 given["task_id"], destination, ending, given.get("signal"),
                 pattern=pattern, matcher=matcher, **answering,
             )  # fmt: skip
-        nodes = [destination] if isinstance(destination, str) else destination
+        nodes = _nodes(destination)
+        if is_kombu(self.app.broker_url):
+            return self._remote().broadcast(
+                command, given, destination=nodes, pattern=pattern, matcher=matcher, **answering
+            )
+        client = self._client()
         if pattern:
             nodes = matching(client, pattern, matcher)
         elif command == "election":
@@ -328,6 +347,12 @@ class Control:
                 callback(one)
         return taken
 
+    def _remote(self) -> RemoteKombu:
+        from emq_compat.shim.remote_kombu import RemoteKombu, connected, control_settings  # noqa: PLC0415
+
+        app = self.app
+        return RemoteKombu(control_settings(app.conf), lambda: connected(app))
+
     def _client(self) -> Client:
         client = self.app.client
         if not isinstance(client, Client):
@@ -339,3 +364,9 @@ class Control:
         conf = self.app.conf
         names = [queue if isinstance(queue, str) else str(queue.name) for queue in conf.task_queues or ()]
         return names or [str(conf.task_default_queue)]
+
+
+def _nodes(destination: Sequence[str] | str | None) -> list[str] | None:
+    if destination is None:
+        return None
+    return [destination] if isinstance(destination, str) else list(destination)

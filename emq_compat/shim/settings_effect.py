@@ -18,7 +18,18 @@ DIFFERENT: Final[dict[str, str]] = {
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
+    "control_exchange": "whose commands a worker hears over a kombu broker, and of genuine Celery over ours",
+    "control_queue_durable": "with kombu brokers",
+    "control_queue_exclusive": "with kombu brokers",
+    "control_queue_expires": "with kombu brokers",
+    "control_queue_ttl": "with kombu brokers",
     "event_exchange": "what the topics of events begin with",
+    "event_queue_durable": "with kombu brokers",
+    "event_queue_exclusive": "with kombu brokers",
+    "event_queue_expires": "with kombu brokers",
+    "event_queue_prefix": "with kombu brokers",
+    "event_queue_ttl": "with kombu brokers",
+    "event_serializer": "what is received may be of it, what is sent is JSON",
     "result_accept_content": "JSON is always accepted, too",
     "result_expires": "until it is set, the broker's `--result-expires` counts for results that it keeps",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
@@ -30,6 +41,7 @@ DIFFERENT: Final[dict[str, str]] = {
     "task_serializer": "refused by an error where the broker is a stock router, unless it is JSON",
     "worker_autoscaler": "a class of the project's own must be a subclass of Celery's, as it is here",
     "worker_disable_prefetch": "forbids any reserve, with every broker",
+    "worker_enable_remote_control": "false: none over a kombu broker, and none of genuine Celery over ours",
     "worker_pool_restarts": "allows `pool_restart`; with `reload` the whole worker starts again",
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
@@ -59,14 +71,6 @@ _LACKING: Final[dict[str, str]] = {
 
 #: Why a setting does nothing, and needn't → the settings.
 _REASONS: Final[dict[str, str]] = {
-    "events are JSON, and nothing keeps them": """
-        event_queue_durable event_queue_exclusive event_queue_expires event_queue_prefix event_queue_ttl
-        event_serializer
-        """,
-    "remote control has no queues and no exchange here": """
-        control_exchange control_queue_durable control_queue_exclusive control_queue_expires control_queue_ttl
-        """,
-    "remote control is always on": "worker_enable_remote_control",
     "result backends have no such option here": """
         database_short_lived_sessions override_backends redis_backend_credential_provider
         redis_retry_on_timeout result_backend_thread_safe

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emq_compat.address import Address, endpoint_is_loopback
+from emq_compat.address import Address, endpoint_is_loopback, is_kombu
 from emq_compat.errors import AddressError, ConfigurationError, EmqError
 
 pytestmark = pytest.mark.unit
@@ -39,6 +39,24 @@ def test_endpoints(text: str, client: str, worker: str, admin: str) -> None:
 
     found = (address.client_endpoint, address.worker_endpoint, address.admin_endpoint)
     assert (client, worker, admin) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://h;redis://i", True),
+        ("amqp://user:word@h//", True),
+        ("SQS://", True),
+        ("sqla+sqlite:///x", True),
+        ("emq://h", False),
+        ("emq+ipc:///tmp/x", False),
+        ("memory://", False),
+        ("", False),
+    ],
+)
+def test_brokers_of_kombu(text: str, expected: bool) -> None:
+    """An address tells by its scheme whether its broker is reached through kombu."""
+    assert expected is is_kombu(text)
 
 
 @pytest.mark.parametrize(

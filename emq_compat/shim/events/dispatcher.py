@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from emq_compat.address import is_kombu
 from emq_compat.errors import LocalProtocolError
 from emq_compat.shim import current
 from emq_compat.shim.codec import dumps
@@ -19,6 +20,8 @@ from emq_compat.shim.surface.times import utcoffset
 
 if TYPE_CHECKING:
     from kombu.entity import Exchange
+
+    from emq_compat.shim.events.over_kombu import KombuSpeaker
 
 __all__ = ["EventDispatcher", "EventProducer", "Speaker"]
 
@@ -40,9 +43,10 @@ class Speaker(Protocol):
 class EventProducer:
     """Publishes events by a speaker, with kombu's ``publish``, of whose arguments two count."""
 
-    def __init__(self, speaker: Speaker, exchange: str) -> None:
+    def __init__(self, speaker: Speaker, exchange: str, own: KombuSpeaker | None = None) -> None:
         self._speaker = speaker
         self._exchange = exchange
+        self._own = own
 
     def publish(
         self, event: Mapping[str, Any] | Sequence[Mapping[str, Any]], routing_key: str, **kombu: Any
@@ -60,6 +64,11 @@ class EventProducer:
             self.publish(event[half:], routing_key)
             return
         self._speaker.announce(f"{self._exchange}.{routing_key}", payload)
+
+    def close(self) -> None:
+        """Give back the connection that is only for events, if there is one."""
+        if self._own is not None:
+            self._own.close()
 
 
 class EventDispatcher:
@@ -173,6 +182,13 @@ class EventDispatcher:
 
     def _producer_for(self, connection: Any) -> EventProducer:
         speaker = connection
+        if not hasattr(speaker, "announce") and is_kombu(self.app.broker_url):
+            from emq_compat.shim.events.over_kombu import KombuSpeaker  # noqa: PLC0415 - heavy
+            from emq_compat.shim.remote_kombu import connected  # noqa: PLC0415 - likewise
+
+            app = self.app
+            own = KombuSpeaker(app.conf.event_exchange, lambda: connected(app, connection))
+            return EventProducer(own, app.conf.event_exchange, own)
         if not hasattr(speaker, "announce"):
             speaker = (connection if connection is not None else self.app.connection_for_write()).client
         return EventProducer(speaker, self.app.conf.event_exchange)
@@ -295,4 +311,6 @@ class EventDispatcher:
         """Send nothing more by its own producer; what was kept or collected waits for ``enable``."""
         with self.mutex:
             self._closed = True
-            self.producer = None
+            producer, self.producer = self.producer, None
+            if isinstance(producer, EventProducer):
+                producer.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.address import is_kombu
 from emq_compat.client import Client
 from emq_compat.errors import OperationalError
 from emq_compat.message import new_id
@@ -21,6 +22,7 @@ from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.surface.times import adjust_timestamp
 
 if TYPE_CHECKING:
+    from emq_compat.shim.events.over_kombu import KombuSubscription
     from emq_compat.subscription import Subscription
 
 __all__ = ["EventReceiver"]
@@ -71,7 +73,8 @@ class EventReceiver:
         node_id: the receiver's name.
         app: the app; ``app.events.Receiver`` has its own.
         queue_exclusive, queue_durable: not both.
-        queue_prefix, accept, queue_ttl, queue_expires: without effect.
+        queue_prefix, queue_ttl, queue_expires, accept: of the queue on a kombu broker (seconds); no effect
+            on ours.
 
     Attributes:
         should_stop: set it, and capturing ends within a second.
@@ -100,6 +103,8 @@ class EventReceiver:
         exclusive = conf.event_queue_exclusive if queue_exclusive is None else queue_exclusive
         durable = conf.event_queue_durable if queue_durable is None else queue_durable
         self._exclusive, self._durable = bool(exclusive), bool(durable)
+        self._ttl_s = conf.event_queue_ttl if queue_ttl is None else queue_ttl
+        self._expires_s = conf.event_queue_expires if queue_expires is None else queue_expires
         if self._exclusive and self._durable:
             raise ImproperlyConfigured("a queue of events can be exclusive or durable, not both")
         self._connection = getattr(channel, "connection", channel)
@@ -108,13 +113,13 @@ class EventReceiver:
         self.routing_key = routing_key
         self.node_id = node_id or new_id()
         self.queue_prefix = queue_prefix or conf.event_queue_prefix
-        self.accept = accept or {"json"}
+        self.accept = accept or {str(conf.event_serializer), "json"}
         self.clock = self.app.clock
         self.adjust_clock = self.clock.adjust
         self.forward_clock = self.clock.forward
         #: It is subscribed while nobody captures, too.
         self.declared = False
-        self._subscription: Subscription | None = None
+        self._subscription: Subscription | KombuSubscription | None = None
         self._waiting: deque[dict[str, Any]] = deque()
 
     @property
@@ -134,8 +139,10 @@ class EventReceiver:
         return Queue(self, name, exclusive=self._exclusive, durable=self._durable)
 
     @property
-    def subscription(self) -> Subscription:
+    def subscription(self) -> Subscription | KombuSubscription:
         """What events come by."""
+        if self._subscription is None and is_kombu(self.app.broker_url):
+            self._subscription = self._kombu_subscription()
         if self._subscription is None:
             connection = self._connection if self._connection is not None else self.app.connection()
             client = connection.client
@@ -143,6 +150,29 @@ class EventReceiver:
                 raise ImproperlyConfigured("events need an emq:// broker")
             self._subscription = client.subscribe([self._topic()])
         return self._subscription
+
+    def _kombu_subscription(self) -> KombuSubscription:
+        from emq_compat.shim.events.over_kombu import KombuSubscription  # noqa: PLC0415 - heavy
+        from emq_compat.shim.remote_kombu import connected  # noqa: PLC0415 - likewise
+
+        app, given = self.app, self._connection
+        return KombuSubscription(
+            app.conf.event_exchange, self._kombu_queue, self.accept, lambda: connected(app, given)
+        )
+
+    def _kombu_queue(self, exchange: Any) -> Any:
+        from kombu.entity import Queue as KombuQueue  # noqa: PLC0415 - heavy
+
+        return KombuQueue(
+            f"{self.queue_prefix}.{self.node_id}",
+            exchange=exchange,
+            routing_key=self.routing_key,
+            auto_delete=not self._durable,
+            durable=self._durable,
+            exclusive=self._exclusive,
+            message_ttl=self._ttl_s,
+            expires=self._expires_s,
+        )
 
     def _topic(self) -> str:
         """Return what the topics of the events begin with; the routing key's rest is looked at here.

@@ -16,6 +16,8 @@ __all__ = [
     "LocalProtocolError",
     "MessageError",
     "NotAllowed",
+    "NotDeclared",
+    "NotEquivalent",
     "NotPublished",
     "NotResolved",
     "OperationalError",
@@ -62,6 +64,14 @@ class LocalProtocolError(ProtocolError):
 
 class MessageError(EmqError):
     """A job's payload or headers can't be understood."""
+
+
+class NotDeclared(EmqError):
+    """There is no such exchange or queue."""
+
+
+class NotEquivalent(EmqError):
+    """An exchange is declared anew as another one."""
 
 
 class NotAllowed(EmqError):

@@ -12,7 +12,7 @@ from emq_compat import terms
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 
-__all__ = ["GROWN", "MAX_ID_BYTES", "Headers", "ReplyHeaders", "slots_of_base"]
+__all__ = ["GROWN", "MAX_ID_BYTES", "Headers", "ReplyHeaders", "slots_of_base", "via_text"]
 
 #: Bytes in a msgid, task id, verb, topic or cron text.
 MAX_ID_BYTES = 1024
@@ -70,6 +70,7 @@ class _HeaderFields:
         "task",
         "task_id",
         "timeout",
+        "via",
     )
 
 
@@ -119,6 +120,9 @@ class Headers(_HeaderFields):
         slots: ``KEY`` or ``KEY;N``: of all messages with this key N run at once, see terms.Share.
         pace: ``KEY`` or ``KEY;SECONDS``: of its task's messages with this key one is handed out every so many
             seconds, see terms.Share.
+        via: ``EXCHANGE;KEY``, both percent-encoded: where it was published to, instead of to a queue. It
+            goes to each queue that the exchange gives the key to (no exchange: to the queue KEY, if there is
+            one); see ``route``.
     """
 
     __slots__ = ()
@@ -149,6 +153,15 @@ class Headers(_HeaderFields):
     once: str = ""
     slots: str = ""
     pace: str = ""
+    via: str = ""
+
+    @property
+    def route(self) -> tuple[str, str] | None:
+        """The exchange and the routing key that it came by, or goes by; None: it names its queue."""
+        if not self.via:
+            return None
+        exchange, _, key = self.via.partition(";")
+        return unquote(exchange), unquote(key)
 
     @property
     def part_of(self) -> tuple[str, tuple[int, ...], bool] | None:
@@ -229,6 +242,8 @@ class Headers(_HeaderFields):
             text += ",slots:" + self.slots
         if self.pace:
             text += ",pace:" + self.pace
+        if self.via:
+            text += ",via:" + self.via
         return text[1:]
 
     @classmethod
@@ -245,7 +260,7 @@ class Headers(_HeaderFields):
         headers.immutable = headers.epilogue = headers.concludes = False
         headers.retry_count = headers.priority = headers.attempt = headers.retries = 0
         headers.task_id = headers.task = headers.chord = headers.awaits = headers.settled = ""
-        headers.tags = headers.once = headers.slots = headers.pace = ""
+        headers.tags = headers.once = headers.slots = headers.pace = headers.via = ""
         headers.eta = headers.expires = 0.0
         headers.timeout = headers.limit_s = headers.soft_limit_s = headers.keep_s = None
         parts = text.split(",")
@@ -329,6 +344,17 @@ def _chord_part(value: str) -> str:
     return text
 
 
+def via_text(exchange: str, key: str) -> str:
+    """Return an exchange and a routing key as Headers.via has them."""
+    return f"{_quoted_name(exchange)};{_quoted_name(key)}"
+
+
+def _via(value: str) -> str:
+    if ";" not in value or len(value) > 3 * MAX_ID_BYTES or not value.isascii():
+        raise MessageError(f"header 'via' has the value {value[:64]!a}, which is not EXCHANGE;KEY")
+    return value
+
+
 def _barrier(value: str) -> str:
     text = unquote(value)
     if not _BARRIER(text) or len(text.encode()) > MAX_ID_BYTES:
@@ -360,6 +386,7 @@ _READERS: dict[str, tuple[str, Any]] = {
     "once": ("once", terms.once_text),
     "slots": ("slots", terms.share_text),
     "pace": ("pace", terms.share_text),
+    "via": ("via", _via),
 }
 
 _NO_HEADERS = Headers()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emq_compat.broker.engine import Engine
+from emq_compat.broker.exchange_asks import EXCHANGE_VERBS
 from emq_compat.broker.inspections import Inspections
 from emq_compat.broker.moves import MOVES
 from emq_compat.broker.periodic_asks import PERIODIC
@@ -332,6 +333,10 @@ def _of_engine(verb: Callable[[Engine, Arguments, Moment], Any]) -> Verb:
     return lambda asks, client, command, arguments, now: verb(asks._engine, arguments, now)
 
 
+def _of_client(verb: Callable[[Engine, bytes, Arguments, Moment], Any]) -> Verb:
+    return lambda asks, client, command, arguments, now: verb(asks._engine, client, arguments, now)
+
+
 Verb = Callable[["Asks", bytes, Ask, Arguments, Moment], Any]
 _VERBS: dict[str, Verb] = {
     "wait": Asks._wait,
@@ -354,6 +359,7 @@ _VERBS: dict[str, Verb] = {
     "inspect": Asks._inspect,
     "answer": Asks._node_answers,
     **{name: _of_engine(verb) for name, verb in (PERIODIC | MOVES | TERM_VERBS).items()},
+    **{name: _of_client(verb) for name, verb in EXCHANGE_VERBS.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,
 }

@@ -20,7 +20,7 @@ from emq_compat.errors import JournalError
 __all__ = ["SCHEMA_VERSION", "SQL", "Database"]
 
 #: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _FILE = "journal.sqlite3"
 _LOCK = "lock"
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.

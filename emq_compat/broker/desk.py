@@ -25,6 +25,7 @@ _COUNTERS = (
     "stale",
     "topics",
     "topics_dropped",
+    "unroutable",
 )
 
 

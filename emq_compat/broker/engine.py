@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from emq_compat.broker.declared import Declared
 from emq_compat.broker.desk import Desk, EngineOptions
+from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.handout import HandOut
@@ -90,7 +92,10 @@ class Engine:
         self.endings = self.flights.endings
         self.receipts = Receipts(self.desk)
         self._reply_acks = self.receipts.replies
-        self.intake = Intake(self.desk, self.flights, self.results, self.receipts)
+        self.exchanges = Exchanges(self.desk, self.queues)
+        self.intake = Intake(
+            self.desk, self.flights, self.results, self.receipts, self.exchanges, self.topics
+        )
         self._request = self.intake.request
         self.publish = self.intake.publish
         self.schedules = Schedules(journal, self.publish)
@@ -98,7 +103,10 @@ class Engine:
         self.chords = self.endings.chords
         self._entry = self.flights.entry
         self.withdrawals = Withdrawals(self.desk, self.results, self.flights, now)
+        self.declared = Declared(self.desk, self.flights, self.exchanges, self.withdrawals, now)
+        self.fleet.left = self.declared.left
         self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)
+        self.fetch = self._hand_out.fetch
         self._journal = journal
         self._next_rotation = now.mono + FINISHED_ROTATION_S
         self._next_expiry = now.mono
@@ -123,7 +131,7 @@ class Engine:
             if self.asker is not None:
                 self.asker(identity, command, now)
         elif isinstance(command, PublishTopic):
-            self.topics.publish(command)
+            self.topics.publish(command, now)
         elif isinstance(command, Schedule | Unschedule):
             self._on_schedule(identity, command, now)
         elif isinstance(command, Inform):
@@ -133,9 +141,11 @@ class Engine:
         elif identity in self.fleet.schedulers:
             self.fleet.schedulers[identity] = now.mono
 
-    def client_gone(self, identity: bytes) -> None:
+    def client_gone(self, identity: bytes, now: Moment) -> None:
         """Note that a client's connection is gone."""
         self.topics.forget(identity)
+        self.fleet.client_gone(identity, now)
+        self.declared.client_gone(identity, now)
 
     def _on_schedule(self, identity: bytes, command: Schedule | Unschedule, now: Moment) -> None:
         try:
@@ -164,7 +174,7 @@ class Engine:
             if type(command) is Reply:
                 self._reply(identity, command, now)
             elif isinstance(command, PublishTopic):
-                self.topics.publish(command)
+                self.topics.publish(command, now)
             if worker is not None and worker.stock:
                 worker.heard = now.mono
             else:
@@ -185,6 +195,11 @@ class Engine:
                 self.receipts.answered(identity, msgid, now)
             else:
                 acks.append(msgid)
+        self.outcome(identity, command, now)
+
+    def outcome(self, identity: bytes, command: Reply, now: Moment) -> None:
+        """Take what a hand-out came to; one that counts no more is passed over."""
+        headers, msgid = command.headers, command.request_msgid
         flight = self.flights.by_msgid.get(msgid)
         if flight is None and headers is not None:
             flight = self.flights.found(identity, msgid, headers.attempt)
@@ -257,7 +272,7 @@ class Engine:
             self.answered(worker.identity, command, now)
 
     def _on_topic(self, worker: Worker, command: PublishTopic, now: Moment) -> None:
-        self.topics.publish(command)
+        self.topics.publish(command, now)
 
     # Time
 
@@ -276,6 +291,7 @@ class Engine:
             self.gates.sweep(now)
         if now.mono >= self._next_expiry:
             self.topics.expire(now)
+            self.declared.tick(now)
             more = self.results.expire(now)
             more = self.endings.locks.forget_old(now) or more
             self._next_expiry = now.mono + (0.0 if more else EXPIRY_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.gates import Gates
 from emq_compat.broker.queues import MessageQueue, QueueSet
@@ -40,6 +42,11 @@ class Entry:
     ) -> None:
         """Take in a new message."""
         self._desk.counters["published"] += 1
+        if queue.ttl_s is not None:
+            until = max(headers.eta, now.wall) + queue.ttl_s
+            if not headers.expires or headers.expires > until:
+                headers = replace(headers, expires=until)
+                header_text = headers.encode()
         sequence = self._journal.next_sequence()
         if headers.eta > now.wall:
             due_ms = int(headers.eta * 1000)

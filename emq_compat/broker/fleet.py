@@ -12,10 +12,12 @@ doesn't answer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.lost_events import events_of_loss
+from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import InFlight, Moment
 from emq_compat.broker.stock import has_stock_name, overdue_at
 from emq_compat.broker.topics import Topics
@@ -58,6 +60,8 @@ class Fleet:
         self.workers = flights.workers
         self.known_tasks: dict[str, int] = {}
         self.schedulers: dict[bytes, float] = {}
+        #: Is told on which queues a worker listens no more.
+        self.left: Callable[[Iterable[MessageQueue], Moment], None] | None = None
         self._strangers: dict[bytes, float] = {}
         self._next_beat = self._next_check = self._last_tick = now.mono
         for message, attempt, identity, late in desk.journal.in_flight():
@@ -92,8 +96,10 @@ class Fleet:
         worker.heard, worker.gone = now.mono, None
         worker.credit = 0
         worker.stock = about is None
-        queues = self._flights.queues
-        worker.listen([(w, queues.get(name)) for w, name in command.queues] or [(0, queues.get(""))])
+        worker.consumer = about is not None and about.consumer
+        queues, before = self._flights.queues, worker.queues
+        default = [] if worker.consumer else [(0, queues.get(""))]
+        worker.listen([(w, queues.get(name)) for w, name in command.queues] or default)
         self._desk.to_worker(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=worker.stock)
         if about is not None:
             worker.slots, worker.tasks = about.slots, about.tasks
@@ -122,11 +128,14 @@ class Fleet:
             hello = {**self._desk.about, "dead_after_s": self._desk.options.dead_after_s}
             self._desk.to_worker(identity, Hello(msgid=new_id(), about=hello))
             self._warn_of_namesake(worker)
+        if self.left is not None and before:
+            self.left([queue for queue in before if queue not in worker.queues], now)
         self._beat_one(worker, now)
         for queue in worker.queues:
             queue.release()
         self._next_check = min(self._next_check, now.mono + self._desk.options.dead_after_s)
-        self._desk.note("info", f"worker {worker.name}: {', '.join(q.name for q in worker.queues)}")
+        kind = "consumer" if worker.consumer else "worker"
+        self._desk.note("info", f"{kind} {worker.name}: {', '.join(q.name for q in worker.queues)}")
 
     def _warn_of_namesake(self, worker: Worker) -> None:
         name = worker.name.rpartition(".")[0]
@@ -188,6 +197,20 @@ class Fleet:
             self._lost(worker, now, "left")
         self._next_check = now.mono
 
+    def fetcher(self, identity: bytes, now: Moment) -> Worker:
+        """Return the client that fetches single messages as who holds them."""
+        worker = self.workers.get(identity)
+        if worker is None or not worker.present:
+            worker = self.workers[identity] = Worker(identity, now.mono, present=True)
+            worker.consumer = worker.fetches = True
+        return worker
+
+    def client_gone(self, identity: bytes, now: Moment) -> None:
+        """Note that a client's connection is gone: what it has fetched and not acknowledged is lost."""
+        worker = self.workers.get(identity)
+        if worker is not None and worker.fetches:
+            self._lost(worker, now, "was lost")
+
     def connection_gone(self, identity: bytes, now: Moment) -> None:
         """Note that a worker's connection is gone; it has ``gone_after_s`` to be heard again."""
         worker = self.workers.get(identity)
@@ -211,7 +234,7 @@ class Fleet:
         if now.mono >= self._next_beat:
             self._next_beat = now.mono + min(3.0, self._desk.options.dead_after_s / 4)
             for worker in self.workers.values():
-                if worker.present:
+                if worker.present and not worker.fetches:
                     self._beat_one(worker, now)
             for identity in self.schedulers:
                 self._desk.to_client(identity, Heartbeat(msgid=new_id(), timestamp=now.wall), stock=True)
@@ -276,8 +299,10 @@ class Fleet:
             return
         del self.workers[worker.identity]
         self._flights.worker_lost(worker, now, how)
+        if self.left is not None:
+            self.left(worker.queues, now)
         for announcement in events_of_loss(worker, told, self._flights.astray, how, now):
-            self._topics.publish(announcement)
+            self._topics.publish(announcement, now)
 
     def _forget_tasks(self, worker: Worker) -> None:
         if not worker.tasks:

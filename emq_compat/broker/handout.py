@@ -181,7 +181,15 @@ class HandOut:
     def _ended(self, message: Waiting, queue: MessageQueue, state: str, body: bytes, now: Moment) -> None:
         self._endings.unattended(message.msgid, message.headers, queue, message.payload, state, body, now)
 
-    def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
+    def fetch(self, worker: Worker, queue: MessageQueue, now: Moment) -> tuple[Waiting, int] | None:
+        """Hand a queue's next message to one who asks; returns it and the attempt. None: there is none."""
+        self._may_park = PARKED_AT_ONCE
+        self._gates.open(now)
+        message = self._next_for(worker, queue, now)
+        return None if message is None else (message, self._track(worker, queue, message, now))
+
+    def _track(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> int:
+        """Note and journal a hand-out; returns which of the message's it is."""
         attempt = message.attempt + 1
         headers = message.headers
         late = headers.concludes or worker.late(headers.task)
@@ -199,13 +207,17 @@ class HandOut:
             flight.gate = self._gates.passed(message.key, headers, now)
         if headers.once:
             self._endings.locks.handed_out(message.msgid, headers)
-        worker.credit -= 1
         if worker.paces and (pace := worker.paces.get(headers.task)) is not None:
             pace.take(now.mono)
         queue.handed_out += 1
         self._desk.counters["handed_out"] += 1
         self._flights.track(flight, worker)
         self._desk.journal.hand_out(message.key, attempt, worker.identity, late)
+        return attempt
+
+    def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
+        attempt, headers = self._track(worker, queue, message, now), message.headers
+        worker.credit -= 1
         if worker.stock:
             text = stock_headers(headers)
         else:

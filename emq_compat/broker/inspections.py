@@ -60,7 +60,7 @@ class Inspections:
             raise MessageError("'destination' is a list of workers' names, or null for all")
         inspection = _Inspection(client, asked, now.mono + timeout_s)
         for worker in self._engine.fleet.workers.values():
-            if worker.stock or not worker.present:
+            if worker.stock or worker.consumer or not worker.present:
                 continue
             if destination is not None and not {worker.name, worker.name.rpartition(".")[0]} & set(
                 destination
@@ -73,7 +73,7 @@ class Inspections:
             if destination is None or node in destination:
                 msgid = self._await(inspection, _beside(node))
                 payload = json.dumps({"asked": msgid, "arguments": inner}).encode()
-                topics.publish(PublishTopic(msgid=msgid, topic=f"ask.{verb}.{node}", payload=payload))
+                topics.publish(PublishTopic(msgid=msgid, topic=f"ask.{verb}.{node}", payload=payload), now)
         if not inspection.missing:
             return b'{"ok":{}}'
         self._open.append(inspection)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from emq_compat.broker.desk import Desk
+from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import LockRow, Moment, home_key
 from emq_compat.broker.results import Results, failure_body
-from emq_compat.message import FAILURE, FINAL_STATES, Headers, Publish
+from emq_compat.broker.topics import Topics
+from emq_compat.errors import NotDeclared
+from emq_compat.headers import via_text
+from emq_compat.kombu_message import wrapped_json
+from emq_compat.message import FAILURE, FINAL_STATES, Headers, Publish, new_id
 from emq_compat.protocol.commands import Request
 from emq_compat.terms import ELAPSED, FAIL, JOIN, REFUSE, Once
 
@@ -23,7 +28,15 @@ _MODULE = "emq_compat.errors"
 class Intake:
     """Takes in what clients publish, and what the broker publishes itself."""
 
-    def __init__(self, desk: Desk, flights: Flights, results: Results, receipts: Receipts) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        flights: Flights,
+        results: Results,
+        receipts: Receipts,
+        exchanges: Exchanges,
+        topics: Topics,
+    ) -> None:
         self._desk = desk
         self._journal = desk.journal
         self._flights = flights
@@ -34,6 +47,9 @@ class Intake:
         self._results = results
         self._receipts = receipts
         self._taken = receipts.publishes
+        self._exchanges = exchanges
+        self._topics = topics
+        topics.to_exchanges = self._announced
         self._seen: set[str] = set()
 
     def begin_turn(self, msgids: list[str], unique: Iterable[str] = ()) -> None:
@@ -56,6 +72,9 @@ class Intake:
         msgid, headers = command.msgid, command.headers
         if msgid in self._seen:
             self._desk.counters["duplicates"] += 1
+        elif headers.via:
+            if not self._routed(identity, command, now):
+                return
         else:
             queue = self._queues.get(command.queue)
             if headers.once and (holder := self._locks.holder(headers, msgid, now)) is not None:
@@ -82,18 +101,73 @@ class Intake:
             else:
                 acks.append(msgid)
 
+    def _routed(self, identity: bytes, command: Request, now: Moment) -> bool:
+        """Take a client's publish that names an exchange; returns whether it is to be acknowledged.
+
+        Where it goes to no queue, nothing is kept of it; where to several, each has a copy of its own.
+        """
+        msgid, headers = command.msgid, command.headers
+        assert headers.route is not None
+        exchange, key = headers.route
+        try:
+            queues = self._exchanges.route(exchange, key)
+        except NotDeclared as exc:
+            self._receipts.refuse(identity, msgid, "NotDeclared", str(exc))
+            return False
+        limit = self._desk.options.queue_limit
+        for queue in queues:
+            if limit and queue.total >= limit:
+                text = f"the queue {queue.name!r} holds {limit} messages, its limit"
+                self._receipts.refuse(identity, msgid, "QueueFull", text)
+                return False
+        self._seen.add(msgid)
+        if not queues:
+            self._desk.counters["unroutable"] += 1
+            self._journal.remember(msgid)
+        elif headers.reply_requested:
+            self._endings.requesters[msgid] = (identity, msgid)
+        text = command.header_text.decode()
+        for n, queue in enumerate(queues):
+            copy = f"{msgid}.{n}" if n else msgid
+            self._publish(queue, copy, headers, text, command.payload, now)
+        if topic := self._exchanges.topic(exchange, key):
+            self._topics.came_by_exchange(topic, command.payload)
+        return True
+
+    def _announced(self, topic: str, payload: bytes, now: Moment) -> None:
+        """Give what is announced under a topic to the queues bound to the exchange of that name."""
+        for exchange, key in self._exchanges.of_topic(topic):
+            queues = self._exchanges.route(exchange.name, key)
+            if not queues:
+                continue
+            headers = Headers(via=via_text(exchange.name, key))
+            text, wrapped = headers.encode(), wrapped_json(payload)
+            for queue in queues:
+                self._entry.add(queue, new_id(), headers, text, wrapped, now)
+
     def publish(self, message: Publish, now: Moment) -> None:
         """Publish a message of the broker's own, or a follow-up of an outcome."""
-        queue, headers, msgid = self._queues.get(message.queue), message.headers, message.msgid
+        headers = message.headers
+        queue = self._queues.get(message.queue)
+        self._publish(queue, message.msgid, headers, headers.encode(), message.payload, now)
+
+    def _publish(
+        self,
+        queue: MessageQueue,
+        msgid: str,
+        headers: Headers,
+        text: str,
+        payload: bytes,
+        now: Moment,
+    ) -> None:
         if headers.once and (holder := self._locks.holder(headers, msgid, now)) is not None:
-            text = headers.encode()
             if Once.decode(headers.once).mode == JOIN and not (headers.chord or headers.awaits):
                 self._desk.counters["joined"] += 1
                 self._journal.remember(msgid)
             else:
-                self._second(queue, msgid, headers, text, message.payload, holder, now)
+                self._second(queue, msgid, headers, text, payload, holder, now)
         else:
-            self._take(queue, msgid, headers, headers.encode(), message.payload, now)
+            self._take(queue, msgid, headers, text, payload, now)
 
     def is_second(self, headers: Headers, now: Moment) -> bool:
         """Tell whether a message, published now, would find its unique key held by another."""

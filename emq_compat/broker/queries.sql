@@ -70,6 +70,14 @@ CREATE TABLE periodic (
     PRIMARY KEY (schedule, name)
 ) WITHOUT ROWID;
 
+-- name: migrate_4
+-- what is declared of a queue (declared.py), JSON
+ALTER TABLE queues ADD COLUMN options TEXT;
+CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL, options TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE bindings (
+    exchange TEXT NOT NULL, key TEXT NOT NULL, queue TEXT NOT NULL, PRIMARY KEY (exchange, key, queue)
+) WITHOUT ROWID;
+
 -- name: known
 SELECT j.value FROM json_each(?) AS j WHERE EXISTS (SELECT 1 FROM messages WHERE msgid = j.value)
     OR EXISTS (SELECT 1 FROM finished_0 WHERE msgid = j.value) OR EXISTS (SELECT 1 FROM finished_1 WHERE msgid = j.value)
@@ -79,6 +87,36 @@ INSERT INTO queues (name) VALUES (?)
 
 -- name: queues
 SELECT id, name, waiting, delayed FROM queues ORDER BY id
+
+-- name: drop_queue
+DELETE FROM queues WHERE id = ?
+
+-- name: set_queue_options
+UPDATE queues SET options = ?2 WHERE id = ?1
+
+-- name: queue_options
+SELECT id, options FROM queues WHERE options IS NOT NULL ORDER BY id
+
+-- name: put_exchange
+INSERT INTO exchanges (name, kind, options) VALUES (?, ?, ?)
+
+-- name: drop_exchange
+DELETE FROM exchanges WHERE name = ?
+
+-- name: drop_bindings
+DELETE FROM bindings WHERE exchange = ?
+
+-- name: exchanges
+SELECT name, kind, options FROM exchanges ORDER BY name
+
+-- name: put_binding
+INSERT OR IGNORE INTO bindings (exchange, key, queue) VALUES (?, ?, ?)
+
+-- name: drop_binding
+DELETE FROM bindings WHERE exchange = ? AND key = ? AND queue = ?
+
+-- name: bindings
+SELECT exchange, key, queue FROM bindings ORDER BY exchange, key, queue
 
 -- name: set_counts
 UPDATE queues SET waiting = ?, delayed = ? WHERE id = ?

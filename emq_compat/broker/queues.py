@@ -86,6 +86,7 @@ class MessageQueue:
         "id",
         "name",
         "parked",
+        "ttl_s",
         "waiting",
     )
 
@@ -113,6 +114,8 @@ class MessageQueue:
         self.held = 0
         #: how many are parked at a gate.
         self.parked = 0
+        #: seconds that a message may wait here; None: without end.
+        self.ttl_s: float | None = None
         #: hand-outs since the start.
         self.handed_out = 0
         #: counts differ from those on disk.
@@ -409,6 +412,11 @@ class QueueSet:
             queue_id = self._journal.add_queue(name)
             queue = self._add(MessageQueue(queue_id, name, self._journal, self._budget, self._skip))
         return queue
+
+    def remove(self, queue: MessageQueue) -> None:
+        """Remove a queue that holds nothing, and of which nothing is handed out."""
+        del self.by_name[queue.name], self.by_id[queue.id]
+        self._journal.drop_queue(queue.id)
 
     def _add(self, queue: MessageQueue) -> MessageQueue:
         self.by_name[queue.name] = self.by_id[queue.id] = queue

@@ -198,12 +198,12 @@ class Server:
             else:
                 engine.from_client(identity, command, now)
         for identity in self.frontend.gone():
-            engine.client_gone(identity)
+            engine.client_gone(identity, now)
         self._serve_administration(now)
         more = len(from_workers) == BATCH or len(from_clients) == BATCH
         self._since_trim += len(from_workers) + len(from_clients)
         if self._publish_in is not None:
-            self._take_publishes(self._publish_in)
+            self._take_publishes(self._publish_in, now)
         if self._backups:
             self._end_backups()
         engine.tick(now)
@@ -263,11 +263,11 @@ class Server:
                         self.backend.send(worker.identity, Kbye(msgid=new_id()), stock=True)
                 self._stopping = True
 
-    def _take_publishes(self, wire: RouterWire) -> None:
+    def _take_publishes(self, wire: RouterWire, now: Moment) -> None:
         commands = self._receive(wire)
         for identity, command in commands:
             if isinstance(command, PublishTopic):
-                self.engine.topics.publish(command)
+                self.engine.topics.publish(command, now)
             else:
                 self._refused(PUBLISHER, identity, command)
 

@@ -42,6 +42,43 @@ class Store(Database):
         """Return every queue."""
         return [QueueRow(*row) for row in self._execute("queues")]
 
+    def drop_queue(self, queue_id: int) -> None:
+        """Delete a queue; its messages are gone already."""
+        self._execute("drop_queue", (queue_id,), writes=True)
+
+    def set_queue_options(self, queue_id: int, options: str | None) -> None:
+        """See Journal."""
+        self._execute("set_queue_options", (queue_id, options), writes=True)
+
+    def queue_options(self) -> list[tuple[int, str]]:
+        """See Journal."""
+        return self._execute("queue_options").fetchall()
+
+    def put_exchange(self, name: str, kind: str, options: str) -> None:
+        """Store an exchange."""
+        self._execute("put_exchange", (name, kind, options), writes=True)
+
+    def drop_exchange(self, name: str) -> None:
+        """See Journal."""
+        self._execute("drop_exchange", (name,), writes=True)
+        self._execute("drop_bindings", (name,), writes=True)
+
+    def exchanges(self) -> list[tuple[str, str, str]]:
+        """See Journal."""
+        return self._execute("exchanges").fetchall()
+
+    def put_binding(self, exchange: str, key: str, queue: str) -> None:
+        """Store a binding."""
+        self._execute("put_binding", (exchange, key, queue), writes=True)
+
+    def drop_binding(self, exchange: str, key: str, queue: str) -> None:
+        """Delete a binding."""
+        self._execute("drop_binding", (exchange, key, queue), writes=True)
+
+    def bindings(self) -> list[tuple[str, str, str]]:
+        """See Journal."""
+        return self._execute("bindings").fetchall()
+
     def set_counts(self, queue_id: int, waiting: int, delayed: int) -> None:
         """Note a queue's counts."""
         self._write("set_counts", (waiting, delayed, queue_id))

@@ -1,15 +1,20 @@
 """Topics: what workers and clients PUBLISH, passed on to the clients that have asked for it. Kept nowhere.
 
+A topic and the exchange of the same name are one: what is published under `celeryev.task.sent` also goes to
+the queues that are bound to the exchange `celeryev`, and what comes by that exchange is announced here.
+
 A client that doesn't read must not fill the broker: a subscription is for so many messages and bytes, and for
 so long. Whoever goes on reading asks again in time; past that, what comes for it is dropped and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment
+from emq_compat.kombu_message import json_body
+from emq_compat.message import new_id
 from emq_compat.protocol.commands import PublishTopic
 
 __all__ = ["ALLOWED_BYTES", "ALLOWED_MESSAGES", "SUBSCRIBED_S", "Topics"]
@@ -41,6 +46,8 @@ class Topics:
         self._published: list[tuple[PublishTopic, list[bytes]]] = []
         #: Somebody else than the subscribers is told, too (the PUB socket).
         self.told_outside = False
+        #: Gives a topic's message to the queues bound to the exchange of that name.
+        self.to_exchanges: Callable[[str, bytes, Moment], None] | None = None
 
     @property
     def subscribers(self) -> int:
@@ -75,8 +82,23 @@ class Topics:
         }
         return [rest for rest in found if rest]
 
-    def publish(self, command: PublishTopic) -> None:
+    def publish(self, command: PublishTopic, now: Moment) -> None:
         """Take a message; who gets it is told by ``take``."""
+        if self.to_exchanges is not None:
+            self.to_exchanges(command.topic, command.payload, now)
+        self._announce(command)
+
+    def came_by_exchange(self, topic: str, payload: bytes) -> None:
+        """Announce a message of kombu's whose body is JSON, if anybody is to hear of it."""
+        if not self.told_outside and not any(
+            topic.startswith(s.prefixes) for s in self._subscribers.values()
+        ):
+            return
+        body = json_body(payload)
+        if body is not None:
+            self._announce(PublishTopic(msgid=new_id(), topic=topic, payload=body))
+
+    def _announce(self, command: PublishTopic) -> None:
         counters = self._counters
         counters["topics"] += 1
         clients: list[bytes] = []

@@ -102,7 +102,7 @@ class Withdrawals:
         flight = self._flights.by_msgid.get(self._flights.by_task.get(task_id, ""))
         if flight is not None:
             worker = self._flights.workers.get(flight.worker)
-            if worker is not None and worker.present and not worker.stock:
+            if worker is not None and worker.present and not (worker.stock or worker.consumer):
                 arguments = {"ids": [task_id], "terminate": terminate, "signal": signal}
                 ask = Ask(msgid=new_id(), verb="revoke", arguments=arguments)
                 self._desk.to_worker(worker.identity, ask)

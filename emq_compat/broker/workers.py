@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from emq_compat.broker.queues import MessageQueue
@@ -17,6 +18,8 @@ class Worker:
 
     Attributes:
         stock: it runs stock eventmq: one READY a message, no capabilities, no NACK.
+        consumer: it is a consumer of kombu's, see Capabilities; or (``fetches``) a client that fetches single
+            messages, which listens on no queue and is there as long as its connection.
         slots: how many it runs at once; 0 for stock workers (unknown).
         credit: how many more it has asked for.
         tiers: its queues by weight, heaviest first; queues of one weight take turns.
@@ -29,7 +32,9 @@ class Worker:
     """
 
     __slots__ = (
+        "consumer",
         "credit",
+        "fetches",
         "finished",
         "gone",
         "heard",
@@ -54,6 +59,8 @@ class Worker:
         self.identity = identity
         self.present = present
         self.stock = stock
+        self.consumer = False
+        self.fetches = False
         self.slots = 0
         self.credit = 0
         self.tiers: list[list[MessageQueue]] = []
@@ -112,7 +119,7 @@ class Worker:
 
     def late(self, task: str) -> bool:
         """Whether it acknowledges this task late, so that the task may be handed out again if it is lost."""
-        return self.stock or (self.tasks is not None and "l" in self.tasks.get(task, ""))
+        return self.stock or self.consumer or (self.tasks is not None and "l" in self.tasks.get(task, ""))
 
     def hears_ends(self, task: str) -> bool:
         """Whether it wants to know of tasks of this name that the broker ends by itself."""
@@ -121,11 +128,16 @@ class Worker:
     @property
     def idle_slots(self) -> int:
         """How many messages would be begun at once, as far as the broker can tell."""
-        return min(self.credit, self.slots - len(self.in_flight)) if not self.stock else self.credit
+        if self.stock or self.consumer:
+            return self.credit
+        return min(self.credit, self.slots - len(self.in_flight))
 
     def lost_at(self, dead_after_s: float, gone_after_s: float) -> float:
         """Return the monotonic time at which it counts as lost unless it is heard before."""
-        deadline = self.heard + (max(dead_after_s, SILENCE_S) if self.stock else dead_after_s)
+        if self.consumer and self.present:
+            deadline = math.inf
+        else:
+            deadline = self.heard + (max(dead_after_s, SILENCE_S) if self.stock else dead_after_s)
         if self.gone is not None:
             deadline = min(deadline, max(self.gone, self.heard) + gone_after_s)
         return deadline

@@ -66,6 +66,9 @@ class Capabilities:
         control: the namespace of Celery's remote control whose commands it runs (control_exchange); empty:
             none.
         pid, hostname: of its parent process; for people.
+        consumer: it is no worker that runs jobs but a consumer of kombu's: all that it is given counts as
+            acknowledged late, it beats no heart (its connection tells that it is there), and without queues
+            it listens on none.
     """
 
     slots: int
@@ -76,6 +79,7 @@ class Capabilities:
     control: str = ""
     pid: int = 0
     hostname: str = ""
+    consumer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -331,9 +331,11 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         raise BadFrame(
             index, name, "'shares' is not an object of task names and [slots, by key, seconds, by key]"
         )
-    control = document.get("control", "")
+    control, consumer = document.get("control", ""), document.get("consumer", False)
     if not is_number(pid) or not isinstance(hostname, str) or not isinstance(control, str):
         raise BadFrame(index, name, "'pid' is not a number, or 'hostname' or 'control' not text")
+    if not isinstance(consumer, bool):
+        raise BadFrame(index, name, "'consumer' is neither true nor false")
     return Capabilities(
         slots=slots,
         held=tuple((msgid, attempt, begun) for msgid, attempt, begun in held),
@@ -343,6 +345,7 @@ def _capabilities(raw: bytes, limits: Limits) -> Capabilities:
         control=control,
         pid=pid,
         hostname=hostname,
+        consumer=consumer,
     )
 
 

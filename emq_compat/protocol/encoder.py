@@ -191,6 +191,8 @@ def _write_inform(command: Inform, stock: bool, limits: Limits) -> list[bytes]:
             document = {**document, "shares": dict(about.shares)}
         if about.control:
             document = {**document, "control": about.control}
+        if about.consumer:
+            document = {**document, "consumer": True}
         frames.append(_json_bytes(document, "capabilities", limits))
     return frames
 

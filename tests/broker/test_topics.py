@@ -111,7 +111,7 @@ def test_forgotten(bench: Asking, how: str) -> None:
     if how == "unsubscribed":
         bench.turn((b"client.1", Ask(msgid=new_id(), verb="unsubscribe", arguments={})))
     elif how == "gone":
-        bench.engine.client_gone(b"client.1")
+        bench.engine.client_gone(b"client.1", bench.now)
     else:
         bench.turn(passed_s=SUBSCRIBED_S + 1)
 

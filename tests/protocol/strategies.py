@@ -108,6 +108,7 @@ CAPABILITIES = st.builds(
     control=TEXT,
     pid=NUMBERS,
     hostname=TEXT,
+    consumer=st.booleans(),
 )
 
 _WEIGHTED = st.lists(st.tuples(NUMBERS, QUEUES), max_size=4).map(tuple)

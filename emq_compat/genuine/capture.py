@@ -9,7 +9,7 @@ becomes part of the Reply: one transaction in the broker. What it doesn't take i
 | --- | --- |
 | ``publish``, while the body runs | what repeats or replaces the running task: a message with its task id |
 | ``publish``, after the body | everything |
-| ``store`` | a state of the running task that is final, RETRY included |
+| ``store`` | a state of the running task; one that isn't final is told at once, by the worker |
 
 A Capture belongs to one thread: what the task's other threads do is not its end.
 """
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from emq_compat.message import FINAL_STATES, IGNORED, RETRY, Publish
+from emq_compat.run import Report
 
 __all__ = ["Capture", "capturing", "current"]
 
@@ -47,18 +48,21 @@ class Capture:
 
     Args:
         task_id: of the running task.
+        report: tells the broker a state that isn't final; None: the result backend does it.
 
     Attributes:
         follow_ups: messages taken, in their order.
         state, body: the last state that was stored and its reply JSON (``{"value": …, "state": …}``);
             None: none was.
-        body_ended: the task's body has returned or raised.
+        in_body, body_ended: the task's body has begun; it has returned or raised.
     """
 
-    __slots__ = ("body", "body_ended", "follow_ups", "state", "task_id")
+    __slots__ = ("_report", "body", "body_ended", "follow_ups", "in_body", "state", "task_id")
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, report: Report | None = None) -> None:
         self.task_id = task_id
+        self._report = report
+        self.in_body = False
         self.follow_ups: list[Publish] = []
         self.state: str | None = None
         self.body: bytes | None = None
@@ -73,10 +77,15 @@ class Capture:
 
     def store(self, task_id: str, state: str, body: bytes) -> bool:
         """Take a state of a task and its reply JSON; False: it is to be stored at once."""
-        if task_id != self.task_id or state not in _TAKEN:
+        if task_id != self.task_id:
             return False
-        self.state, self.body = state, body
+        if state in _AT_THE_END:
+            self.state, self.body = state, body
+            return True
+        if self._report is None:
+            return False
+        self._report(state, body)
         return True
 
 
-_TAKEN = FINAL_STATES | {RETRY, IGNORED}
+_AT_THE_END = FINAL_STATES | {RETRY, IGNORED}

@@ -1,0 +1,215 @@
+"""GenuineProgram: what a job manager runs when it serves an app of the package celery (``worker -A``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from celery import signals
+from celery._state import _set_task_join_will_block, set_default_app
+from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
+
+from emq_compat.address import Address
+from emq_compat.errors import AddressError, EmqError
+from emq_compat.failures import failed
+from emq_compat.genuine.tracing import Tracing
+from emq_compat.message import Delivery, Reply
+from emq_compat.pool.slot import Stopped
+from emq_compat.run import Onlooker, Report, TaskPolicy
+from emq_compat.shim.checks import interval_of
+from emq_compat.shim.events.telling import Switch
+from emq_compat.shim.registry import nearest
+
+__all__ = ["GenuineProgram", "captures", "rebuild"]
+
+logger = logging.getLogger(__name__)
+
+
+class GenuineProgram:
+    """The tasks of a celery.Celery, run by Celery's tracer (run.Program).
+
+    Args:
+        app: the app.
+        hostname: the node name.
+        url: the broker's address that the worker was told.
+        found_as: what ``-A`` named it by; empty: a process that is started anew can't find it.
+        onlooker: what wants to know of the job manager's life; None: nothing does.
+        events: whether task events are sent: told by the parent to where tasks run.
+    """
+
+    soft_limit_exceeded: type[BaseException] = SoftTimeLimitExceeded
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        hostname: str,
+        url: str = "",
+        found_as: str = "",
+        onlooker: Onlooker | None = None,
+        events: Switch | None = None,
+    ) -> None:
+        self.app = app
+        self.hostname = hostname
+        self.events = Switch() if events is None else events
+        self.onlooker = Onlooker() if onlooker is None else onlooker
+        self._url = url
+        self.rebuild: tuple[str, tuple[str, ...]] | None = (
+            ("emq_compat.genuine.program:rebuild", (found_as, hostname, url)) if found_as else None
+        )
+        self._policies: dict[str, TaskPolicy] | None = None
+        self._made: Tracing | None = None
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+        return self.app.main or "__main__"
+
+    @property
+    def default_queue(self) -> str:
+        """The setting task_default_queue."""
+        return str(self.app.conf.task_default_queue)
+
+    @property
+    def default_policy(self) -> TaskPolicy:
+        """The settings task_acks_late, task_time_limit …, for what names no registered task."""
+        conf = self.app.conf
+        return TaskPolicy(
+            acks_late=bool(conf.task_acks_late),
+            reject_on_worker_lost=bool(conf.task_reject_on_worker_lost),
+            limit_s=conf.task_time_limit,
+            soft_limit_s=conf.task_soft_time_limit,
+        )
+
+    @property
+    def policies(self) -> dict[str, TaskPolicy]:
+        """Task name → policy of every registered task; imports the app's task modules first."""
+        if self._policies is None:
+            self.load()
+            self._policies = {name: self.policy_of(task) for name, task in self.app.tasks.items()}
+        return self._policies
+
+    def policy_of(self, task: Any) -> TaskPolicy:
+        """Return the policy of a registered task.
+
+        Raises:
+            ValueError: its rate limit is none.
+        """
+        limited = not self.app.conf.worker_disable_rate_limits
+        acks_on_timeout = getattr(task, "acks_on_timeout", None)
+        return TaskPolicy(
+            acks_late=bool(task.acks_late),
+            reject_on_worker_lost=bool(task.reject_on_worker_lost),
+            lost_retry_s=float(task.default_retry_delay or 0)
+            if getattr(task, "retry_on_worker_lost", False)
+            else None,
+            max_retries=task.max_retries,
+            limit_s=task.time_limit or None,
+            soft_limit_s=task.soft_time_limit or None,
+            interval_s=interval_of(task.rate_limit) if limited else None,
+            acks_on_timeout=bool(
+                task.acks_on_failure_or_timeout if acks_on_timeout is None else acks_on_timeout
+            ),
+        )
+
+    def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:
+        """Give a registered task other time limits, in seconds (None: none), from its next run on."""
+        policies = self.policies
+        policies[task] = replace(policies[task], limit_s=limit_s, soft_limit_s=soft_limit_s)
+
+    def load(self) -> None:
+        """Make the app current and import its task modules.
+
+        Raises:
+            Exception: what importing one of them raises.
+        """
+        app = self.app
+        app.set_current()
+        set_default_app(app)
+        app.loader.init_worker()
+        app.finalize()
+
+    def worker_init(self) -> None:
+        """Import the app's task modules and make its result backend, before anything is forked."""
+        _ = self.policies, self.app.backend
+
+    def child_init(self) -> None:
+        """Do what Celery does in a process that is to run tasks, and send worker_process_init."""
+        self.load()
+        _set_task_join_will_block(True)
+        self.app.loader.init_worker_process()
+        self._tracing.prepare()
+        signals.worker_process_init.send(sender=self.hostname)
+
+    def child_exit(self) -> None:
+        """Send worker_process_shutdown."""
+        signals.worker_process_shutdown.send(sender=self.hostname, pid=os.getpid(), exitcode=0)
+
+    @property
+    def _tracing(self) -> Tracing:
+        if self._made is None:
+            self._made = Tracing(
+                self.app,
+                self.hostname,
+                captures=captures(self.app, self._url),
+                tells=lambda: bool(self.events.on),
+            )
+        return self._made
+
+    def work(self, delivery: Delivery, report: Report) -> Reply:
+        """Run one delivery (run.Program.work)."""
+        try:
+            if delivery.headers.concludes:
+                return self._tracing.conclude(delivery)
+            return self._tracing.run(delivery, report)
+        except NotRegistered as exc:
+            name = str(exc.args[0]) if exc.args else str(exc)
+            near = ", ".join(nearest(name, self.app.tasks))
+            logger.error("no task %r is registered here%s", name, f"; near it: {near}" if near else "")
+            return failed(exc)
+        except EmqError as exc:
+            logger.error("refused %s: %s", delivery.msgid, exc)
+            return failed(exc)
+        except Stopped:
+            raise
+        except BaseException as exc:  # a soft limit that comes late ends the task, not the worker
+            logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
+            return failed(exc)
+
+
+def captures(app: Any, url: str) -> bool:
+    """Whether the broker at ``url`` and the app's result backend are both ours: ends are captured then."""
+    backend: Any = type(app.backend)
+    if not any(kind.__module__.startswith("emq_compat.genuine.") for kind in backend.__mro__):
+        return False
+    try:
+        return not Address.parse(url)[0].stock
+    except AddressError:
+        return False
+
+
+def rebuild(found_as: str, hostname: str, url: str = "") -> GenuineProgram:
+    """Make a GenuineProgram again in a new process."""
+    from emq_compat.shim.find_app import find_app  # noqa: PLC0415 - only a spawned process needs it
+
+    found: Any = find_app(found_as)
+    program = GenuineProgram(found, hostname=hostname, url=url, found_as=found_as)
+    program.events.on = True  # it shares no memory with the parent, which may want them at any time
+    _log_as_the_parent(found, hostname)
+    return program
+
+
+def _log_as_the_parent(app: Any, hostname: str) -> None:
+    """Set logging up in a process started by one that has: ``app.log.setup`` left it in the environment."""
+    environ: Mapping[str, str] = os.environ
+    if "CELERY_LOG_LEVEL" in environ:
+        app.log.setup(
+            int(environ["CELERY_LOG_LEVEL"] or 0),
+            environ.get("CELERY_LOG_FILE") or None,
+            bool(environ.get("CELERY_LOG_REDIRECT")),
+            environ.get("CELERY_LOG_REDIRECT_LEVEL") or "WARNING",
+            hostname=hostname,
+        )

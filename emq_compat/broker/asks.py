@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from emq_compat.broker.commands import Commands
 from emq_compat.broker.engine import Engine
 from emq_compat.broker.exchange_asks import EXCHANGE_VERBS
 from emq_compat.broker.inspections import Inspections
@@ -43,8 +44,9 @@ class Asks:
         self._backup = backup
         self._started = now
         self.inspections = Inspections(engine, self._answer)
+        self.commands = Commands(engine)
         engine.asker = self.ask
-        engine.answered = self.inspections.answered
+        engine.answered = self._answered
 
     def ask(self, client: bytes, command: Ask, now: Moment) -> None:
         """Answer one ASK."""
@@ -61,6 +63,10 @@ class Asks:
         if ok is not None:
             body = ok if isinstance(ok, bytes) else json.dumps({"ok": ok}).encode()
             self._answer(client, command.msgid, body)
+
+    def _answered(self, worker: bytes, answer: Answer, now: Moment) -> None:
+        if not self.commands.answered(answer, now):
+            self.inspections.answered(worker, answer, now)
 
     def _answer_error(self, client: bytes, asked: str, exc: EmqError) -> None:
         error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
@@ -296,6 +302,7 @@ class Asks:
     def tick(self, now: Moment) -> None:
         """Answer the inspections whose time is over with what has come."""
         self.inspections.tick(now)
+        self.commands.tick(now)
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which ``tick`` is due."""

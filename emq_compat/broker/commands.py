@@ -15,6 +15,7 @@ from typing import Any, Final
 from emq_compat.broker.engine import Engine
 from emq_compat.broker.records import Moment
 from emq_compat.broker.workers import Worker
+from emq_compat.celery_message import CeleryMessage
 from emq_compat.control_shapes import (
     command_named,
     listed,
@@ -24,15 +25,13 @@ from emq_compat.control_shapes import (
     told_of_stamps,
 )
 from emq_compat.errors import MessageError
+from emq_compat.kombu_message import unwrapped
 from emq_compat.message import new_id
 from emq_compat.pidbox import COMMAND, Command, answered, asked_in
 from emq_compat.protocol.commands import Answer, Ask
 from emq_compat.stamps import stamps_in, tags_of
 
-__all__ = ["Commands", "PublishReply"]
-
-#: Publishes a reply: exchange, routing key, JSON body, application headers.
-PublishReply = Callable[[str, str, bytes, Mapping[str, Any], Moment], None]
+__all__ = ["Commands"]
 
 #: An answer that comes later than this is dropped.
 _WAITED_S: Final = 60.0
@@ -41,30 +40,26 @@ _SCHEDULED: Final = 1000
 
 
 class Commands:
-    """Those whose answers are awaited.
+    """Those whose answers are awaited."""
 
-    Args:
-        publish: publishes replies.
-    """
-
-    def __init__(self, engine: Engine, publish: PublishReply) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._publish = publish
+        engine.intake.commanded = self.published
         #: msgid of the ASK to a worker → the command, the worker's node, until when its answer counts.
         self._open: dict[str, tuple[Command, str, float]] = {}
 
-    def published(self, namespace: str, body: bytes, content_type: str, now: Moment) -> None:
+    def published(self, namespace: str, payload: bytes, now: Moment) -> None:
         """Take a message that was published to the exchange of a namespace; what is no command is noted."""
         try:
-            if content_type != "application/json":
-                raise MessageError(f"it is {content_type}, and only JSON is read")
+            message = unwrapped(payload)
+            if message.content_type != "application/json" or message.headers.get("compression"):
+                raise MessageError(f"it is {message.content_type}, and only plain JSON is read")
             try:
-                document = json.loads(body)
+                document = json.loads(message.body)
             except (ValueError, RecursionError) as exc:
                 raise MessageError(f"it is no JSON: {exc}") from exc
             command = asked_in(document)
-            workers = self._concerned(namespace, command)
-            self._do(command, workers, now)
+            self._do(command, self._concerned(namespace, command), now)
         except (MessageError, ValueError, TypeError) as exc:
             self._engine.desk.note("warning", f"passed over a command of remote control: {exc}")
 
@@ -104,9 +99,14 @@ class Commands:
 
     def _reply(self, command: Command, reply: Mapping[str, Any], now: Moment) -> None:
         if command.wants_reply:
-            headers = {"ticket": command.ticket, "clock": int(now.wall)}
-            body = json.dumps(reply, default=repr).encode()
-            self._publish(command.reply_exchange, command.reply_key, body, headers, now)
+            message = CeleryMessage(
+                body=json.dumps(reply, default=repr).encode(),
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers={"ticket": command.ticket, "clock": int(now.wall)},
+                properties={"delivery_mode": 1},
+            )
+            self._engine.intake.send(command.reply_exchange, command.reply_key, message, now)
 
     def tick(self, now: Moment) -> None:
         """Forget those that nobody waits for any more."""

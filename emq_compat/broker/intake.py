@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.exchanges import Exchanges
@@ -12,10 +12,12 @@ from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import LockRow, Moment, home_key
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.topics import Topics
+from emq_compat.celery_message import CeleryMessage
 from emq_compat.errors import NotDeclared
 from emq_compat.headers import via_text
-from emq_compat.kombu_message import wrapped_json
+from emq_compat.kombu_message import wrapped, wrapped_json
 from emq_compat.message import FAILURE, FINAL_STATES, Headers, Publish, new_id
+from emq_compat.pidbox import namespace_of
 from emq_compat.protocol.commands import Request
 from emq_compat.terms import ELAPSED, FAIL, JOIN, REFUSE, Once
 
@@ -50,6 +52,8 @@ class Intake:
         self._exchanges = exchanges
         self._topics = topics
         topics.to_exchanges = self._announced
+        #: Is told of what is published to an exchange of remote control: namespace, payload.
+        self.commanded: Callable[[str, bytes, Moment], None] | None = None
         self._seen: set[str] = set()
 
     def begin_turn(self, msgids: list[str], unique: Iterable[str] = ()) -> None:
@@ -132,7 +136,20 @@ class Intake:
             self._publish(queue, copy, headers, text, command.payload, now)
         if topic := self._exchanges.topic(exchange, key):
             self._topics.came_by_exchange(topic, command.payload)
+        if self.commanded is not None and (namespace := namespace_of(exchange)) is not None:
+            self.commanded(namespace, command.payload, now)
         return True
+
+    def send(self, exchange: str, key: str, message: CeleryMessage, now: Moment) -> None:
+        """Publish a message of the broker's own through an exchange; it is dropped where nobody is bound."""
+        try:
+            queues = self._exchanges.route(exchange, key)
+        except NotDeclared:
+            return
+        headers = Headers(via=via_text(exchange, key))
+        text = headers.encode()
+        for queue in queues:
+            self._entry.add(queue, new_id(), headers, text, wrapped(message), now)
 
     def _announced(self, topic: str, payload: bytes, now: Moment) -> None:
         """Give what is announced under a topic to the queues bound to the exchange of that name."""

@@ -6,6 +6,8 @@ were answered with is published by ``answer``, and a worker's events by ``announ
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from emq_compat.errors import MessageError
 from emq_compat.ids import new_id
 from emq_compat.pidbox import COMMAND, Command, answered, asked_in
 from emq_compat.upstream.base import Asked
+from emq_compat.upstream.kombu_election import DECIDED_S, Elections
 
 if TYPE_CHECKING:
     from kombu.connection import Connection
@@ -29,6 +32,9 @@ logger = logging.getLogger(__name__)
 _AGAIN_S: Final = 5.0
 #: So long the neighbours may take to say what they know to be revoked.
 _MINGLE_S: Final = 5.0
+#: A candidate is heard of within so long, or not at all; an unused queue for them is forgotten after so long.
+_CANDIDATE_S: Final = 5.0
+_UNUSED_S: Final = 60.0
 _BROADCASTING: Final = ("redis", "gcpubsub")
 
 
@@ -101,6 +107,8 @@ class ControlNode:
         self._replies: Any = None
         self._events: Any = None
         self._told_refused = False
+        self._elections = Elections(node, self._send, self._pass_on)
+        self._candidates: Any = None
 
     def start(
         self, connection: Connection, call_later: Callable[[float, Callable[[], object]], Any]
@@ -122,6 +130,7 @@ class ControlNode:
         exchange = event_exchange(connection, settings.event_exchange)
         self._events = Producer(connection.channel(), exchange=exchange, auto_declare=False)
         if settings.enabled:
+            self._hear_of_candidates(connection, exchange)
             self._listen(connection)
 
     def _listen(self, connection: Connection) -> None:
@@ -163,7 +172,10 @@ class ControlNode:
         except MessageError as exc:
             logger.error("a command of remote control is passed over: %s", exc)
             return
-        self._pass_on(command)
+        if command.method == "election":
+            self._elections.stand(command)
+        else:
+            self._pass_on(command)
 
     def _pass_on(self, command: Command) -> None:
         asked = new_id()
@@ -171,6 +183,32 @@ class ControlNode:
             self._open[asked] = command
         arguments = {"method": command.method, "arguments": dict(command.arguments)}
         self._asked(Asked(asked=asked, verb=COMMAND, arguments=arguments))
+
+    # Elections
+
+    def _hear_of_candidates(self, connection: Connection, exchange: Any) -> None:
+        from kombu.entity import Queue  # noqa: PLC0415 - heavy
+        from kombu.messaging import Consumer  # noqa: PLC0415 - heavy
+
+        name = f"{self._settings.event_exchange}.{new_id()}"
+        queue = Queue(
+            name, exchange=exchange, routing_key="worker.elect", auto_delete=True, durable=False,
+            message_ttl=_CANDIDATE_S, expires=_UNUSED_S,
+        )  # fmt: skip
+        self._candidates = Consumer(
+            connection.channel(), [queue], no_ack=True, accept=["json"],
+            callbacks=[self._hear_of_candidate], on_decode_error=self._undecodable,
+        )  # fmt: skip
+        self._candidates.consume()
+
+    def _hear_of_candidate(self, body: Any, message: Any) -> None:
+        for event in body if isinstance(body, list) else [body]:
+            if isinstance(event, dict) and (election := self._elections.heard(event)):
+                self._call_later(DECIDED_S, functools.partial(self._elections.decide, election))
+
+    def _send(self, event: dict[str, Any]) -> None:
+        topic = f"{self._settings.event_exchange}.{event['type'].replace('-', '.')}"
+        self.announce(topic, json.dumps(event).encode())
 
     # What neighbours know to be revoked: there is no other memory of it.
 
@@ -259,7 +297,8 @@ class ControlNode:
     def stop(self) -> None:
         """Give the connection up; it may be lost already."""
         connection, self._connection = self._connection, None
-        consumers, self._consumer, self._neighbours = (self._consumer, self._neighbours), None, None
+        consumers = (self._consumer, self._neighbours, self._candidates)
+        self._consumer = self._neighbours = self._candidates = None
         self._replies = self._events = self._mailbox = None
         self._open.clear()
         if connection is None:

@@ -178,3 +178,36 @@ def test_without_remote_control() -> None:
         bench.node.announce(f"{bench.settings.event_exchange}.worker.online", b"{}")
     finally:
         bench.close()
+
+
+def test_an_election_has_one_winner() -> None:
+    """Each worker stands for it and hears of all candidates; the one with the smallest clock is asked."""
+    benches = [Bench(namespace := new_id()), Bench(namespace), Bench(namespace)]
+    for number, bench in enumerate(benches):
+        bench.node = ControlNode(f"w{number}@host", bench.settings, bench.asked.append)
+    try:
+        for bench in benches:
+            bench.start()
+        for bench in benches:
+            bench.drain()
+            bench.asked.clear()
+            bench.timers.clear()
+        arguments = {"id": "e1", "topic": "task", "action": {"task": "t"}}
+        benches[0].asker._publish("election", arguments)
+        for _ in range(3):
+            for bench in benches:
+                bench.drain()
+        for bench in benches:
+            assert [] == bench.asked
+            (decide,) = bench.timers
+            decide()
+            decide()
+        (asked,) = [asked for bench in benches for asked in bench.asked]
+        assert {"method": "election", "arguments": arguments} == asked.arguments
+        assert [asked] == benches[0].asked
+        benches[0].asker._publish("election", {"id": None})
+        benches[0].drain()
+        assert [asked] == benches[0].asked
+    finally:
+        for bench in benches:
+            bench.close()

@@ -320,14 +320,16 @@ class Client:
                 "results and answers no questions; set a result_backend, or use an emq-compat broker (emq://)"
             )
 
-    def waiting(self, ids: Iterable[str]) -> Waiting:
+    def waiting(self, ids: Iterable[str], *, every: bool = False) -> Waiting:
         """Return what waits for these results, and for more or fewer, as they become final; for one thread.
+
+        ``every``: and for each state that they have on the way.
 
         Raises:
             OperationalError: the address is a stock router's.
         """
         self._need_ours("wait")
-        return Waiting(self._own(), ids, self.timeout_s)
+        return Waiting(self._own(), ids, self.timeout_s, every=every)
 
     def _waited(
         self,

@@ -113,7 +113,7 @@ class Headers(_HeaderFields):
         concludes: it is such an epilogue (set by the broker); its payload is
             ``["epilogue", {options of run}, {reply}]``.
         settled: a state: nothing is run, the payload is the reply JSON of a task that ended so. It is stored
-            and counted as if a worker had replied.
+            and counted as if a worker had replied; with ``redelivered`` in place of any end but a SUCCESS.
         keep_s: seconds that the result is kept, 0: without end; None: as the broker is told.
         tags: labels, ``;`` between them, by which messages are revoked together.
         once: ``KEY;SECONDS;UNTIL;MODE``: no second message with this key is taken, see terms.Once.

@@ -7,10 +7,11 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from emq_compat.channel import Channel, Channels, Cut, Silent
 from emq_compat.errors import OperationalError
-from emq_compat.message import SUCCESS, new_id
+from emq_compat.message import FINAL_STATES, SUCCESS, new_id
 from emq_compat.protocol.commands import Ask, Reply
 from emq_compat.protocol.frames import encode
 from emq_compat.stored import StoredResult
@@ -35,13 +36,17 @@ class Waiting:
         pending: the ids that are waited for.
     """
 
-    def __init__(self, channels: Channels, ids: Iterable[str], timeout_s: float) -> None:
+    def __init__(
+        self, channels: Channels, ids: Iterable[str], timeout_s: float, *, every: bool = False
+    ) -> None:
+        """``every``: ``take`` also gives each state that a task has on the way."""
         self.pending = dict.fromkeys(ids)
         self._channels = channels
         self._timeout_s = timeout_s
         self._channel: Channel | None = None
         self._again = 0.0
         self._told = False
+        self._more: dict[str, Any] = {"every": True} if every else {}
 
     def add(self, ids: Iterable[str]) -> None:
         """Wait for these, too."""
@@ -75,10 +80,12 @@ class Waiting:
                 self._drop()
                 continue
             if isinstance(command, Reply) and command.request_msgid in self.pending:
-                del self.pending[command.request_msgid]
-                if not self.pending:
-                    self.close()
-                return command.request_msgid, _pushed(command)
+                stored = _pushed(command)
+                if stored.state in FINAL_STATES or not self._more:
+                    del self.pending[command.request_msgid]
+                    if not self.pending:
+                        self.close()
+                return command.request_msgid, stored
         return None
 
     def close(self) -> None:
@@ -103,7 +110,7 @@ class Waiting:
         if self._channel is None or not ids or self._channel.closed:  # closed: all goes to the collector
             return
         try:
-            _ask_about(verb, self._channel, ids)
+            self._ask_about(verb, self._channel, ids)
         except (Cut, Silent):
             self._drop()
 
@@ -124,7 +131,7 @@ class Waiting:
                     return None  # so that whoever waits for ever hears of changes meanwhile
                 continue
             try:
-                _ask_about("wait", channel, list(self.pending))
+                self._ask_about("wait", channel, list(self.pending))
             except (Cut, Silent):
                 self._channels.drop(channel)
             except BaseException:
@@ -135,11 +142,11 @@ class Waiting:
                 self._again = time.monotonic() + _WAIT_AGAIN_S
                 return channel
 
-
-def _ask_about(verb: str, channel: Channel, ids: Sequence[str]) -> None:
-    for i in range(0, len(ids), _WAITS_A_TIME):
-        some = ids[i : i + _WAITS_A_TIME]
-        channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some})))
+    def _ask_about(self, verb: str, channel: Channel, ids: Sequence[str]) -> None:
+        more = self._more if verb == "wait" else {}
+        for i in range(0, len(ids), _WAITS_A_TIME):
+            some = ids[i : i + _WAITS_A_TIME]
+            channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some, **more})))
 
 
 def _pushed(reply: Reply) -> StoredResult:

@@ -40,9 +40,10 @@ class ResultClient(Protocol):
 class BrokerWatcher(PipedWatcher):
     """Tells of results that the broker pushes, all over one connection."""
 
-    def __init__(self, client: Callable[[], Any]) -> None:
-        """``client`` gives an emq_compat.client.Client."""
+    def __init__(self, client: Callable[[], Any], *, every: bool = False) -> None:
+        """``client`` gives an emq_compat.client.Client; ``every``: it tells of states on the way, too."""
         self._client = client
+        self._more = {"every": True} if every else {}
         super().__init__("results from the broker")
 
     def _begin_anew(self) -> None:
@@ -53,7 +54,7 @@ class BrokerWatcher(PipedWatcher):
         self, new: set[str], gone: set[str], pending: list[str]
     ) -> Iterable[tuple[str, StoredResult]]:
         if self._waiting is None:
-            self._waiting = self._client().waiting(pending)
+            self._waiting = self._client().waiting(pending, **self._more)
         else:
             self._waiting.discard(gone)
             self._waiting.add(new)

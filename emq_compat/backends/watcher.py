@@ -48,7 +48,10 @@ class Watcher(ABC):
         return self._thread is None
 
     def add(self, ids: Iterable[str], told: Told) -> None:
-        """Call ``told`` once for each of these ids, as soon as its result is final."""
+        """Call ``told`` once for each of these ids, as soon as its result is final.
+
+        A watcher that tells of states on the way calls it with each of them before.
+        """
         if self._pid != os.getpid():
             self._begin_anew()
         with self._lock:
@@ -100,7 +103,8 @@ class Watcher(ABC):
 
     def _tell(self, task_id: str, stored: StoredResult) -> None:
         with self._lock:
-            waiting = self._told.pop(task_id, [])
+            final = stored.state in FINAL_STATES
+            waiting = self._told.pop(task_id, []) if final else list(self._told.get(task_id, ()))
         for told in waiting:
             try:
                 told(task_id, stored)

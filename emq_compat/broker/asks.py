@@ -78,7 +78,8 @@ class Asks:
     # Results
 
     def _wait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> None:
-        self._engine.results.wait(client, _ids(arguments), now)
+        every = arguments.get("every") is True
+        self._engine.results.wait(client, _ids(arguments), now, every=every)
 
     def _unwait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
         self._engine.results.unwait(client, _ids(arguments))

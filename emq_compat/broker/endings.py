@@ -161,6 +161,7 @@ class Endings:
         """Take a message that is an outcome itself, as if a worker had replied so.
 
         A task id that has a final result already is left as it is, its chord included: its task has ended.
+        One that says ``redelivered`` takes the place of any end but a SUCCESS: the task was run again.
         """
         body = reply_body(payload)
         self._journal.remember(msgid)
@@ -168,7 +169,7 @@ class Endings:
         task_id, state = headers.task_id, headers.settled
         if task_id:
             told = self._results.get((task_id,)).get(task_id)
-            if told is not None and told.state in FINAL_STATES:
+            if told is not None and told.state in FINAL_STATES and not _replaces(headers, told.state):
                 return
             chord = self.chords.by_task.get(task_id)
             if chord is not None and state in FINAL_STATES:
@@ -260,6 +261,11 @@ class Endings:
         self._journal.finish(body.key, body.msgid)
         if self._followed:
             self._end_followers(body.msgid, headers, state, reply, now)
+
+
+def _replaces(settled: Headers, state: str) -> bool:
+    """Tell whether a settled end takes the place of an end with this state."""
+    return settled.redelivered and settled.settled in FINAL_STATES and state != SUCCESS
 
 
 def _passed_on(headers: Headers, state: str, follow_ups: Sequence[Publish]) -> bool:

@@ -45,6 +45,8 @@ class Results:
         self._expires_s = expires_s
         #: task id → client → monotonic time at which the wait is forgotten.
         self._waits: dict[str, dict[bytes, float]] = {}
+        #: task id → clients among those that want to be told of states on the way, too.
+        self._watched: dict[str, set[bytes]] = {}
         self.next_expiry = 0.0
 
     def put(
@@ -57,7 +59,7 @@ class Results:
         keep: bool = True,
         keep_s: float | None = None,
     ) -> None:
-        """Store a state (unless ``keep`` is False) and, if it is final, tell those who wait.
+        """Store a state (unless ``keep`` is False) and tell those who wait; if it isn't final, who watches.
 
         ``keep_s``: seconds that it is kept, 0: for good; None: as this broker is told.
         """
@@ -65,28 +67,51 @@ class Results:
             expires_s = self._expires_s if keep_s is None else keep_s
             expires_at = now.wall + expires_s if expires_s else None
             self._journal.put_result(task_id, state, body, expires_at)
-        if state in FINAL_STATES and (waiting := self._waits.pop(task_id, None)):
+        if state not in FINAL_STATES:
+            for client in self._watched.get(task_id, ()):
+                self._push(client, task_id, state, body)
+        elif waiting := self._waits.pop(task_id, None):
+            self._watched.pop(task_id, None)
             for client in waiting:
                 self._push(client, task_id, state, body)
 
-    def wait(self, client: bytes, task_ids: Iterable[str], now: Moment) -> None:
-        """Push each of these results to the client, now or when it is final."""
+    def wait(self, client: bytes, task_ids: Iterable[str], now: Moment, *, every: bool = False) -> None:
+        """Push each of these results to the client, now or when it is final.
+
+        ``every``: and each state that it has on the way.
+        """
         ids = list(task_ids)
         stored = self._journal.results(ids)
         for task_id in ids:
             result = stored.get(task_id)
             if result is not None and result.state in FINAL_STATES:
                 self._push(client, task_id, result.state, result.body)
-            else:
-                self._waits.setdefault(task_id, {})[client] = now.mono + WAIT_S
+                continue
+            self._waits.setdefault(task_id, {})[client] = now.mono + WAIT_S
+            if every:
+                watching = self._watched.setdefault(task_id, set())
+                if result is not None and client not in watching:
+                    self._push(client, task_id, result.state, result.body)
+                watching.add(client)
 
     def unwait(self, client: bytes, task_ids: Iterable[str]) -> None:
         """Forget a client's waits."""
         for task_id in task_ids:
             if (waiting := self._waits.get(task_id)) is not None:
                 waiting.pop(client, None)
-                if not waiting:
-                    del self._waits[task_id]
+                self._keep_waits(task_id, waiting)
+
+    def _keep_waits(self, task_id: str, waiting: dict[bytes, float]) -> None:
+        """Have these clients, and no others, wait for a result."""
+        watching = self._watched.get(task_id)
+        if watching is not None:
+            watching.intersection_update(waiting)
+            if not watching:
+                del self._watched[task_id]
+        if waiting:
+            self._waits[task_id] = waiting
+        else:
+            del self._waits[task_id]
 
     def get(self, task_ids: Sequence[str]) -> dict[str, StoredResult]:
         """Return those that are stored."""
@@ -100,10 +125,7 @@ class Results:
         """Delete a bounded number of expired results and waits; returns whether there may be more."""
         for task_id in [t for t, clients in self._waits.items() if min(clients.values()) <= now.mono]:
             clients = {c: until for c, until in self._waits[task_id].items() if until > now.mono}
-            if clients:
-                self._waits[task_id] = clients
-            else:
-                del self._waits[task_id]
+            self._keep_waits(task_id, clients)
         return self._journal.expire_results(now.wall, 1000) == 1000
 
     @property

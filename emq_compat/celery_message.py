@@ -28,9 +28,13 @@ from emq_compat.ids import new_id
 from emq_compat.message import MAX_ID_BYTES, Delivery, Headers, Job, Publish
 from emq_compat.stamps import tags_of
 
-__all__ = ["CeleryMessage", "delivery_of", "message_of", "publish_of"]
+__all__ = ["BROKER_HEADER", "CeleryMessage", "delivery_of", "message_of", "publish_of"]
 
 _JSON: Final = "application/json"
+
+#: The application header of what a Celery message is in a chord that our broker counts: an object with the
+#: members ``chord``, ``awaits`` and ``immutable``, as the headers of those names in docs/protocol.md.
+BROKER_HEADER: Final = "emq"
 
 #: Members of the application headers that are Celery's own (protocol 2); others are a project's.
 _OWN_HEADERS: Final = frozenset(
@@ -168,7 +172,15 @@ def _request_of(
             celery[key] = embedded[key]
     if properties.get("reply_to"):
         celery["reply_to"] = properties["reply_to"]
-    own = {key: value for key, value in given.items() if key not in _OWN_HEADERS}
+    part, awaits, immutable = _in_chord(given.get(BROKER_HEADER))
+    if part:
+        chord_id, _, index = part.rpartition(":")
+        celery["chord"] = {"id": chord_id, "index": index}
+        if not packed:
+            wire["embed"] = embedded
+    if awaits and not immutable and not packed:
+        args = args[1:]  # it stands for the values
+    own = {key: value for key, value in given.items() if key not in _OWN_HEADERS and key != BROKER_HEADER}
     if own:
         celery["headers"] = own
     module, _, function = name.rpartition(".")
@@ -191,6 +203,9 @@ def _request_of(
         redelivered=redelivered,
         retries=_retries(fields.get("retries")),
         tags=_tags(fields.get("stamps")),
+        chord=part,
+        awaits=awaits,
+        immutable=immutable,
         # Whoever runs it knows what its end entails: callbacks, another result store.
         epilogue=True,
     )
@@ -211,6 +226,19 @@ def _request_of(
 
 def _tags(stamps: Any) -> str:
     return ";".join(tags_of(stamps)) if stamps and isinstance(stamps, Mapping) else ""
+
+
+def _in_chord(told: Any) -> tuple[str, str, bool]:
+    """Return the headers ``chord``, ``awaits`` and ``immutable`` that a message asks for."""
+    if told is None:
+        return "", "", False
+    if not isinstance(told, Mapping):
+        raise MessageError(f"the message's header {BROKER_HEADER!r} is {told!r}, not an object")
+    part, awaits = told.get("chord") or "", told.get("awaits") or ""
+    if not isinstance(part, str) or not isinstance(awaits, str):
+        raise MessageError(f"the message's header {BROKER_HEADER!r} names no chord: {told!r}")
+    read = Headers.decode(Headers(chord=part, awaits=awaits).encode())
+    return read.chord, read.awaits, bool(awaits and told.get("immutable"))
 
 
 def _document(body: bytes | str) -> Any:

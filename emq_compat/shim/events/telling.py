@@ -13,7 +13,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.errors import MessageError, OperationalError
 from emq_compat.message import (
@@ -28,7 +28,6 @@ from emq_compat.message import (
     Job,
     Reply,
 )
-from emq_compat.shim.events.clock import Clock
 from emq_compat.shim.request import Context, iso_of, request_of
 from emq_compat.shim.surface.release import __version__
 from emq_compat.shim.surface.saferepr import saferepr
@@ -105,7 +104,7 @@ class Teller:
         self._muted = False
         self._beat_at = math.inf
         self._flush_at = math.inf
-        self.dispatcher: EventDispatcher = _dispatcher_class(app)(
+        self.dispatcher: EventDispatcher = app.events.Dispatcher(
             self._line,
             hostname=hostname,
             groups=None if app.conf.worker_send_task_events else ["worker"],
@@ -299,22 +298,6 @@ class Teller:
             self._send("task-rejected", delivery, requeue=True)
         elif state in (FAILURE, RETRY):
             self._send(_TYPES[state], delivery, **_told_by(reply))
-
-
-def _dispatcher_class(app: Any) -> Callable[..., EventDispatcher]:
-    """Return what makes an app's dispatcher; a genuine app's own would want a connection of kombu's."""
-    from emq_compat.shim.events.dispatcher import EventDispatcher  # noqa: PLC0415 - only where events are sent
-
-    kind = app.events.Dispatcher
-    if issubclass(kind, EventDispatcher):
-        return cast("Callable[..., EventDispatcher]", kind)
-
-    def made(line: Any, **kwargs: Any) -> EventDispatcher:
-        dispatcher = EventDispatcher(line, app=app, **kwargs)
-        dispatcher.clock = Clock()  # nobody tells this process of others' clocks
-        return dispatcher
-
-    return made
 
 
 _TYPES = {SUCCESS: "task-succeeded", FAILURE: "task-failed", RETRY: "task-retried"}

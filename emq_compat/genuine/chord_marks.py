@@ -1,0 +1,115 @@
+"""The chords of a genuine app over our broker, as the messages of its parts and bodies tell of them.
+
+``apply_chord`` marks the signature of a chord's body, of which each part carries a copy: by the mark a part's
+message gets the header ``chord`` (docs/protocol.md); the body's message gets ``awaits``. Both travel in one
+application header of the Celery message, which celery_message.py reads.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from celery.result import GroupResult
+
+from emq_compat.celery_message import BROKER_HEADER
+from emq_compat.headers import GROWN
+
+__all__ = ["MARK", "add_place", "held", "mark", "part_of", "tell_broker"]
+
+#: The member of a body's signature that says it: ``{"chord": id, "places": {task id: place}}``.
+MARK: Final = "emq"
+#: A part that says no place of its own stands behind all others.
+_LAST: Final = GROWN - 1
+
+
+def mark(body: dict[str, Any], chord_id: str, results: Sequence[Any] | None) -> None:
+    """Have a chord be counted in our broker.
+
+    Args:
+        body: its body's signature.
+        results: the results of its header; None: they aren't known yet, the header is a generator.
+    """
+    places = {} if results is None else dict(_places(results, ""))
+    body[MARK] = {"chord": chord_id, "places": places, "lazy": results is None}
+
+
+def _places(results: Sequence[Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """Iterate over the ids of parts that are no plain task of the header, and their places."""
+    for index, result in enumerate(results):
+        if isinstance(result, GroupResult):
+            yield from _places(result.results, f"{prefix}{index}.")
+        elif prefix:
+            yield result.id, f"{prefix}{index}"
+
+
+def part_of(chord: Any, task_id: str | None, group_index: Any) -> str | None:
+    """Return the header ``chord`` of a part; None: its chord isn't counted in our broker.
+
+    Args:
+        chord: the chord's body, as the part has it.
+        task_id, group_index: the part's.
+    """
+    told = chord.get(MARK) if isinstance(chord, Mapping) else None
+    if not isinstance(told, Mapping) or not task_id:
+        return None
+    place = told["places"].get(task_id)
+    if place is None:
+        place = str(group_index) if isinstance(group_index, int) else str(_LAST)
+        if told.get("lazy") or not isinstance(group_index, int):
+            # Parts of groups within a generator have the numbers of others.
+            place += f".{_number_of(task_id)}"
+    return f"{told['chord']}:{place}"
+
+
+def add_place(chord: Mapping[str, Any], own: str, task_id: str, count: int) -> None:
+    """Have a chord grow by the task ``task_id`` once that is published, behind the part ``own``.
+
+    ``count`` tells those apart that one run adds.
+    """
+    place = own.rpartition(":")[2].rstrip("+")
+    chord[MARK]["places"][task_id] = f"{place}.{GROWN + count}+"
+
+
+def _number_of(task_id: str) -> int:
+    return GROWN + 1 + zlib.crc32(task_id.encode()) % (999_999_999 - GROWN)
+
+
+#: Task id of a body that is being published → what its header says.
+_held: dict[str, dict[str, Any]] = {}
+
+
+@contextmanager
+def held(task_id: str, chord_id: str, size: int, *, immutable: bool) -> Iterator[None]:
+    """Have the message of the task ``task_id``, which the block publishes, await a chord.
+
+    Unless it is ``immutable`` the block gives it a first argument that stands for the values.
+    """
+    _held[task_id] = {"awaits": f"{chord_id}:{size}", **({"immutable": True} if immutable else {})}
+    try:
+        yield
+    finally:
+        _held.pop(task_id, None)
+
+
+def tell_broker(
+    sender: Any = None, headers: dict[str, Any] | None = None, body: Any = None, **_: Any
+) -> None:
+    """Receive ``before_task_publish``: have a message say what it is in a chord, whatever its serializer."""
+    if headers is None:
+        return
+    # A retry has the headers of the message that it repeats.
+    headers.pop(BROKER_HEADER, None)
+    protocol_1 = isinstance(body, Mapping)
+    fields: Mapping[str, Any] = body if protocol_1 else headers
+    embedded = body if protocol_1 else body[2] if isinstance(body, (list, tuple)) and len(body) == 3 else None
+    task_id = fields.get("id")
+    told = dict(_held.get(str(task_id), ()))
+    chord = embedded.get("chord") if isinstance(embedded, Mapping) else None
+    part = part_of(chord, task_id, fields.get("group_index"))
+    if part is not None:
+        told["chord"] = part
+    if told:
+        headers[BROKER_HEADER] = told

@@ -1,0 +1,337 @@
+"""Redis, in the layout of kombu's transport, so that Celery's workers share the queues.
+
+Messages are taken in batches by a script that notes them as unacknowledged in the same step; only an idle
+worker waits by BRPOP, as kombu does. Each worker keeps a list of what it holds, and says every few seconds
+that it lives: what one held that says no more is put back by another one. Celery's workers take no notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from kombu.transport.redis import QoS
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+
+from emq_compat.celery_message import CeleryMessage
+from emq_compat.upstream.kombu_scripts import ACK, FETCH, RENEW, RESTORE, call
+from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Saying, Tap
+
+if TYPE_CHECKING:
+    from kombu.asynchronous.hub import Hub
+    from kombu.connection import Connection
+    from kombu.entity import Queue
+
+__all__ = ["TAP", "prepare"]
+
+logger = logging.getLogger("emq_compat.upstream.kombu")
+
+#: Sorted set: worker → a number that grows while it lives; and, before a worker's name, the set of what it
+#: holds. Behind the global key prefix.
+HOLDERS: Final = "emq-compat.holders"
+HELD: Final = "emq-compat.held."
+#: Messages taken at once.
+_BATCH: Final = 256
+
+
+def prepare(connection: Connection) -> None:
+    """Have a connection, not connected yet, make channels that a tap can take over."""
+    transport = connection.transport
+    transport.Channel = type("Channel", (_Channel, transport.Channel), {})
+
+
+class _Channel:
+    """What a tap changes of kombu's channel; those of others, remote control's for instance, are as ever."""
+
+    tap: RedisTap | None = None
+
+    def _brpop_start(self, timeout: Any = None) -> None:
+        if self.tap is None or self.tap.waits():
+            super()._brpop_start(timeout)  # type: ignore[misc]
+
+
+class _TapQoS(QoS):
+    """Notes what came by BRPOP; kombu is told of nothing else that the tap holds."""
+
+    restore_at_shutdown = False
+
+    def __init__(self, channel: Any, tap: RedisTap) -> None:
+        super().__init__(channel)
+        self._tap = tap
+
+    def can_consume(self) -> bool:
+        return self._tap.credit > 0 or bool(self.channel._in_poll)
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        self._tap.note(message._raw, delivery_tag)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Do nothing: the tap gives back what is to go back."""
+
+
+class RedisTap(Tap):
+    """Takes from the lists of its queues, in the order of their priorities.
+
+    Attributes:
+        credit: how many more messages are wanted.
+    """
+
+    survives = True
+
+    def __init__(
+        self,
+        connection: Connection,
+        hub: Hub,
+        settings: KombuSettings,
+        name: str,
+        take: Callable[[Arrival], None],
+        declare: Callable[[Any, Queue], Any],
+    ) -> None:
+        super().__init__(connection, hub, settings, name, take, declare)
+        self.credit = 0
+        self._cancelled = False
+        self._queues: tuple[str, ...] = ()
+        self._turns = 0
+        self._acks: list[str] = []
+        self._backs: list[tuple[tuple[str, str], bool]] = []
+        channel = self._channel = connection.channel()
+        prefix = self._prefix = channel.global_keyprefix or ""
+        self._unacked = prefix + channel.unacked_key
+        self._index = prefix + channel.unacked_index_key
+        self._held = f"{prefix}{HELD}{name}"
+        self._holders = prefix + HOLDERS
+        self._visible_s = float(channel.visibility_timeout)
+        self._beat_due = self._renew_due = 0.0
+        #: Other worker → (its number, since when it has not grown, in how many looks).
+        self._seen: dict[str, tuple[float, float, int]] = {}
+        self._looked_at = 0.0
+        channel._qos = _TapQoS(channel, self)
+        channel.tap = self
+        connection.transport.register_with_event_loop(connection.connection, hub)
+        # That our messages are due is told to the server before it is to say whose have expired.
+        self.beat()
+
+    def open(self, queues: Sequence[Queue]) -> None:
+        self._cancelled = False
+        self.listen(queues)
+
+    def listen(self, queues: Sequence[Queue]) -> None:
+        channel = self._channel
+        wanted = tuple(queue.name for queue in queues)
+        for queue in queues:
+            if queue.name not in self._queues:
+                self.declare(channel, queue)
+                channel.basic_consume(queue.name, False, self._taker(queue.name), queue.name)
+        for name in self._queues:
+            if name not in wanted:
+                channel.basic_cancel(name)
+        self._queues = wanted
+
+    def _taker(self, queue: str) -> Callable[[Any], None]:
+        return lambda message: self._arrived(message._raw, queue)
+
+    def waits(self) -> bool:
+        """Return whether kombu may wait for a message by BRPOP: there are none, and some are wanted."""
+        return self.credit > 0 and not self._cancelled
+
+    def want(self, credit: int, held: int) -> None:
+        self.credit = credit
+        if credit > 0 and not self._channel._in_poll and self._queues and not self._cancelled:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        """Take as much as is wanted and there."""
+        queues = self._queues
+        self._turns += 1
+        first = self._turns % len(queues)
+        order = queues[first:] + queues[:first]
+        channel = self._channel
+        steps = channel.priority_steps
+        keys = [self._prefix + channel._q_for_pri(queue, step) for step in steps for queue in order]
+        wanted = min(self.credit, _BATCH)
+        with channel.conn_or_acquire() as client:
+            taken = call(
+                client,
+                FETCH,
+                [self._unacked, self._index, self._held, *keys],
+                [wanted, len(order), repr(time.time())],
+            )
+        for position in range(0, len(taken), 2):
+            queue = order[(int(taken[position]) - 1) % len(order)]
+            raw = taken[position + 1]
+            try:
+                payload = loads(bytes_to_str(raw))
+            except ValueError:
+                payload = {"body": raw, "headers": {}, "properties": {}}
+            self._arrived(payload, queue)
+
+    def note(self, payload: Any, tag: str) -> None:
+        """Note a message that came by BRPOP as held."""
+        told = payload["properties"]["delivery_info"]
+        with self._channel.conn_or_acquire() as client:
+            pipe = redis.Redis.pipeline(client, transaction=True)
+            pipe.zadd(self._index, {tag: time.time()})
+            pipe.hset(self._unacked, tag, dumps([payload, told["exchange"], told["routing_key"]]))
+            pipe.sadd(self._held, tag)
+            pipe.execute()
+
+    def _arrived(self, payload: Any, queue: str) -> None:
+        properties = payload.get("properties") or {}
+        headers = payload.get("headers") or {}
+        tag = properties.get("delivery_tag") or ""
+        told = properties.get("delivery_info") or {}
+        self.credit -= 1
+        if self._cancelled:
+            self.give_back((tag, queue), began=False)
+            return
+        body = payload.get("body") or b""
+        try:
+            body = self._channel.decode_body(body, properties.get("body_encoding"))
+        except Exception as exc:  # noqa: BLE001 - it is refused by whoever reads it
+            logger.debug("a body can't be decoded: %r", exc)
+        self.take(
+            Arrival(
+                message=CeleryMessage(
+                    body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body,
+                    content_type=payload.get("content-type") or "application/data",
+                    content_encoding=payload.get("content-encoding") or "binary",
+                    headers=headers,
+                    properties={
+                        name: value
+                        for name, value in properties.items()
+                        if name not in ("delivery_info", "delivery_tag", "body_encoding")
+                    },
+                ),
+                queue=queue,
+                tag=(tag, queue),
+                identity=tag,
+                redelivered=bool(headers.get("redelivered") or told.get("redelivered")),
+            )
+        )
+
+    # What became of them.
+
+    def ack(self, tag: Any) -> None:
+        self._acks.append(tag[0])
+
+    def reject(self, tag: Any) -> None:
+        self._acks.append(tag[0])
+
+    def give_back(self, tag: Any, *, began: bool) -> None:
+        self._backs.append((tag, began))
+
+    def flush(self) -> None:
+        if self._acks:
+            with self._channel.conn_or_acquire() as client:
+                call(client, ACK, [self._unacked, self._index, self._held], self._acks)
+            self._acks = []
+        if self._backs:
+            self._restore(
+                self._held, [tag for (tag, _), _ in self._backs], {tag: (q, b) for (tag, q), b in self._backs}
+            )
+            self._backs = []
+
+    def unsaid(self) -> list[Saying]:
+        return [
+            *(("ack", (tag, ""), {}) for tag in self._acks),
+            *(("give_back", tag, {"began": began}) for tag, began in self._backs),
+        ]
+
+    def _restore(self, held: str, tags: Sequence[str], known: dict[str, tuple[str, bool]]) -> int:
+        """Put messages of a worker back; ``known`` says of some from which queue, and whether they began."""
+        channel = self._channel
+        with channel.conn_or_acquire() as client:
+            kept = redis.Redis.execute_command(client, "HMGET", self._unacked, *tags)
+            arguments: list[Any] = []
+            for tag, text in zip(tags, kept, strict=True):
+                if text is None:
+                    arguments += [tag, "", "", ""]
+                    continue
+                payload, exchange, key = loads(bytes_to_str(text))
+                queue, began = known.get(tag, ("", True))
+                if began:
+                    payload.setdefault("headers", {})["redelivered"] = True
+                    payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
+                where = [queue] if queue else channel._lookup(exchange, key)
+                push = "LPUSH" if began and queue else "RPUSH"
+                step = channel._get_message_priority(payload, reverse=False)
+                for name in where[:1]:
+                    arguments += [tag, self._prefix + channel._q_for_pri(name, step), dumps(payload), push]
+            return int(call(client, RESTORE, [self._unacked, self._index, held], arguments))
+
+    # Who lives.
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        dead_after_s = self.settings.dead_after_s
+        if now < self._beat_due:
+            return
+        self._beat_due = now + min(dead_after_s / 4, self._visible_s / 4)
+        with self._channel.conn_or_acquire() as client:
+            redis.Redis.execute_command(client, "ZADD", self._holders, repr(time.time()), self.name)
+            if now >= self._renew_due:
+                call(client, RENEW, [self._index, self._held], [repr(time.time())])
+                self._renew_due = now + self._visible_s / 4
+            others = redis.Redis.execute_command(client, "ZRANGE", self._holders, 0, -1, "WITHSCORES")
+        self._look_after(_scored(others), now)
+
+    def _look_after(self, others: dict[str, float], now: float) -> None:
+        """Put back what was held by those that have not said for so long, while this one looked, that they live."""
+        dead_after_s = self.settings.dead_after_s
+        if now - self._looked_at > dead_after_s:
+            self._seen.clear()  # the server, or this one, was away: so may others have been
+        self._looked_at = now
+        seen: dict[str, tuple[float, float, int]] = {}
+        for worker, number in others.items():
+            before = self._seen.get(worker)
+            if before is None or before[0] != number:
+                seen[worker] = (number, now, 1)
+            else:
+                seen[worker] = (number, before[1], before[2] + 1)
+        self._seen = seen
+        for worker, (_, since, looks) in seen.items():
+            if worker != self.name and now - since >= dead_after_s and looks > 3:
+                self._bury(worker)
+
+    def _bury(self, worker: str) -> None:
+        held = f"{self._prefix}{HELD}{worker}"
+        with self._channel.conn_or_acquire() as client:
+            tags = [bytes_to_str(tag) for tag in redis.Redis.execute_command(client, "SMEMBERS", held)]
+        count = self._restore(held, tags, {}) if tags else 0
+        with self._channel.conn_or_acquire() as client:
+            redis.Redis.execute_command(client, "ZREM", self._holders, worker)
+        self._seen.pop(worker, None)
+        if count:
+            logger.warning("%s says no more that it lives: %d messages that it held go back", worker, count)
+
+    # The end.
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self.credit = 0
+
+    def close(self) -> None:
+        channel = self._channel
+        for queue in self._queues:
+            channel.basic_cancel(queue)
+        self._queues = ()
+        channel.do_restore = False
+        channel.close()  # it waits for a BRPOP that is out
+        self.flush()
+        with channel.conn_or_acquire() as client:
+            redis.Redis.execute_command(client, "DEL", self._held)
+            redis.Redis.execute_command(client, "ZREM", self._holders, self.name)
+
+
+def _scored(answer: Any) -> dict[str, float]:
+    """Return member → score of an answer in either of redis-py's shapes."""
+    if answer and isinstance(answer[0], (list, tuple)):
+        return {bytes_to_str(name): float(score) for name, score in answer}
+    return {bytes_to_str(answer[i]): float(answer[i + 1]) for i in range(0, len(answer), 2)}
+
+
+TAP = RedisTap

@@ -169,7 +169,7 @@ def _parse_one(text: str, environ: Mapping[str, str]) -> Address:
         raise AddressError(f"the address {text!r} has no scheme: {_EXAMPLES}")
     if is_kombu(text):
         raise ConfigurationError(
-            f"{scheme}:// comes with kombu upstreams, which this release doesn't have yet: {_EXAMPLES}"
+            f"{scheme}:// is a broker that only kombu reaches, and one of ours is wanted here: {_EXAMPLES}"
         )
     if "@" in rest.partition("/")[0].partition("?")[0]:
         raise AddressError(f"an {scheme}:// address has no user and password: name a key folder, {scheme}://HOST?keys=DIR")

@@ -125,7 +125,9 @@ class WorkerConfig:
 
     Attributes:
         name: unique name, shown in logs and to ``inspect`` (Celery's -n, already expanded); empty: a new id.
-        addresses: the broker's, in order of failover (broker_url; WORKER_ADDR, WORKER_ADDR_FAILOVER).
+        brokers: address of each broker that tasks are taken from; of the first, if several are joined by
+            semicolons, in order of failover (broker_url).
+        addresses: those of our brokers and stock routers (WORKER_ADDR, WORKER_ADDR_FAILOVER).
         queues: (weight, name) of each queue listened on (Celery's -Q, eventmq's QUEUES); empty: the program's
             default queue.
         exclude_queues: names that are left out (Celery's -X).
@@ -158,6 +160,7 @@ class WorkerConfig:
     """
 
     name: str = ""
+    brokers: tuple[str, ...] = ()
     addresses: tuple[Address, ...] = ()
     queues: tuple[tuple[int, str], ...] = ()
     exclude_queues: frozenset[str] = frozenset()

@@ -69,7 +69,7 @@ class JobManager(Intake):
         program: what is run; None: the paths that ``allow`` allows.
         pool: ``prefork``, ``threads``, ``solo``, or a Pool that is not started yet.
         pool_options: further options of the pool; concurrency and those that the program sets are replaced.
-        upstreams: where jobs come from; None: the broker at ``addresses``.
+        upstreams: where jobs come from, or what makes them; None: the broker at ``addresses``.
         addresses: of the broker; None: eventmq's settings WORKER_ADDR and WORKER_ADDR_FAILOVER.
         allow: patterns of the paths that may be run, when no program is given.
         settings: eventmq's settings; None: read from their file and the environment.
@@ -106,7 +106,7 @@ class JobManager(Intake):
         program: Program | None = None,
         pool: str | Pool = "prefork",
         pool_options: PoolOptions | None = None,
-        upstreams: Sequence[Upstream] | None = None,
+        upstreams: Sequence[Upstream] | Callable[[JobManager], Sequence[Upstream]] | None = None,
         addresses: Sequence[Address] | None = None,
         allow: Sequence[str] = (),
         settings: EventmqSettings | None = None,
@@ -160,7 +160,9 @@ class JobManager(Intake):
         self.autoscaler = autoscaler(self.pool, self) if autoscaler is not None else None
         self._placement.scaler = self.autoscaler
         if upstreams is None:
-            upstreams = [self._upstream(addresses or worker_addresses(self.settings))]
+            upstreams = [self.upstream_of(addresses or worker_addresses(self.settings))]
+        elif callable(upstreams):
+            upstreams = upstreams(self)
         self.upstreams = tuple(upstreams)
         self.outgoing = self.upstreams[0]
 
@@ -187,7 +189,8 @@ class JobManager(Intake):
             rebuild=self.program.rebuild,
         )
 
-    def _upstream(self, addresses: Sequence[Address]) -> EmqUpstream:
+    def upstream_of(self, addresses: Sequence[Address]) -> EmqUpstream:
+        """Return the upstream of our broker, or a stock router, at one of these addresses."""
         policies = self.program.policies
         hears = "e" if self.program.onlooker.hears_ends else ""
         tasks = (
@@ -238,7 +241,7 @@ class JobManager(Intake):
             self.queues = weighted(queues)
         if addr is not None or queues:
             addresses = worker_addresses(self.settings) if addr is None else workers_address(addr)
-            self.upstreams = (self._upstream(addresses),)
+            self.upstreams = (self.upstream_of(addresses),)
             self.outgoing = self.upstreams[0]
         self._quick = self._nothing_overridden()
         return self._live()
@@ -328,6 +331,8 @@ class JobManager(Intake):
             assert isinstance(event, Disconnected)
             self._credit_out.pop(upstream, None)
             self._cut = event.cut
+            if event.cut and not upstream.remembers:
+                self._forget_waiting(upstream)
             self.program.onlooker.disconnected()
         elif isinstance(event, Asked):
             upstream.answer(event.asked, control.answer(self, event.verb, event.arguments))

@@ -22,7 +22,7 @@ __all__ = ["worker"]
 @worker_options
 @click.argument("settings", nargs=-1, metavar="[-- SETTING=VALUE …]")
 @click.pass_context
-def worker(context: click.Context, /, app_name: str | None, broker: str | None, **options: Any) -> None:
+def worker(context: click.Context, /, app_name: str | None, brokers: tuple[str, ...], **options: Any) -> None:
     """Run the tasks of an app, until TERM or Ctrl-C: what runs is finished, the rest given back.
 
     Behind -- stand settings: task_acks_late=yes, or .max_tasks_per_child=10 for worker_max_tasks_per_child.
@@ -42,7 +42,8 @@ def worker(context: click.Context, /, app_name: str | None, broker: str | None, 
         set_umask(options["umask"])
         # For those that come from the environment; the command's own were obeyed before the app was imported.
         become(options["uid"], options["gid"])
-        status, again = run(app_name or "", broker or root.params.get("broker"), options)
+        brokers = brokers or tuple(filter(None, (root.params.get("broker"),)))
+        status, again = run(app_name or "", brokers, options)
     if again:
         os.chdir(folder)
         argv = command_line()

@@ -53,7 +53,14 @@ def _autoscale(context: click.Context, option: click.Parameter, written: Any) ->
 
 _WHAT_IT_RUNS = (
     click.option("-A", "--app", "app_name", metavar="APP", help="The app: proj, proj.celery, proj:app."),
-    click.option("-b", "--broker", metavar="URL", help="The broker. [default: the app's, EMQ_BROKER_ADDR]"),
+    click.option(
+        "-b",
+        "--broker",
+        "brokers",
+        multiple=True,
+        metavar="URL",
+        help="The broker; again: a further one to take tasks from. [default: the app's, EMQ_BROKER_ADDR]",
+    ),
     click.option(
         "-Q", "--queues", metavar="NAMES", help="Listen on these, joined by commas. [default: the app's]"
     ),

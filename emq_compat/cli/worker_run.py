@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from emq_compat import __version__
+from emq_compat.address import Address, is_kombu
 from emq_compat.cli.background import started
 from emq_compat.cli.companion import Companion
 from emq_compat.cli.node_name import node_name
@@ -39,14 +40,20 @@ from emq_compat.shim import signals
 from emq_compat.shim.app import Celery
 from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
+from emq_compat.upstream.base import Upstream
+from emq_compat.upstream.factory import purge, shown, upstreams_for
 
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
 
-def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[int, bool]:
-    """Run a worker to its end; returns its exit status and whether it is to start again."""
+def run(app_name: str, brokers: Sequence[str], options: Mapping[str, Any]) -> tuple[int, bool]:
+    """Run a worker to its end; returns its exit status and whether it is to start again.
+
+    It publishes to the first of the brokers, and takes tasks from all.
+    """
+    broker = brokers[0] if brokers else None
     app, url, changes = configured_app(app_name, broker, options)
     app.hostname = node_name(options["hostname"])
     controller = WorkController(app, app.hostname, options)
@@ -56,7 +63,7 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
     signals.celeryd_init.send(
         sender=app.hostname, instance=controller, conf=app.conf, options=controller.options
     )
-    config = worker_config(app, url, options)
+    config = worker_config(app, (url, *brokers[1:]), options)
     site = site_of(app, app_name, url, config, options)
     controller.concurrency, controller.pool_cls = config.slots, config.pool
     controller.loglevel = config.log_level
@@ -67,7 +74,8 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
         _set_up_log(app, config.log_level, site.log)
         if config.pool == "solo" and config.concurrency > 1:
             logger.warning("the solo pool runs one task at a time: -c %d has no effect", config.concurrency)
-        if config.addresses[0].in_process:
+        in_process = any(address.in_process for address in config.addresses)
+        if in_process:
             logger.warning("%s is a broker inside this process: nothing else can publish to it", url)
         signals.celeryd_after_setup.send(sender=app.hostname, instance=controller, conf=app.conf)
         config = replace(config, queues=selected_queues(app))
@@ -82,7 +90,7 @@ def run(app_name: str, broker: str | None, options: Mapping[str, Any]) -> tuple[
             if own.fileno() >= 0:
                 companions["the embedded broker"] = own.fileno()
         if options["beat"]:
-            if config.addresses[0].in_process:
+            if in_process:
                 raise ConfigurationError(f"-B starts another process, which can't publish to {url}")
             beat = Companion(_beat_argv(site, broker, options), site.log)
             stack.callback(beat.stop)
@@ -162,7 +170,7 @@ def _manager(
         program=program,
         pool=config.pool,
         pool_options=pool_options,
-        addresses=config.addresses,
+        upstreams=lambda manager: _upstreams(site, config, manager),
         settings=EventmqSettings(),
         kill_grace_period=config.kill_grace_period_s,
         soft_shutdown_timeout_s=config.soft_shutdown_timeout_s,
@@ -176,10 +184,29 @@ def _manager(
     )
 
 
+def _upstreams(site: WorkerSite, config: WorkerConfig, manager: JobManager) -> Sequence[Upstream]:
+    app, program = site.app, manager.program
+    policies = program.policies or {}
+    default = program.default_policy
+    return upstreams_for(
+        config.brokers,
+        name=manager.name,
+        queues=manager.queues,
+        find_queue=app.amqp.queues.__getitem__,
+        declared=lambda: set(app.amqp.queues),
+        conf=app.conf,
+        acks_late=lambda task: policies.get(task, default).acks_late,
+        emq=manager.upstream_of,
+    )
+
+
 def _purge(site: WorkerSite, queues: Iterable[tuple[int, str]]) -> None:
     """Drop what waits in the queues; raises OperationalError where the broker isn't there."""
-    with Client(site.url) as client:
-        dropped = sum(client.ask("purge", queue=name) for _, name in queues)
+    if is_kombu(site.url):
+        dropped = purge(site.url, [name for _, name in queues], site.app.conf)
+    else:
+        with Client(site.url) as client:
+            dropped = sum(client.ask("purge", queue=name) for _, name in queues)
     if dropped:
         logger.warning("--purge: dropped %s that waited", amount(dropped, "message"))
 
@@ -187,7 +214,9 @@ def _purge(site: WorkerSite, queues: Iterable[tuple[int, str]]) -> None:
 def _banner(
     site: WorkerSite, config: WorkerConfig, queues: Iterable[tuple[int, str]], tasks: Iterable[str]
 ) -> str:
-    addresses = ", ".join(map(str, config.addresses))
+    addresses = ", ".join(
+        shown(url) if is_kombu(url) else ", ".join(map(str, Address.parse(url))) for url in config.brokers
+    )
     own = f" (started here, journal in {site.broker_data})" if site.broker_data is not None else ""
     tasks = list(tasks)
     rows = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from emq_compat.address import Address
+from emq_compat.address import Address, is_kombu
 from emq_compat.cli.connection import Connection, load_app
 from emq_compat.cli.node_name import file_name
 from emq_compat.config import WorkerConfig
@@ -79,7 +79,7 @@ def configured_app(
     return app, url, changes
 
 
-def worker_config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerConfig:
+def worker_config(app: Celery, brokers: Sequence[str], options: Mapping[str, Any]) -> WorkerConfig:
     conf = app.conf
     conf.settle()  # a receiver of celeryd_init may have changed them
 
@@ -88,7 +88,10 @@ def worker_config(app: Celery, url: str, options: Mapping[str, Any]) -> WorkerCo
 
     return WorkerConfig(
         name=app.hostname,
-        addresses=Address.parse(url),
+        brokers=tuple(brokers),
+        addresses=tuple(
+            address for url in brokers if not is_kombu(url) for address in Address.parse(url)
+        ),
         queues=_queues(app, options, app.hostname),
         exclude_queues=frozenset(_names(options["exclude_queues"])),
         concurrency=int(chosen("concurrency", "worker_concurrency") or 0),

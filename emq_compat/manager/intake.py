@@ -125,6 +125,14 @@ class Intake(Endings):
         for upstream, keys in returned.items():
             upstream.nack(keys)
 
+    def _forget_waiting(self, upstream: Upstream) -> None:
+        """Forget what an upstream delivered and has not begun; what is another's goes on waiting."""
+        waiting = self._placement.take_back()
+        self._give_back([job for job in waiting if job.upstream is upstream])
+        for job in waiting:
+            if job.upstream is not upstream and not self._placement.take_in(job):
+                self._give_back((job,))
+
     def _withdraw_credit(self) -> None:
         self._credit_out.clear()
 

@@ -157,6 +157,9 @@ class Life(ABC):
         self._started = False
         for job in list(self.jobs_in_flight.values()):
             self._end(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
+        for upstream in self.upstreams:
+            for epilogue in upstream.epilogues():
+                upstream.reply((epilogue.msgid, epilogue.attempt), self.program.work(epilogue, _unheard))
         self.program.onlooker.leaving(self)
         for upstream in self.upstreams:
             upstream.stop(FLUSH_COLD_S if cold else FLUSH_S)
@@ -296,3 +299,7 @@ def _milliseconds(due: float) -> float | None:
 
 def _stopped(job: JobInFlight) -> Lost:
     return Lost(key=job.assignment.key, reason="stopped", detail="", pid=job.pid)
+
+
+def _unheard(state: str, body: bytes) -> None:
+    """Take a state that nobody wants to know of."""

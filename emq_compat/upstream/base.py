@@ -116,6 +116,25 @@ class Upstream(ABC):
         """True when ``nack`` costs nothing, so that more may be asked for than can begin at once."""
         return True
 
+    @property
+    def remembers(self) -> bool:
+        """True where the broker knows after a cut what this worker holds.
+
+        Otherwise it hands all of it out again: what has not begun here is forgotten, when it is Disconnected.
+        """
+        return True
+
+    def epilogues(self) -> list[Delivery]:
+        """Return the epilogues (Headers.concludes) that are due, at the end, when there are no children.
+
+        They are answered by ``reply``, as if they had been delivered.
+        """
+        return []
+
+    def stats(self) -> dict[str, Any]:
+        """Return what people want to know of it."""
+        return {}
+
     def listen(self, queues: Sequence[tuple[int, str]]) -> bool:
         """Listen on these (weight, name) instead; False: this upstream can't change while it runs.
 

@@ -98,7 +98,7 @@ class KombuUpstream(Upstream):
     @property
     def remembers(self) -> bool:
         """Only some of these brokers know a worker again after a cut."""
-        return self._worker.survives
+        return bool(self._worker.survives)
 
     def listen(self, queues: Sequence[tuple[int, str]]) -> bool:
         self._queues = tuple(queue for _, queue in queues)

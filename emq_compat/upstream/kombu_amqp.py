@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,6 @@ from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
 if TYPE_CHECKING:
     from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
-    from kombu.entity import Queue
 
 __all__ = ["TAP", "prepare"]
 
@@ -49,11 +47,11 @@ class AmqpTap(Tap):
         settings: KombuSettings,
         name: str,
         take: Callable[[Arrival], None],
-        declare: Callable[[Any, Queue], Any],
+        declare: Callable[[Any, Any], Any],
     ) -> None:
         super().__init__(connection, hub, settings, name, take, declare)
         self._channel: Any = None
-        self._queues: tuple[Queue, ...] = ()
+        self._queues: tuple[Any, ...] = ()
         self._names: tuple[str, ...] = ()
         self._consumers: list[str] = []
         self._listening = False
@@ -73,19 +71,31 @@ class AmqpTap(Tap):
         if heartbeat:
             hub.call_repeatedly(heartbeat / 2.0, self._beat_amqp)
 
-    def open(self, queues: Sequence[Queue]) -> None:
+    def open(self, queues: Sequence[Any]) -> None:
         self._queues = tuple(queues)
         channel = self.connection.channel()
         for queue in queues:
             channel = self.declare(channel, queue)
         self._channel = channel
         channel.auto_decode = False
-        quorum = self.settings.detect_quorum and any(
-            (queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in queues
-        )
-        self._global = not quorum and not self.connection.qos_semantics_matches_spec
+        if self.settings.quorum:
+            self._bind_delayed(queues)
+        self._global = not self.settings.quorum and not self.connection.qos_semantics_matches_spec
 
-    def listen(self, queues: Sequence[Queue]) -> None:
+    def _bind_delayed(self, queues: Sequence[Any]) -> None:
+        """Have what Celery's clients publish with an eta reach these queues in time."""
+        from kombu.transport.native_delayed_delivery import (  # noqa: PLC0415 - kombu 5.5, where it is wanted
+            bind_queue_to_native_delayed_delivery_exchange,
+            declare_native_delayed_delivery_exchanges_and_queues,
+        )
+
+        declare_native_delayed_delivery_exchanges_and_queues(
+            self.connection, self.settings.delayed_queue_type
+        )
+        for queue in queues:
+            bind_queue_to_native_delayed_delivery_exchange(self.connection, queue)
+
+    def listen(self, queues: Sequence[Any]) -> None:
         if self._channel is None:
             self.open(queues)
             return
@@ -154,7 +164,7 @@ class AmqpTap(Tap):
         for _ in range(_FRAMES):
             try:
                 amqp.drain_events(timeout=0)
-            except (socket.timeout, BlockingIOError):
+            except (TimeoutError, BlockingIOError):
                 return
 
     def _beat_amqp(self) -> None:
@@ -224,6 +234,25 @@ class AmqpTap(Tap):
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+
+
+def delays(queue: Any) -> bool:
+    """Return whether a message with an eta for this queue, where one of an app's is a quorum queue, is held
+    by the broker.
+    """
+    return bool(queue.exchange) and queue.exchange.type != "direct"
+
+
+def delayed(queue: Any, after_s: float) -> tuple[str, str]:
+    """Return exchange and routing key by which a message reaches the queue after so many seconds."""
+    from kombu.transport.native_delayed_delivery import (  # noqa: PLC0415 - kombu 5.5, where it is wanted
+        MAX_LEVEL,
+        calculate_routing_key,
+        level_name,
+    )
+
+    return level_name(MAX_LEVEL), calculate_routing_key(int(after_s), queue.routing_key)
 
 
 TAP = AmqpTap

@@ -7,28 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from emq_compat.errors import OperationalError
 from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
-    from kombu.entity import Queue
 
-__all__ = ["Broker", "shown"]
+__all__ = ["Broker"]
 
 logger = logging.getLogger("emq_compat.upstream.kombu")
 
 _AMQP = frozenset({"amqp", "amqps", "pyamqp"})
 _REDIS = frozenset({"redis", "rediss", "sentinel"})
-
-
-def shown(url: str) -> str:
-    """Return an address without its password."""
-    from kombu.utils.url import maybe_sanitize_url  # noqa: PLC0415 - heavy
-
-    return ";".join(str(maybe_sanitize_url(part)) for part in url.split(";"))
 
 
 class Broker:
@@ -52,14 +45,13 @@ class Broker:
         self._next = 0
         self._connection: Connection | None = None
         self._told: set[str] = set()
-        self._delays: dict[str, bool] = {}
         module = "amqp" if scheme in _AMQP else "redis" if scheme in _REDIS else "plain"
         self._kind: Any = import_module(f"emq_compat.upstream.kombu_{module}")
         self._tap_class: type[Tap] = self._kind.TAP
         self.confirms = module == "amqp"
         self.survives = self._tap_class.survives
         self.errors: tuple[type[BaseException], ...] = ()
-        self.shown = shown(settings.url)
+        self.shown = _shown(settings.url)
 
     # Connections.
 
@@ -122,9 +114,30 @@ class Broker:
         """Return what takes this connection's messages."""
         return self._tap_class(connection, hub, self._settings, self._name, take, self.declare)
 
+    def purge(self, queues: Sequence[str]) -> int:
+        """Drop what waits in these queues; return how much it was. There is a connection for this only.
+
+        Raises:
+            OperationalError: the broker isn't there.
+        """
+        dropped = 0
+        try:
+            with self.connection(confirm=True) as connection:
+                connection.connect()
+                for queue in queues:
+                    channel = connection.channel()
+                    try:
+                        dropped += channel.queue_purge(queue) or 0
+                        channel.close()
+                    except connection.channel_errors as exc:
+                        logger.debug("the queue %s can't be purged: %s", queue, exc)  # it isn't there
+        except Exception as exc:
+            raise OperationalError(f"{self.shown} can't be purged: {exc}") from exc
+        return dropped
+
     # Queues.
 
-    def declare(self, channel: Any, queue: Queue) -> Any:
+    def declare(self, channel: Any, queue: Any) -> Any:
         """Declare a queue with its exchange and bindings, as settings say; return the channel to go on with.
 
         One that exists with other arguments stays as it is, and the log names it.
@@ -145,17 +158,20 @@ class Broker:
                 )
             channel = channel.connection.channel()
             channel.queue_declare(queue.name, passive=True)
-        if self.delays(queue):
-            self._bind_delayed(queue)
         return channel
 
-    def delays(self, queue: Queue) -> bool:
-        """Return whether Celery has the broker hold messages with an eta for this queue."""
-        return False
+    def delayed(self, queue: Any, after_s: float) -> tuple[str, str]:
+        """Return exchange and routing key by which a message reaches a queue after so many seconds.
 
-    def delayed(self, queue: Queue, after_s: float) -> tuple[str, str]:
-        """Return exchange and routing key by which a message reaches the queue after so many seconds."""
-        raise NotImplementedError
+        Where the broker holds none, they lead to the queue at once.
+        """
+        if after_s >= 1 and self._settings.quorum and self.confirms and self._kind.delays(queue):
+            exchange, key = self._kind.delayed(queue, after_s)
+            return exchange, key
+        return "", queue.name
 
-    def _bind_delayed(self, queue: Queue) -> None:
-        raise NotImplementedError
+
+def _shown(url: str) -> str:
+    from kombu.utils.url import maybe_sanitize_url  # noqa: PLC0415 - heavy
+
+    return ";".join(str(maybe_sanitize_url(part)) for part in url.split(";"))

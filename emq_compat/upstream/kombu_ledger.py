@@ -168,8 +168,7 @@ def identity_of(message: CeleryMessage) -> str:
     their times, too.
     """
     headers = message.headers
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    told = blake2b(body, digest_size=8)
+    told = blake2b(message.body, digest_size=8)
     get = headers.get
     told.update(
         f"{get('task')}{get('retries')}{get('eta')}{get('expires')}{get('replaced_task_nesting')}"

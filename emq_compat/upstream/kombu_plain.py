@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,6 @@ from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
 if TYPE_CHECKING:
     from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
-    from kombu.entity import Queue
 
 __all__ = ["TAP", "prepare"]
 
@@ -28,7 +26,7 @@ _BATCH: Final = 64
 
 def prepare(connection: Connection) -> None:
     """Have the transport look often, unless the settings say how often."""
-    if connection.transport_options.get("polling_interval") is None:
+    if (connection.transport_options or {}).get("polling_interval") is None:
         connection.transport.polling_interval = _POLL_S / 2
 
 
@@ -42,7 +40,7 @@ class PlainTap(Tap):
         settings: KombuSettings,
         name: str,
         take: Callable[[Arrival], None],
-        declare: Callable[[Any, Queue], Any],
+        declare: Callable[[Any, Any], Any],
     ) -> None:
         super().__init__(connection, hub, settings, name, take, declare)
         self._channel: Any = connection.channel()
@@ -52,10 +50,10 @@ class PlainTap(Tap):
         qos.can_consume = lambda: self._credit > 0
         qos.can_consume_max_estimate = lambda: max(0, self._credit)
 
-    def open(self, queues: Sequence[Queue]) -> None:
+    def open(self, queues: Sequence[Any]) -> None:
         self.listen(queues)
 
-    def listen(self, queues: Sequence[Queue]) -> None:
+    def listen(self, queues: Sequence[Any]) -> None:
         wanted = tuple(queue.name for queue in queues)
         for queue in queues:
             if queue.name not in self._queues:
@@ -75,7 +73,7 @@ class PlainTap(Tap):
         for _ in range(_BATCH):
             try:
                 self.connection.drain_events(timeout=wait_s)
-            except (socket.timeout, Empty):
+            except (TimeoutError, Empty):
                 return
             wait_s = 0.0
             if self._credit <= 0:
@@ -86,7 +84,7 @@ class PlainTap(Tap):
             self._credit -= 1
             body = message.body or b""
             headers, told = message.headers or {}, message.delivery_info or {}
-            redelivered = headers.get("redelivered") or told.get("redelivered") or message._raw.get("redelivered")
+            again = headers.get("redelivered") or told.get("redelivered") or message._raw.get("redelivered")
             self.take(
                 Arrival(
                     message=CeleryMessage(
@@ -102,7 +100,7 @@ class PlainTap(Tap):
                     ),
                     queue=queue,
                     tag=message,
-                    redelivered=bool(redelivered),
+                    redelivered=bool(again),
                 )
             )
 

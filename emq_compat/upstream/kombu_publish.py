@@ -56,10 +56,7 @@ class Publisher:
         if message.queue not in self._declared:
             self._broker.declare(producer.channel, queue)
             self._declared.add(message.queue)
-        exchange, key = "", queue.name
-        delay = message.headers.eta - time.time()
-        if delay > 0 and self._broker.delays(queue):
-            exchange, key = self._broker.delayed(queue, delay)
+        exchange, key = self._broker.delayed(queue, message.headers.eta - time.time())
         properties = dict(celery.properties)
         for name in ("delivery_info", "delivery_tag", "body_encoding"):
             properties.pop(name, None)

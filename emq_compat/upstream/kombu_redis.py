@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -24,7 +25,6 @@ from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Saying, Tap
 if TYPE_CHECKING:
     from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
-    from kombu.entity import Queue
 
 __all__ = ["TAP", "prepare"]
 
@@ -60,7 +60,7 @@ class _TapQoS(QoS):
     restore_at_shutdown = False
 
     def __init__(self, channel: Any, tap: RedisTap) -> None:
-        super().__init__(channel)
+        super().__init__(channel)  # type: ignore[no-untyped-call]
         self._tap = tap
 
     def can_consume(self) -> bool:
@@ -89,7 +89,7 @@ class RedisTap(Tap):
         settings: KombuSettings,
         name: str,
         take: Callable[[Arrival], None],
-        declare: Callable[[Any, Queue], Any],
+        declare: Callable[[Any, Any], Any],
     ) -> None:
         super().__init__(connection, hub, settings, name, take, declare)
         self.credit = 0
@@ -115,11 +115,11 @@ class RedisTap(Tap):
         # That our messages are due is told to the server before it is to say whose have expired.
         self.beat()
 
-    def open(self, queues: Sequence[Queue]) -> None:
+    def open(self, queues: Sequence[Any]) -> None:
         self._cancelled = False
         self.listen(queues)
 
-    def listen(self, queues: Sequence[Queue]) -> None:
+    def listen(self, queues: Sequence[Any]) -> None:
         channel = self._channel
         wanted = tuple(queue.name for queue in queues)
         for queue in queues:
@@ -280,7 +280,7 @@ class RedisTap(Tap):
         self._look_after(_scored(others), now)
 
     def _look_after(self, others: dict[str, float], now: float) -> None:
-        """Put back what was held by those that have not said for so long, while this one looked, that they live."""
+        """Put back what those held that have not said, while this one looked for so long, that they live."""
         dead_after_s = self.settings.dead_after_s
         if now - self._looked_at > dead_after_s:
             self._seen.clear()  # the server, or this one, was away: so may others have been
@@ -316,15 +316,20 @@ class RedisTap(Tap):
 
     def close(self) -> None:
         channel = self._channel
+        self._cancelled = True
+        if channel._in_poll:
+            try:
+                channel._brpop_read()  # what it brings goes back
+            except Empty:
+                pass
+        self.flush()
         for queue in self._queues:
             channel.basic_cancel(queue)
         self._queues = ()
-        channel.do_restore = False
-        channel.close()  # it waits for a BRPOP that is out
-        self.flush()
         with channel.conn_or_acquire() as client:
             redis.Redis.execute_command(client, "DEL", self._held)
             redis.Redis.execute_command(client, "ZREM", self._holders, self.name)
+        channel.close()
 
 
 def _scored(answer: Any) -> dict[str, float]:

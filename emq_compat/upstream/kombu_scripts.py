@@ -24,7 +24,7 @@ def _script(text: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-#: Takes up to ARGV[1] messages from the lists KEYS[4…], ARGV[2] of them for each priority, one of each list in
+#: Takes up to ARGV[1] messages from the lists KEYS[4…], ARGV[2] lists for each priority, one of each in
 #: turn; each is noted in the hash KEYS[1], the sorted set KEYS[2] (at the time ARGV[3]) and the set KEYS[3].
 #: Returns (number of the list, message) of each. What has no tag is returned and noted nowhere.
 FETCH: Final = _script(

@@ -18,7 +18,6 @@ from emq_compat.upstream.kombu_control import ControlSettings
 if TYPE_CHECKING:
     from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
-    from kombu.entity import Queue
 
 __all__ = ["ETA_LIMIT", "Arrival", "KombuSettings", "Saying", "Tap"]
 
@@ -41,7 +40,7 @@ class KombuSettings:
             broker_use_ssl, broker_login_method, broker_heartbeat, broker_connection_timeout,
             broker_failover_strategy.
         eta_limit: so many messages with an eta are held (worker_eta_task_limit).
-        detect_quorum: worker_detect_quorum_queues.
+        quorum: one of the app's queues is a quorum queue (worker_detect_quorum_queues).
         delayed_queue_type: broker_native_delayed_delivery_queue_type.
         accept: accept_content, for messages that must be made of packed ones.
         dead_after_s: on Redis, what a worker held that was silent for so long is taken up by others.
@@ -49,7 +48,7 @@ class KombuSettings:
     """
 
     url: str
-    queue: Callable[[str], Queue]
+    queue: Callable[[str], Any]
     acks_late: Callable[[str], bool]
     transport_options: Mapping[str, Any] = field(default_factory=dict)
     ssl: Any = False
@@ -58,7 +57,7 @@ class KombuSettings:
     connect_s: float = 4.0
     failover: Any = None
     eta_limit: int = ETA_LIMIT
-    detect_quorum: bool = True
+    quorum: bool = False
     delayed_queue_type: str = "quorum"
     accept: tuple[str, ...] = ("json",)
     dead_after_s: float = 10.0
@@ -106,7 +105,7 @@ class Tap(ABC):
         settings: KombuSettings,
         name: str,
         take: Callable[[Arrival], None],
-        declare: Callable[[Any, Queue], Any],
+        declare: Callable[[Any, Any], Any],
     ) -> None:
         self.connection = connection
         self.hub = hub
@@ -117,11 +116,11 @@ class Tap(ABC):
         self._loop: Any = None
 
     @abstractmethod
-    def open(self, queues: Sequence[Queue]) -> None:
+    def open(self, queues: Sequence[Any]) -> None:
         """Declare the queues and listen on them."""
 
     @abstractmethod
-    def listen(self, queues: Sequence[Queue]) -> None:
+    def listen(self, queues: Sequence[Any]) -> None:
         """Declare these and listen on them instead."""
 
     @abstractmethod

@@ -8,6 +8,7 @@ Everything of kombu's is touched by this thread only. The job manager's side say
 from __future__ import annotations
 
 import logging
+import os
 import random
 import select
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.celery_message import delivery_of
 from emq_compat.errors import MessageError
+from emq_compat.ids import new_id
 from emq_compat.message import REJECTED, REQUEUED, RETURNED, Delivery, Reply
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, UpstreamEvent
 from emq_compat.upstream.kombu_connection import Broker
@@ -73,7 +75,7 @@ class Worker(threading.Thread):
     ) -> None:
         super().__init__(name=f"kombu-{name}", daemon=True)
         self._settings = settings
-        self._broker = Broker(name, settings)
+        self._broker = Broker(f"{name}/{os.getpid()}.{new_id()[:8]}", settings)
         self._queues = tuple(queues)
         self._tell = tell
         self._commands: deque[tuple[str, tuple[Any, ...]]] = deque()
@@ -401,15 +403,12 @@ class Worker(threading.Thread):
 
     def _refuse(self, arrival: Arrival, exc: Exception) -> None:
         self.unreadable += 1
-        shown = bytes(arrival.message.body[:200], "utf-8") if isinstance(arrival.message.body, str) else (
-            arrival.message.body[:200]
-        )
         logger.error(
             "a message in %s is refused (%d so far): %s; its body begins with %r",
             arrival.queue,
             self.unreadable,
             exc if isinstance(exc, MessageError) else repr(exc),
-            shown,
+            arrival.message.body[:200],
         )
         self._say("reject", arrival.tag)
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -21,9 +21,9 @@ from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.current import given_app
 from emq_compat.shim.exceptions import ImproperlyConfigured
-from emq_compat.shim.find_app import AppNotFound, find_app, told
+from emq_compat.shim.find_app import AppNotFound, find_app, is_genuine, told
 
-__all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker"]
+__all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker", "viewed"]
 
 
 class Connection:
@@ -46,7 +46,7 @@ class Connection:
         if self._broker:
             return self._broker
         if self.app_name or given_app.get() is not None:
-            return find_app(self.app_name).broker_url
+            return viewed(find_app(self.app_name)).broker_url
         if os.environ.get("CELERY_BROKER_URL") or os.environ.get("CELERY_CONFIG_MODULE"):
             return _nameless().broker_url
         return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
@@ -106,14 +106,24 @@ def load_app(written: str) -> Celery:
     Raises:
         AppNotFound: there is none, or importing its tasks failed.
     """
-    app = find_app(written)
+    app = viewed(find_app(written))
     try:
         app.loader.import_default_modules()
         app.finalize()
     except Exception as exc:
-        what = f" ({app.loader.importing})" if app.loader.importing else ""
+        importing = getattr(app.loader, "importing", "")
+        what = f" ({importing})" if importing else ""
         raise AppNotFound(f"-A {written}: importing its tasks failed{what}: {told(exc)}") from exc
     return app
+
+
+def viewed(app: Celery) -> Celery:
+    """Return what the commands look at: the app itself, or a view of a genuine one that has the same."""
+    if not is_genuine(app):
+        return app
+    from emq_compat.genuine.view import AppView  # noqa: PLC0415 - it needs Celery
+
+    return cast("Celery", AppView(app))
 
 
 #: Files whose frames say nothing of the project: importing, and this package.

@@ -40,11 +40,12 @@ class CLIContext:
         """The app that ``-A`` names, or the default one; raises as ``find_app`` where it can't be had."""
         named = self._app
         if named is None or isinstance(named, str):
-            from emq_compat.shim import current  # noqa: PLC0415 - few commands need an app this way
+            from emq_compat.cli.connection import viewed  # noqa: PLC0415 - few commands need an app this way
+            from emq_compat.shim import current  # noqa: PLC0415 - likewise
             from emq_compat.shim.find_app import find_app  # noqa: PLC0415 - likewise
 
             if named or current.given_app.get() is not None:
-                self._app = find_app(named or "")
+                self._app = viewed(find_app(named or ""))
             else:
                 self._app = current.get_app()
             named = self._app

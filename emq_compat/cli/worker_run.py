@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -36,12 +36,15 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.pool.base import PoolOptions
-from emq_compat.shim import signals
 from emq_compat.shim.app import Celery
+from emq_compat.shim.events.telling import Switch
 from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
 from emq_compat.upstream.base import Upstream
 from emq_compat.upstream.factory import purge, shown, upstreams_for
+
+if TYPE_CHECKING:
+    from emq_compat.genuine.program import GenuineProgram
 
 __all__ = ["run"]
 
@@ -57,7 +60,9 @@ def run(app_name: str, brokers: Sequence[str], options: Mapping[str, Any]) -> tu
     app, url, changes = configured_app(app_name, broker, options)
     app.hostname = node_name(options["hostname"])
     controller = WorkController(app, app.hostname, options)
-    program = ShimProgram(app, found_as=app_name, changes=changes, controller=controller)
+    program = _program(app, app_name, url, changes, controller)
+    assert program.announcer is not None
+    signals = program.announcer.signals
     # In Celery's order: tasks' modules may have receivers of what comes, and those may change settings.
     program.load()
     signals.celeryd_init.send(
@@ -108,6 +113,27 @@ def run(app_name: str, brokers: Sequence[str], options: Mapping[str, Any]) -> tu
     return status, manager.restart_wanted
 
 
+def _program(
+    app: Any, app_name: str, url: str, changes: Mapping[str, Any], controller: WorkController
+) -> ShimProgram | GenuineProgram:
+    """Return what runs the tasks of an app, of the shim or a genuine one."""
+    if isinstance(app, Celery):
+        return ShimProgram(app, found_as=app_name, changes=changes, controller=controller)
+    from emq_compat.genuine import program as genuine  # noqa: PLC0415 - it needs Celery
+    from emq_compat.genuine.onlooker import GenuineAnnouncer  # noqa: PLC0415 - likewise
+
+    events = Switch()
+    return genuine.GenuineProgram(
+        app.real,
+        hostname=app.hostname,
+        url=url,
+        found_as=app_name,
+        changes=changes,
+        announcer=GenuineAnnouncer(app, controller, events),
+        events=events,
+    )
+
+
 def _beat_argv(site: WorkerSite, broker: str | None, options: Mapping[str, Any]) -> list[str]:
     """Return the arguments of ``emq-compat`` for a beat of the same app, broker and log."""
     given = {
@@ -126,7 +152,7 @@ def _set_up_log(app: Celery, level: str, file: Path | None) -> None:
     try:
         app.log.setup(
             level,
-            file,
+            file if file is None else str(file),
             bool(conf.worker_redirect_stdouts),
             conf.worker_redirect_stdouts_level,
             hostname=app.hostname,
@@ -140,7 +166,10 @@ def _put_back(stdout: TextIO, stderr: TextIO) -> None:
 
 
 def _manager(
-    site: WorkerSite, config: WorkerConfig, program: ShimProgram, companions: Mapping[str, int]
+    site: WorkerSite,
+    config: WorkerConfig,
+    program: ShimProgram | GenuineProgram,
+    companions: Mapping[str, int],
 ) -> JobManager:
     queues = config.listens_to(program.default_queue)
     conf = site.app.conf

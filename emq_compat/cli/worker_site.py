@@ -115,7 +115,7 @@ def _queues(app: Celery, options: Mapping[str, Any], node: str) -> tuple[tuple[i
     queues = app.amqp.queues
     try:
         queues.select(_names(options["queues"]))
-    except QueueNotFound as exc:
+    except (QueueNotFound, KeyError) as exc:
         raise click.UsageError(f"-Q: {exc.args[0]}, and task_create_missing_queues is off") from exc
     queues.deselect(_names(options["exclude_queues"]))
     if app.conf.worker_direct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
 from emq_compat.address import Address
 from emq_compat.errors import AddressError, EmqError
 from emq_compat.failures import failed
+from emq_compat.genuine.onlooker import GenuineAnnouncer
 from emq_compat.genuine.tracing import Tracing
 from emq_compat.message import Delivery, Reply
 from emq_compat.pool.slot import Stopped
@@ -36,7 +38,8 @@ class GenuineProgram:
         hostname: the node name.
         url: the broker's address that the worker was told.
         found_as: what ``-A`` named it by; empty: a process that is started anew can't find it.
-        onlooker: what wants to know of the job manager's life; None: nothing does.
+        changes: settings that the command line gave to the app.
+        announcer: sends the signals of the parent; None: there are none (where tasks run).
         events: whether task events are sent: told by the parent to where tasks run.
     """
 
@@ -49,16 +52,20 @@ class GenuineProgram:
         hostname: str,
         url: str = "",
         found_as: str = "",
-        onlooker: Onlooker | None = None,
+        changes: Mapping[str, Any] | None = None,
+        announcer: GenuineAnnouncer | None = None,
         events: Switch | None = None,
     ) -> None:
         self.app = app
         self.hostname = hostname
         self.events = Switch() if events is None else events
-        self.onlooker = Onlooker() if onlooker is None else onlooker
+        self.announcer = announcer
+        self.onlooker: Onlooker = Onlooker() if announcer is None else announcer
         self._url = url
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
-            ("emq_compat.genuine.program:rebuild", (found_as, hostname, url)) if found_as else None
+            ("emq_compat.genuine.program:rebuild", (found_as, hostname, url, json.dumps(changes or {})))
+            if found_as
+            else None
         )
         self._policies: dict[str, TaskPolicy] | None = None
         self._made: Tracing | None = None
@@ -135,6 +142,8 @@ class GenuineProgram:
     def worker_init(self) -> None:
         """Import the app's task modules and make its result backend, before anything is forked."""
         _ = self.policies, self.app.backend
+        if self.announcer is not None:
+            self.announcer.worker_init()
 
     def child_init(self) -> None:
         """Do what Celery does in a process that is to run tasks, and send worker_process_init."""
@@ -191,11 +200,12 @@ def captures(app: Any, url: str) -> bool:
         return False
 
 
-def rebuild(found_as: str, hostname: str, url: str = "") -> GenuineProgram:
-    """Make a GenuineProgram again in a new process."""
+def rebuild(found_as: str, hostname: str, url: str = "", changes: str = "{}") -> GenuineProgram:
+    """Make a GenuineProgram again in a new process; ``changes`` are settings in JSON."""
     from emq_compat.shim.find_app import find_app  # noqa: PLC0415 - only a spawned process needs it
 
     found: Any = find_app(found_as)
+    found.conf.update(json.loads(changes))
     program = GenuineProgram(found, hostname=hostname, url=url, found_as=found_as)
     program.events.on = True  # it shares no memory with the parent, which may want them at any time
     _log_as_the_parent(found, hostname)

@@ -48,7 +48,7 @@ from emq_compat.message import (
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report
 
-__all__ = ["Tracing", "request_of", "unreadable"]
+__all__ = ["Tracing", "exception_of", "request_of", "unreadable"]
 
 logger = logging.getLogger("celery.worker.request")
 
@@ -103,7 +103,7 @@ class Tracing:
         tracer = self._tracer(name)
         task = self.app.tasks[name]
         try:
-            request = request_of(self.app, job, delivery, self.hostname, self._accept)
+            request = request_of(job, delivery, self.hostname, self._accept)
         except EmqError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a serializer raises
@@ -193,7 +193,7 @@ class Tracing:
         if task is None or state not in (states.FAILURE, states.REVOKED, states.RETRY):
             return _ended(SUCCESS, None, None)
         try:
-            request = request_of(self.app, job, delivery, self.hostname, self._accept)
+            request = request_of(job, delivery, self.hostname, self._accept)
         except Exception:  # noqa: BLE001 - its arguments may be what was wrong
             request = unreadable(job, delivery, self.hostname)
         request["id"] = job.celery.get("id") or request["id"]
@@ -240,10 +240,10 @@ def exception_of(error: Any, reply: Mapping[str, Any]) -> BaseException:
     return Exception(f"{name}: {error.get('message') or ''}")
 
 
-def request_of(
-    app: Any, job: Job, delivery: Delivery, hostname: str, accept: Any
-) -> dict[str, Any]:
+def request_of(job: Job, delivery: Delivery, hostname: str, accept: Any) -> dict[str, Any]:
     """Return the request of a run, as Celery's worker hands it to the tracer, arguments in it.
+
+    ``accept`` are the content types that may be read.
 
     Raises:
         ContentDisallowed, DecodeError (kombu's): the arguments are not accepted, or can't be read.

@@ -16,12 +16,13 @@ import sys
 import traceback as tracebacks
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.current import given_app
 
-__all__ = ["AppNotFound", "find_app", "told"]
+__all__ = ["AppNotFound", "find_app", "is_genuine", "told"]
 
 
 #: Frames of this package and of importlib say nothing about what is wrong in a project.
@@ -33,7 +34,7 @@ class AppNotFound(ConfigurationError):
 
 
 def find_app(written: str) -> Celery:
-    """Return the app; without a name the one whose program runs here.
+    """Return the app, of the shim or a genuine one; without a name the one whose program runs here.
 
     The current directory is on the import path while it is looked for, and after.
 
@@ -61,23 +62,32 @@ def find_app(written: str) -> Celery:
         return _attribute(holder, last, written)
     found = _in_module(module)
     if found is None:
-        hints = (_genuine(value) for value in vars(module).values() if type(value).__name__ == "Celery")
-        hint = next(filter(None, hints), "")
-        raise AppNotFound(f"-A {written}: no Celery app in the module {module.__name__}{hint}")
+        raise AppNotFound(f"-A {written}: no Celery app in the module {module.__name__}")
     return found
 
 
 def _in_module(module: ModuleType) -> Celery | None:
     for name in ("app", "celery"):
         value = getattr(module, name, None)
-        if isinstance(value, Celery):
+        if is_app(value):
             return value
     if hasattr(module, "__path__"):
         inner = _imported_if_there(f"{module.__name__}.celery")
         found = _in_module(inner) if inner is not None else None
         if found is not None:
             return found
-    return next((value for value in vars(module).values() if isinstance(value, Celery)), None)
+    return next(filter(is_app, vars(module).values()), None)
+
+
+def is_genuine(value: object) -> bool:
+    """Whether this is an app of the package celery, where that is no other name of the shim."""
+    genuine: Any = getattr(sys.modules.get("celery.app.base"), "Celery", None)
+    return isinstance(genuine, type) and isinstance(value, genuine) and not isinstance(value, Celery)
+
+
+def is_app(value: object) -> bool:
+    """Whether this is an app, of the shim or a genuine one."""
+    return isinstance(value, Celery) or is_genuine(value)
 
 
 def _attribute(module: ModuleType, path: str, written: str) -> Celery:
@@ -86,14 +96,14 @@ def _attribute(module: ModuleType, path: str, written: str) -> Celery:
         value = getattr(value, part, None)
     if isinstance(value, ModuleType):
         value = _in_module(value)
-    if callable(value) and not isinstance(value, (Celery, type)):
+    if callable(value) and not isinstance(value, type) and not is_app(value):
         try:
             value = value()  # a factory; Celery 5.7 takes one, too
         except Exception as exc:
             raise AppNotFound(f"-A {written}: calling {path} failed: {told(exc)}") from exc
-    if not isinstance(value, Celery):
-        raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}{_genuine(value)}")
-    return value
+    if not is_app(value):
+        raise AppNotFound(f"-A {written}: {module.__name__} has no Celery app {path!r}")
+    return value  # type: ignore[return-value]
 
 
 def _imported(name: str, written: str) -> ModuleType:
@@ -127,10 +137,3 @@ def _place(exc: BaseException) -> str:
     frames = [f for f in tracebacks.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
     own = [f for f in frames if not f.filename.startswith(_NOT_THE_USERS)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-
-
-def _genuine(value: object) -> str:
-    """Return what to tell whoever names an app of the celery package."""
-    if type(value).__module__.partition(".")[0] != "celery":
-        return ""
-    return "; it is one of the package celery: import Celery from emq_compat.celery_shim"

@@ -15,9 +15,8 @@ from emq_compat.address import Address
 from emq_compat.errors import MessageError
 from emq_compat.message import FAILURE, RETRY, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
-from emq_compat.shim import current, signals
+from emq_compat.shim import current, exceptions, signals
 from emq_compat.shim.events.telling import Switch, Teller
-from emq_compat.shim.exceptions import NotRegistered, Retry
 from emq_compat.shim.handlers import ExceptionInfo
 from emq_compat.shim.remote_error import exception_from
 from emq_compat.shim.request import Context, request_of
@@ -211,6 +210,9 @@ class Announcer(Onlooker):
     """
 
     received_log = logging.getLogger("celery.worker.strategy")
+    #: Where the signals are, and the exceptions that they tell of.
+    signals: Any = signals
+    exceptions: Any = exceptions
 
     def __init__(
         self, app: Celery, controller: WorkController | None = None, switch: Switch | None = None
@@ -232,7 +234,7 @@ class Announcer(Onlooker):
     def hears_ends(self) -> bool:
         """Whether anybody hears of revokes: a task may expire, or be revoked, in the broker."""
         tells = self._app.conf.worker_send_task_events if self._teller is None else self._teller.tasks
-        return bool(tells or signals.task_revoked.receivers)
+        return bool(tells or self.signals.task_revoked.receivers)
 
     @property
     def namespace(self) -> str:
@@ -245,21 +247,21 @@ class Announcer(Onlooker):
         if not self._initialised:
             self._initialised = True
             current.worker = self.controller
-            signals.worker_init.send(sender=self.controller)
+            self.signals.worker_init.send(sender=self.controller)
             self.controller.create_steps()
 
     def before_child(self) -> None:
         """Send worker_before_create_process."""
-        signals.worker_before_create_process.send(sender=self.controller.pool or self.controller)
+        self.signals.worker_before_create_process.send(sender=self.controller.pool or self.controller)
 
     def ready(self) -> None:
         """Start the project's steps and send worker_ready."""
         self.controller.start_steps()
-        signals.worker_ready.send(sender=self.controller.consumer)
+        self.signals.worker_ready.send(sender=self.controller.consumer)
 
     def heartbeat_sent(self) -> None:
         """Send heartbeat_sent."""
-        signals.heartbeat_sent.send(sender=self.controller.consumer)
+        self.signals.heartbeat_sent.send(sender=self.controller.consumer)
 
     @_safe
     def connected(
@@ -327,14 +329,14 @@ class Announcer(Onlooker):
 
     def shutting_down(self, cause: str, how: str, exit_code: int) -> None:
         """Send worker_shutting_down."""
-        signals.worker_shutting_down.send(
+        self.signals.worker_shutting_down.send(
             sender=self.controller.hostname, sig=cause, how=how, exitcode=exit_code
         )
 
     def shut_down(self) -> None:
         """Stop the project's steps and send worker_shutdown."""
         self.controller.stop_steps()
-        signals.worker_shutdown.send(sender=self.controller)
+        self.signals.worker_shutdown.send(sender=self.controller)
 
     @_safe
     def began(self, delivery: Delivery) -> None:
@@ -348,15 +350,27 @@ class Announcer(Onlooker):
         if self._switch.on and self._teller is not None:
             self._teller.ended(delivery, reply)
 
+    def _request(self, task: str, job: Job, delivery: Delivery) -> Any:
+        """Return what a message's request would be."""
+        return request_of(task, job, delivery, self._app.hostname)
+
+    def _exception(self, reply: Mapping[str, Any]) -> BaseException:
+        """Return the exception that a reply's JSON tells of."""
+        return exception_from(reply.get("error") or {}, reply.get("traceback") or "")
+
+    def _info(self, exc: BaseException) -> Any:
+        """Return Celery's ExceptionInfo of an exception that is being handled."""
+        return ExceptionInfo(exc)
+
     @_safe
     def received(self, delivery: Delivery) -> None:
         """Send task_received; task_unknown for a name that isn't registered, task_rejected for no message."""
         if self._switch.on and self._teller is not None:
             self._teller.received(delivery)
         if not (
-            signals.task_received.receivers
-            or signals.task_unknown.receivers
-            or signals.task_rejected.receivers
+            self.signals.task_received.receivers
+            or self.signals.task_unknown.receivers
+            or self.signals.task_rejected.receivers
         ):
             return
         if delivery.headers.concludes:
@@ -365,27 +379,27 @@ class Announcer(Onlooker):
         try:
             job = Job.decode(delivery.payload)
         except MessageError as exc:
-            signals.task_rejected.send(sender=consumer, message=delivery, exc=exc)
+            self.signals.task_rejected.send(sender=consumer, message=delivery, exc=exc)
             return
         name = delivery.headers.task or job.celery.get("task")
         if not name:
             return
         task = self._app.tasks.get(name)
-        context = request_of(str(name), job, delivery, self._app.hostname)
+        context = self._request(str(name), job, delivery)
         if task is None:
-            unknown = NotRegistered(name)
-            signals.task_unknown.send(
+            unknown = self.exceptions.NotRegistered(name)
+            self.signals.task_unknown.send(
                 sender=consumer, message=delivery, exc=unknown, name=name, id=context.id
             )
         else:
-            signals.task_received.send(sender=consumer, request=Request(task, context, delivery))
+            self.signals.task_received.send(sender=consumer, request=Request(task, context, delivery))
 
     @_safe
     def unattended(self, delivery: Delivery, reply: Reply, *, signum: int | None = None) -> None:
         """Send task_failure of a lost task or one over its limit, task_retry, and task_revoked."""
         if self._switch.on and self._teller is not None:
             self._teller.unattended(delivery, reply, signum)
-        signal = _ENDS.get(reply.state)
+        signal = getattr(self.signals, _ENDS.get(reply.state, ""), None)
         if signal is None or not signal.receivers:
             return
         job = Job.decode(delivery.payload)
@@ -393,11 +407,11 @@ class Announcer(Onlooker):
         task = self._app.tasks.get(name) if isinstance(name, str) else None
         if task is None:
             return
-        context = request_of(task.name, job, delivery, self._app.hostname)
+        context = self._request(task.name, job, delivery)
         document = json.loads(reply.body)
         if reply.state == REVOKED:
             why = document.get("value")
-            signals.task_revoked.send(
+            self.signals.task_revoked.send(
                 sender=task,
                 request=context,
                 terminated=why == "terminated",
@@ -406,14 +420,14 @@ class Announcer(Onlooker):
             )
             return
         try:
-            raise exception_from(document.get("error") or {}, document.get("traceback") or "")
+            raise self._exception(document)
         except BaseException as exc:  # noqa: BLE001 - raised here, to have a traceback
-            info = ExceptionInfo(exc)
+            info = self._info(exc)
             if reply.state == RETRY:
-                again = Retry(exc=exc, when=task.default_retry_delay)
-                signals.task_retry.send(sender=task, request=context, reason=again, einfo=info)
+                again = self.exceptions.Retry(exc=exc, when=task.default_retry_delay)
+                self.signals.task_retry.send(sender=task, request=context, reason=again, einfo=info)
                 return
-            signals.task_failure.send(
+            self.signals.task_failure.send(
                 sender=task,
                 task_id=context.id,
                 exception=exc,
@@ -424,8 +438,8 @@ class Announcer(Onlooker):
             )
 
 
-#: State of what had no word in its end → the signal that tells of it.
-_ENDS = {FAILURE: signals.task_failure, RETRY: signals.task_retry, REVOKED: signals.task_revoked}
+#: State of what had no word in its end → the name of the signal that tells of it.
+_ENDS = {FAILURE: "task_failure", RETRY: "task_retry", REVOKED: "task_revoked"}
 
 
 def _told_of(url: str) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def test_the_app_is_found_where_celery_finds_it(how: str, module: WriteModule) -
         ({"fb6": "def (:\n"}, "fb6", "importing fb6 failed: SyntaxError"),
         ({"fb7": "import sys\nsys.exit(3)\n"}, "fb7", "importing fb7 failed: SystemExit: 3"),
         ({"fb8": "def app():\n    raise KeyError('k')\n"}, "fb8:app", "calling app failed: KeyError: 'k'"),
-        ({"celery": "class Celery: ...\n", "fb9": _GENUINE}, "fb9", "it is one of the package celery"),
-        ({"celery": "class Celery: ...\n", "fb10": _GENUINE}, "fb10:app", "it is one of the package celery"),
+        ({"celery": "class Celery: ...\n", "fb9": _GENUINE}, "fb9", "no Celery app in the module fb9"),
+        ({"celery": "class Celery: ...\n", "fb10": _GENUINE}, "fb10:app", "fb10 has no Celery app 'app'"),
     ],
 )
 def test_an_app_that_cant_be_had_is_one_clear_error(

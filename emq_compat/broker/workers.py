@@ -134,7 +134,7 @@ class Worker:
 
     def lost_at(self, dead_after_s: float, gone_after_s: float) -> float:
         """Return the monotonic time at which it counts as lost unless it is heard before."""
-        if self.consumer and self.present:
+        if self.fetches:
             deadline = math.inf
         else:
             deadline = self.heard + (max(dead_after_s, SILENCE_S) if self.stock else dead_after_s)

@@ -67,8 +67,7 @@ class Capabilities:
             none.
         pid, hostname: of its parent process; for people.
         consumer: it is no worker that runs jobs but a consumer of kombu's: all that it is given counts as
-            acknowledged late, it beats no heart (its connection tells that it is there), and without queues
-            it listens on none.
+            acknowledged late, and without queues it listens on none.
     """
 
     slots: int

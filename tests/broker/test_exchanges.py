@@ -246,11 +246,11 @@ def test_deleted_while_used(bench: Asking) -> None:
     assert {} == bench.waiting()
 
 
-def test_a_consumer_needs_no_heart(bench: Asking) -> None:
-    """A silent consumer isn't lost; one whose connection is gone is, and what it held is handed out again."""
+def test_a_consumer_is_lost(bench: Asking) -> None:
+    """What a consumer held whose connection is gone is handed out again, of whatever task it is."""
     bench.publish()
     [hand_out] = bench.worker(consumer=True, credit=1)
-    bench.pass_time(600)
+    bench.pass_time(600, b"w.1")
     assert 1 == bench.ask("stats")["in_flight"]
     bench.engine.connection_gone(b"w.1", bench.now)
     bench.pass_time(3)

@@ -98,8 +98,8 @@ class Fleet:
         worker.stock = about is None
         worker.consumer = about is not None and about.consumer
         queues, before = self._flights.queues, worker.queues
-        default = [] if worker.consumer else [(0, queues.get(""))]
-        worker.listen([(w, queues.get(name)) for w, name in command.queues] or default)
+        listed = command.queues or (() if worker.consumer else ((0, ""),))
+        worker.listen([(w, queues.get(name)) for w, name in listed])
         self._desk.to_worker(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=worker.stock)
         if about is not None:
             worker.slots, worker.tasks = about.slots, about.tasks

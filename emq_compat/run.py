@@ -130,6 +130,10 @@ class Onlooker:
         """
         raise LookupError(method)
 
+    def send_task_events(self, manager: Any, wanted: bool) -> bool:
+        """Send events of tasks from now on, or no more; returns whether that is a change."""
+        return False
+
     def stats(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return what remote control's ``stats`` answers: what the job manager tells, and more."""
         return told

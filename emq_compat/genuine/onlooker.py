@@ -11,8 +11,10 @@ from celery import exceptions, signals
 from celery.app.task import Context
 from kombu.serialization import prepare_accept_content
 
+from emq_compat.genuine import panel
 from emq_compat.genuine.tracing import exception_of, request_of, unreadable
 from emq_compat.message import Delivery, Job
+from emq_compat.shim.panel_registry import State
 from emq_compat.shim.worker import Announcer
 
 __all__ = ["GenuineAnnouncer"]
@@ -23,6 +25,10 @@ class GenuineAnnouncer(Announcer):
 
     signals = signals
     exceptions = exceptions
+
+    def run_command(self, state: State, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Run a command of remote control: Celery's, ours, or the project's own."""
+        return panel.run(state, verb, arguments)
 
     def _request(self, task: str, job: Job, delivery: Delivery) -> Any:
         app, hostname = self._app, self._app.hostname

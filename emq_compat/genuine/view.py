@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from emq_compat.shim.events.clock import Clock
 from emq_compat.shim.events.system import Events
 from emq_compat.shim.settings_table import SETTINGS
 
@@ -90,6 +91,11 @@ class AppView:
     def tasks(self) -> Tasks:
         """The registered tasks."""
         return Tasks(self.real.tasks)
+
+    @cached_property
+    def clock(self) -> Clock:
+        """What a worker's events are ordered by."""
+        return Clock()
 
     @cached_property
     def events(self) -> Events:

@@ -287,14 +287,14 @@ def revoke_by_stamped_headers(
 @control_command()
 def enable_events(state: State, **kwargs: Any) -> Any:
     """Send events of tasks."""
-    changed = state.worker.program.announcer.send_task_events(state.worker, True)
+    changed = state.worker.program.onlooker.send_task_events(state.worker, True)
     return ok("task events enabled" if changed else "task events already enabled")
 
 
 @control_command()
 def disable_events(state: State, **kwargs: Any) -> Any:
     """Send no events of tasks."""
-    changed = state.worker.program.announcer.send_task_events(state.worker, False)
+    changed = state.worker.program.onlooker.send_task_events(state.worker, False)
     return ok("task events disabled" if changed else "task events already disabled")
 
 

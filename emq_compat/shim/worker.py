@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from emq_compat.address import Address
+from emq_compat.address import Address, is_kombu
 from emq_compat.errors import MessageError
 from emq_compat.message import FAILURE, RETRY, REVOKED, Delivery, Job, Reply
 from emq_compat.run import Onlooker
@@ -24,6 +24,7 @@ from emq_compat.shim.request import Context, request_of
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
     from emq_compat.shim.events.dispatcher import EventDispatcher
+    from emq_compat.shim.panel_registry import State
     from emq_compat.shim.surface.bootsteps import Steps, Timer
     from emq_compat.shim.task import Task
 
@@ -305,10 +306,16 @@ class Announcer(Onlooker):
 
     def asked(self, manager: Any, verb: str, arguments: Mapping[str, Any]) -> Any:
         """Run a command of remote control that is Celery's, or the project's own (``shim/panel.py``)."""
-        from emq_compat.shim import panel  # noqa: PLC0415 - start-up doesn't need it
+        from emq_compat.shim.panel_registry import State  # noqa: PLC0415 - start-up doesn't need it
 
         controller = self.controller
-        state = panel.State(self._app, controller.hostname, controller.consumer, manager)
+        state = State(self._app, controller.hostname, controller.consumer, manager)
+        return self.run_command(state, verb, arguments)
+
+    def run_command(self, state: State, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Run a command; raises LookupError where there is none of this name, and what it raises."""
+        from emq_compat.shim import panel  # noqa: PLC0415 - start-up doesn't need it
+
         return panel.run(state, verb, arguments)
 
     def commanded(self, manager: Any, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -322,7 +329,7 @@ class Announcer(Onlooker):
         return {
             **told,
             "clock": str(int(time.time())),  # as the command ``clock``
-            "broker": _told_of(conf["broker_read_url"] or self._app.broker_url),
+            "broker": told_of(_url_of(conf.broker_read_url or conf.broker_url, self._app)),
             "prefetch_count": 0,
             "pool": {**told["pool"], "timeouts": limits, "put-guarded-by-semaphore": False},
         }
@@ -442,8 +449,21 @@ class Announcer(Onlooker):
 _ENDS = {FAILURE: "task_failure", RETRY: "task_retry", REVOKED: "task_revoked"}
 
 
-def _told_of(url: str) -> dict[str, Any]:
-    """Return what a broker's address is made of, under kombu's names."""
+def _url_of(setting: Any, app: Any) -> str:
+    url = setting or getattr(app, "broker_url", "") or ""
+    return url if isinstance(url, str) else ";".join(url)
+
+
+def told_of(url: str) -> dict[str, Any]:
+    """Return what a broker's address is made of, under kombu's names, without passwords."""
+    if is_kombu(url):
+        from kombu.connection import Connection  # noqa: PLC0415 - heavy
+        from kombu.utils.url import maybe_sanitize_url  # noqa: PLC0415 - likewise
+
+        told: dict[str, Any] = dict(Connection(url).info())
+        told.pop("password", None)
+        told["alternates"] = [maybe_sanitize_url(other) for other in told.get("alternates") or ()]
+        return told
     first, *others = Address.parse(url)
     port = first.client_endpoint.rpartition(":")[2]
     return {

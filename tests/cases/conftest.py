@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cases.workflows import open_workflow_site
-from tests.processes import Proc, wait_until
+from tests.mixed_site import MixedSite, open_mixed_site
+from tests.processes import Proc, Procs, wait_until
 from tests.site import POOLS, Site
 
 #: What doesn't depend on the pool: with one of them in `make test`, with all in full.
@@ -70,3 +72,16 @@ def assert_nothing_queued(flows: Site, for_s: float = 1.0) -> None:
     pass_s(for_s)
     assert [] == counts()
     assert published == flows.client.ask("stats")["published"]
+
+
+@pytest.fixture
+def mixed(
+    request: pytest.FixtureRequest, tmp_path: Path, procs: Procs, free_port: Callable[[], int]
+) -> Iterator[MixedSite]:
+    """A project on the broker that the parameter names, ``genuine-redis`` say (tests/mixed_site.py)."""
+
+    def amqp_url() -> str:
+        return request.getfixturevalue("amqp_url")
+
+    with open_mixed_site(request.param, tmp_path, procs, free_port, amqp_url) as made:
+        yield made

@@ -195,10 +195,8 @@ class Link:
         except Silent:
             channel.close()
             _silent[name] = time.monotonic() + self.limit_s
-            raise BrokerLost(
-                f"no emq-compat broker answers at {name}"
-                + ("" if channel.connected else f"; {self.address.unresolved() or 'nothing does'}")
-            ) from None
+            why = self.address.unresolved() or "nothing answers there"
+            raise BrokerLost(f"no broker at {name}: {why}") from None
         except (Cut, OperationalError) as exc:
             channel.close()
             raise BrokerLost(f"no broker at {name}: {exc}") from exc

@@ -71,6 +71,7 @@ class Transport(virtual.Transport):
             BrokerLost: none answers.
             ConfigurationError: the URL, or its key folder, can't be used, or it is a stock router's.
         """
+        self._forget()
         client = self.client
         [address] = Address.parse(url_of(client))[:1]
         if address.stock:
@@ -82,6 +83,13 @@ class Transport(virtual.Transport):
         self.link = Link(address, limit_s / max(len(client.alt), 1))
         self.link.open()
         return super().establish_connection()
+
+    def _forget(self) -> None:
+        """Close what is left of an earlier connection, which was lost, or is another process's."""
+        link, self.link = self.link, None
+        super().close_connection(self)
+        if link is not None:
+            link.close()
 
     def close_connection(self, connection: Any) -> None:
         super().close_connection(connection)

@@ -140,8 +140,9 @@ class Session:
     # What comes
 
     def fds(self) -> tuple[int, ...]:
-        """Return the file descriptors whose readability calls for ``take``."""
-        return (*self._wire.fds(), self._wake_r)
+        """Return the file descriptors whose readability calls for ``take``; none where it is over."""
+        with self._lock:
+            return () if self.lost else (*self._wire.fds(), self._wake_r)
 
     def take(self) -> commands.Request | None:
         """Return the next message; None: none is here.

@@ -16,6 +16,7 @@ __all__ = [
     "LocalProtocolError",
     "MessageError",
     "NotAllowed",
+    "NotConfirmed",
     "NotDeclared",
     "NotEquivalent",
     "NotPublished",
@@ -84,6 +85,10 @@ class NotResolved(EmqError):
 
 class OperationalError(EmqError):
     """The broker can't be reached, or does not answer in time."""
+
+
+class NotConfirmed(OperationalError):
+    """The broker did not confirm a message: it may have it, so that it must not be sent again."""
 
 
 class BrokerRefused(OperationalError):

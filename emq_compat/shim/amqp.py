@@ -88,7 +88,8 @@ class Router:
         """Return the default queue, or the one that a key alone leads to by a default topic exchange."""
         queue = self.queues[self.app.conf.task_default_queue]
         key = options.get("routing_key")
-        if key and getattr(getattr(queue, "exchange", None), "type", "direct") != "direct":
+        by_topic = getattr(getattr(queue, "exchange", None), "type", "direct") != "direct"
+        if key and by_topic and not self.app.over_kombu:
             return self.queues[self._bound(queue.exchange.name, key)]
         return queue
 
@@ -121,6 +122,24 @@ class Router:
             return queue_name(options["queue"])
         exchange = options["exchange"]
         return self._bound(getattr(exchange, "name", exchange), options["routing_key"])
+
+    def via(self, options: Mapping[str, Any]) -> tuple[str, tuple[str, str] | None]:
+        """Return the queue, and the exchange and key, that such options lead to over a broker of kombu's.
+
+        No exchange and key: the queue's own. An exchange and a key together need no queue of the app's; the
+        default queue stands for it.
+        """
+        queue, key = options.get("queue"), options.get("routing_key")
+        exchange = getattr(options.get("exchange"), "name", options.get("exchange"))
+        name = queue_name(self.app.conf.task_default_queue if queue is None else queue)
+        if exchange and key:
+            return name, (str(exchange), str(key))
+        own = getattr(queue, "exchange", None)
+        kind = options.get("exchange_type") or getattr(own, "type", "direct")
+        if kind == "direct" or not (exchange or key):
+            return name, None
+        exchange = exchange or getattr(own, "name", "") or self.app.conf.task_default_exchange
+        return name, (str(exchange), str(key or getattr(queue, "routing_key", None) or ""))
 
     def _bound(self, exchange: str, key: str) -> str:
         """Return the queue that is bound to an exchange by a key; AMQP's nameless exchange takes names."""
@@ -241,6 +260,10 @@ class AMQP:
         if not router.routes.static:
             return Destination(queue=queue_name(self.app.conf.task_default_queue), by_call=True)
         merged = router.route(_said_by(task), name, task_type=task)
+        if self.app.over_kombu:
+            queue, via = router.via(merged)
+            by_call = via is not None or inherits or not merged.keys() <= _IN_PLANS - {"delivery_mode"}
+            return Destination(queue=queue, priority=merged.get("priority"), by_call=by_call)
         return Destination(
             queue=router.queue_of(merged),
             priority=merged.get("priority"),
@@ -279,7 +302,10 @@ class AMQP:
         said = _said_by(task) | {key: value for key, value in options.items() if value is not None}
         router = said.pop("router", None) or self.router
         merged = dict(router.route(said, said.pop("route_name", None) or name, args, kwargs, task))
-        merged["queue"] = self.router.queue_of(merged)
+        if self.app.over_kombu:
+            merged["queue"], merged["via"] = self.router.via(merged)
+        else:
+            merged["queue"] = self.router.queue_of(merged)
         for key in _ADDRESS:
             merged.pop(key, None)
         frame = frame_var.get()

@@ -130,7 +130,8 @@ def _publish(client: Publisher, batch: Sequence[_Job]) -> None:
             if message.msgid not in missing:
                 continue
             # Said again by itself, which makes no second message: so each gets the reason of its own.
-            failed = silent or (_why(client, message) if isinstance(error, NotPublished) else error)
+            again = isinstance(error, NotPublished) and not getattr(client, "is_kombu", False)
+            failed = silent or (_why(client, message) if again else error)
             if failed is not None:
                 if isinstance(failed, OperationalError) and not isinstance(failed, BrokerRefused):
                     silent = failed

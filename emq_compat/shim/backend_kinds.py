@@ -29,6 +29,11 @@ class EmqBackend(Backend):
     """Our broker keeps the results: that of the app, or the one that a URL names."""
 
     def _new_store(self, app: Celery, url: str | None) -> ResultStore:
+        if app.over_kombu:
+            raise ImproperlyConfigured(
+                "results are kept by our broker only where tasks are published to it: with "
+                "RabbitMQ or Redis as the broker name another result_backend, redis://… or db+…"
+            )
         kept_s = seconds_kept(app.conf)
         if url and not url.endswith("://") and url != app.broker_url:
             from emq_compat.client import client_for  # noqa: PLC0415 - it brings ZeroMQ
@@ -140,7 +145,7 @@ def by_url(backend: str | None = None, loader: object = None) -> tuple[type[Back
 def backend_of(app: Celery, said: Any = None) -> Backend:
     """Make the backend that ``said`` (by default the app's setting) names: a URL, a name, a class.
 
-    Nothing said: our broker keeps the results.
+    Nothing said: our broker keeps the results; a broker of kombu's keeps none.
 
     Raises:
         ImproperlyConfigured: as ``by_name``, or its library is missing.
@@ -150,5 +155,5 @@ def backend_of(app: Celery, said: Any = None) -> Backend:
         return said
     if isinstance(said, type):
         return said(app=app)  # type: ignore[no-any-return]
-    cls, url = by_url(said or "emq")
+    cls, url = by_url(said or ("disabled" if app.over_kombu else "emq"))
     return cls(app=app, url=url)

@@ -33,7 +33,7 @@ class Options:
     __slots__ = (
         "awaits", "chord", "compression", "epilogue", "eta", "expires", "extra", "headers", "ignore_result",
         "immutable", "limit_s", "parent_id", "priority", "queue", "retries", "root_id", "serializer",
-        "soft_limit_s", "tags", "task_id", "terms",
+        "soft_limit_s", "tags", "task_id", "terms", "via",
     )  # fmt: skip
 
     def __init__(self, plan: Plan) -> None:
@@ -58,6 +58,7 @@ class Options:
         self.tags = ""
         self.task_id: str | None = None
         self.terms = plan.terms
+        self.via = ""
 
 
 class Plan:
@@ -65,8 +66,8 @@ class Plan:
 
     __slots__ = (
         "_head", "_origin_pid", "_tail", "by_call", "by_queue", "check", "compression", "dumps", "epilogue",
-        "expires", "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "packs", "path", "priority",
-        "queue", "serializer", "stock", "terms", "version",
+        "expires", "ignore_result", "keep_s", "keeps_errors", "limit_s", "name", "over_kombu", "packs",
+        "path", "priority", "queue", "serializer", "stock", "terms", "version",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +90,7 @@ class Plan:
         serializer: str | None = None,
         compression: str | None = None,
         terms: CallTerms | None = None,
+        over_kombu: bool = False,
     ) -> None:
         """``by_call``: the queue and other options depend on the call (AMQP.send_options).
 
@@ -99,6 +101,7 @@ class Plan:
         the broker must not be told to drop it; the worker does that. ``epilogue`` and ``keep_s`` are headers:
         results live elsewhere, and how long the broker keeps them.
         ``terms``: those of each call (unique keys, places, paces); None: there are none.
+        ``over_kombu``: the broker is one of kombu's, which has neither those nor chords.
         """
         self.name = name
         self.path = path
@@ -119,6 +122,7 @@ class Plan:
         self.serializer = serializer
         self.compression = compression
         self.terms = terms
+        self.over_kombu = over_kombu
         #: Its messages aren't plain JSON, or come on terms: ``build`` is not for them.
         self.packs = terms is not None or not is_plain(serializer, compression)
         #: A stock job manager passes arguments on as they are.
@@ -155,7 +159,7 @@ def build(plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any], request: C
     try:
         payload = (
             f'{plan._head}{encode(args if type(args) is tuple else list(args))},"kwargs":'
-            f'{encode(kwargs) if kwargs else "{}"}'
+            f"{encode(kwargs) if kwargs else '{}'}"
             f'{plan.tail()}"{task_id}"'
         )
     except (TypeError, ValueError, RecursionError) as exc:
@@ -202,6 +206,11 @@ def build_with(
         plan.check(*values, *args, **kwargs)
     if plan.stock:
         _refuse_for_stock(plan, options)
+    elif plan.over_kombu and options.terms is not None:
+        raise ImproperlyConfigured(
+            f"{plan.name}: unique tasks, concurrency keys and shared rates need an emq:// broker; "
+            "RabbitMQ, Redis and the like have no such thing"
+        )
     task_id = options.task_id or new_id()
     extra: dict[str, Any] = dict(options.extra)
     terms = {} if options.terms is None else _terms(options.terms, args, kwargs, options, collected)
@@ -248,6 +257,7 @@ def build_with(
             immutable=options.immutable,
             epilogue=options.epilogue or ("once" in terms and "callbacks" in extra),
             tags=options.tags,
+            via=options.via,
             once=terms.get("once", ""),
             slots=terms.get("slots", ""),
             pace=terms.get("pace", ""),
@@ -385,9 +395,7 @@ def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
     if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] and kinds[-1] is inspect.Parameter.VAR_KEYWORD:
         return None
     empty = inspect.Parameter.empty
-    plain = [
-        p.replace(annotation=empty, default=empty if p.default is empty else None) for p in parameters
-    ]
+    plain = [p.replace(annotation=empty, default=empty if p.default is empty else None) for p in parameters]
     name = getattr(run, "__name__", "run")
     name = name if name.isidentifier() else "run"
     scope: dict[str, Any] = {}

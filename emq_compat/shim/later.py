@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from emq_compat.address import DEFAULT_URL as DEFAULT_URL
+    from emq_compat.address import is_kombu as is_kombu
     from emq_compat.shim.alias.finder import alias_module as alias_module
     from emq_compat.shim.alias.finder import install as install
     from emq_compat.shim.annotations import annotations_of as annotations_of
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from emq_compat.shim.options import ADDRESS as ADDRESS
     from emq_compat.shim.options import read_options as read_options
     from emq_compat.shim.options import unknown_options as unknown_options
+    from emq_compat.shim.over_kombu import KombuPools as KombuPools
+    from emq_compat.shim.over_kombu import client_of as client_of
+    from emq_compat.shim.over_kombu import connection_of as connection_of
     from emq_compat.shim.paths import TaskPath as TaskPath
     from emq_compat.shim.paths import path_of as path_of
     from emq_compat.shim.pipeline import Pipeline as Pipeline
@@ -93,7 +97,7 @@ if TYPE_CHECKING:
 
 #: Module, below emq_compat → names of it.
 NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "address": ("DEFAULT_URL",),
+    "address": ("DEFAULT_URL", "is_kombu"),
     "shim.alias.finder": ("alias_module", "install"),
     "shim.annotations": ("annotations_of", "sources_of"),
     "shim.announce": ("announced",),
@@ -122,6 +126,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.graph": ("DependencyGraph", "GraphFormatter"),
     "shim.models": ("dumped", "with_models"),
     "shim.options": ("ADDRESS", "read_options", "unknown_options"),
+    "shim.over_kombu": ("KombuPools", "client_of", "connection_of"),
     "shim.paths": ("TaskPath", "path_of"),
     "shim.pipeline": ("Pipeline", "pipeline_of", "publish_with_tries"),
     "shim.programs": ("Worker", "run_command"),
@@ -151,6 +156,7 @@ SELDOM: Final = frozenset(
         "shim.connections",
         "shim.eager",
         "shim.graph",
+        "shim.over_kombu",
         "shim.programs",
         "shim.promise",
         "shim.settings_option",

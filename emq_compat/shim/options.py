@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from emq_compat.headers import via_text
 from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.attributes import TERMS
 from emq_compat.shim.build import Options, Plan, unix_time
@@ -47,7 +48,7 @@ _MEANT: Final = frozenset(
         "group_id", "group_index", "headers", "ignore_result", "immutable", "link", "link_error",
         "parent_id", "priority", "queue", "replaced_task_nesting", "reply_to", "retries", "root_id",
         "routing_key", "serializer", "shadow", "soft_time_limit", "stamped_headers", "task_id", "time_limit",
-        "link_exhausted", *TERMS,
+        "link_exhausted", "via", *TERMS,
     }
 )  # fmt: skip
 #: AMQP's message properties that Celery passes on from a call: a run finds them in ``request.properties``.
@@ -77,9 +78,7 @@ def unknown_options(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"there is no option {name!r}" + (f": is {near[0]!r} meant?" if near else "")
 
 
-def read_options(
-    plan: Plan, conf: Settings, given: Mapping[str, Any], request: Context | None
-) -> Options:
+def read_options(plan: Plan, conf: Settings, given: Mapping[str, Any], request: Context | None) -> Options:
     """Return the options of one publish; ``request`` is that of the task that publishes.
 
     Raises:
@@ -112,6 +111,8 @@ def read_options(
             options.extra[name.removesuffix("_id")] = given[name]
     if not PROPERTIES.isdisjoint(given):
         options.extra["properties"] = {name: given[name] for name in sorted(PROPERTIES & given.keys())}
+    if plan.over_kombu:
+        _read_kombu(options, given)
     _read_workflow(options, given)
     options.serializer = get("serializer") or plan.serializer
     if get("compression") is not None:
@@ -120,6 +121,19 @@ def read_options(
         terms = options.terms
         options.terms = call_terms(None, plan.name, given) if terms is None else terms.with_call(given)
     return options
+
+
+def _read_kombu(options: Options, given: Mapping[str, Any]) -> None:
+    """Read what means something to brokers of kombu's only."""
+    if (via := given.get("via")) is not None:
+        options.via = via_text(*via)
+    if given.get("delivery_mode") is not None:
+        modes = {"transient": 1, "persistent": 2}
+        mode = modes.get(given["delivery_mode"], given["delivery_mode"])
+        options.extra["properties"] = {**options.extra.get("properties", {}), "delivery_mode": mode}
+    for name in ("argsrepr", "kwargsrepr"):
+        if given.get(name) is not None:
+            options.extra[name] = str(given[name])
 
 
 #: What a message says of its workflow: option → member of the Job's Celery part.
@@ -154,7 +168,10 @@ def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
         options.awaits = f"{awaits['id']}:{awaits['size']}"
         options.immutable = bool(given.get("immutable"))
     options.epilogue = bool(
-        options.epilogue or given.get("epilogue") or extra.get("chain") or extra.get("errbacks")
+        options.epilogue
+        or given.get("epilogue")
+        or extra.get("chain")
+        or extra.get("errbacks")
         or extra.get("exhausted")
     )
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Protocol
 
-from emq_compat.errors import BrokerRefused, NotPublished, OperationalError
+from emq_compat.errors import BrokerRefused, NotConfirmed, NotPublished, OperationalError
 from emq_compat.message import Publish
 from emq_compat.shim.exceptions import join_kombu
 from emq_compat.stored import StoredResult
@@ -114,9 +114,7 @@ def collecting() -> Iterator[list[Publish]]:
         _innermost.reset(token)
 
 
-def publish_with_tries(
-    client: Publisher, message: Publish, policy: Mapping[str, Any] | None
-) -> str | None:
+def publish_with_tries(client: Publisher, message: Publish, policy: Mapping[str, Any] | None) -> str | None:
     """Publish; where the broker doesn't answer, again as Celery's retry policy says.
 
     Returns the id of the task that is there in its place, if it is a unique one that joins another.
@@ -131,7 +129,7 @@ def publish_with_tries(
     while True:
         try:
             return client.publish(message)
-        except BrokerRefused:
+        except (BrokerRefused, NotConfirmed):
             join_kombu()
             raise
         except OperationalError:

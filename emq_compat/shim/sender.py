@@ -46,6 +46,7 @@ class Sender(Connecting):
         self._backend_is_given = False
         self._seen_version = -1
         self._connection: tuple[object, ...] = ()
+        self._over_kombu = False
         self._eager = False
         self._sends_sent = False
         self._retry_policy: Mapping[str, Any] | None = None
@@ -64,9 +65,19 @@ class Sender(Connecting):
         self._retry_policy = None
         if "task_publish_retry_policy" in conf.changes and conf.task_publish_retry:
             self._retry_policy = conf.task_publish_retry_policy
-        connection = (self.broker_url, conf.broker_connection_timeout, conf.broker_pool_limit)
+        connection: tuple[object, ...] = (
+            self.broker_url, conf.broker_connection_timeout, conf.broker_pool_limit
+        )  # fmt: skip
+        over_kombu = later.is_kombu(self.broker_url)
+        if over_kombu:
+            connection += (
+                conf.broker_transport_options, conf.broker_use_ssl, conf.broker_login_method,
+                conf.broker_failover_strategy, conf.task_publish_retry, conf.task_default_delivery_mode,
+            )  # fmt: skip
         if connection != self._connection:
             self._connection = connection
+            self._over_kombu = over_kombu
+            self._kombu_pools = None
             if not self._client_is_given:
                 self._client = None
 
@@ -86,6 +97,8 @@ class Sender(Connecting):
     def client(self) -> Publisher:
         """The connection to the broker; set it to use another one (a test's)."""
         self._refresh()
+        if self._client is None and self._over_kombu:
+            self._client = later.client_of(self)
         if self._client is None:
             from emq_compat.client import Client, client_for  # noqa: PLC0415 - it brings ZeroMQ
 
@@ -103,6 +116,12 @@ class Sender(Connecting):
         self._client_is_given = client is not None
         self._plans.clear()
         self.conf.touch()
+
+    @property
+    def over_kombu(self) -> bool:
+        """Whether the broker is RabbitMQ, Redis or another one that kombu speaks to: it counts no chords."""
+        self._refresh()
+        return self._over_kombu and not self._client_is_given
 
     @property
     def stock(self) -> bool:
@@ -156,9 +175,7 @@ class Sender(Connecting):
             OperationalError: not confirmed in time, or refused; it is kombu's OperationalError, too.
         """
         client, first = self.client, None
-        announcement = later.announced(
-            message, retry_policy, self.sent_events if self._sends_sent else None
-        )
+        announcement = later.announced(message, retry_policy, self.sent_events if self._sends_sent else None)
         if announcement is not None:
             message = announcement.message
         pipeline = later.pipeline_of(client)
@@ -258,4 +275,5 @@ class Sender(Connecting):
             serializer=self.conf.task_serializer,
             compression=self.conf.task_compression,
             terms=later.call_terms(self._tasks[name], name) if name in self._tasks else None,
+            over_kombu=self.over_kombu,
         )

@@ -175,11 +175,16 @@ class StoreAccess:
     ) -> dict[str, str]:
         """Have the broker, whichever store there is, revoke tasks; returns what became of each id.
 
+        Over a broker of kombu's the workers are told, and nothing is returned.
+
         Raises:
             ValueError: there is no such signal.
         """
         from emq_compat.control_shapes import signal_name  # noqa: PLC0415 - declaring tasks needs none
 
+        if self.app.over_kombu:
+            self.app.control.revoke(list(ids), terminate=terminate, signal=signal)
+            return {}
         client = self.app.client
         if client.stock:
             raise ImproperlyConfigured("a stock eventmq router revokes nothing: use an emq:// broker")

@@ -14,7 +14,6 @@ from emq_compat.shim.handler_methods import Handlers
 from emq_compat.shim.task_run import TaskRun
 
 if TYPE_CHECKING:
-
     from emq_compat.message import Delivery, Job, Outcome
     from emq_compat.run import Report
     from emq_compat.shim.app import Celery
@@ -220,6 +219,7 @@ class Task(CanvasMethods, TaskRun, Handlers, Generic[P, R]):
             serializer=self.serializer,
             compression=self.compression,
             terms=later.call_terms(self, self.name),
+            over_kombu=app.over_kombu,
         )
         if path.settled:
             self.__dict__["_plan"] = plan

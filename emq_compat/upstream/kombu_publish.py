@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from emq_compat.celery_message import message_of
 from emq_compat.errors import MessageError
 from emq_compat.message import Publish
+from emq_compat.upstream.kombu_address import address_of
 from emq_compat.upstream.kombu_tap import KombuSettings
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Publisher:
             self._broker.declare(producer.channel, queue)
             self._declared.add(message.queue)
         exchange, key = self._broker.delayed(queue, message.headers.eta - time.time())
+        if not exchange:
+            exchange, key = address_of(queue, message.headers)
         properties = dict(celery.properties)
         for name in ("delivery_info", "delivery_tag", "body_encoding"):
             properties.pop(name, None)

@@ -25,7 +25,7 @@ _LEAVE_S: Final = 1.0
 #: What the prefetch may be larger than what is wanted, for so long.
 _LOWER_S: Final = 0.25
 #: With a prefetch of each consumer: so often at most it is changed, as that takes new consumers.
-_RENEW_S: Final = 1.0
+_RENEW_S: Final = 0.25
 _PREFETCH_MAX: Final = 65_535
 #: Frames read in one turn.
 _FRAMES: Final = 768

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,8 +30,8 @@ __all__ = ["TAP", "prepare"]
 
 logger = logging.getLogger("emq_compat.upstream.kombu")
 
-#: Sorted set: worker → a number that grows while it lives; and, before a worker's name, the set of what it
-#: holds. Behind the global key prefix.
+#: Sorted set: worker → a number that grows while it lives; and, before a worker's name, the hash of what it
+#: holds: tag → list. Both behind the global key prefix.
 HOLDERS: Final = "emq-compat.holders"
 HELD: Final = "emq-compat.held."
 #: Messages taken at once.
@@ -55,7 +55,7 @@ class _Channel:
 
 
 class _TapQoS(QoS):
-    """Notes what came by BRPOP; kombu is told of nothing else that the tap holds."""
+    """Knows nothing of messages: the tap has them."""
 
     restore_at_shutdown = False
 
@@ -67,7 +67,7 @@ class _TapQoS(QoS):
         return self._tap.credit > 0 or bool(self.channel._in_poll)
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        self._tap.note(message._raw, delivery_tag)
+        """Do nothing: the tap notes it."""
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Do nothing: the tap gives back what is to go back."""
@@ -132,7 +132,11 @@ class RedisTap(Tap):
         self._queues = wanted
 
     def _taker(self, queue: str) -> Callable[[Any], None]:
-        return lambda message: self._arrived(message._raw, queue)
+        def taken(message: Any) -> None:
+            self._note(message._raw, message.delivery_tag, queue)
+            self._arrived(message._raw, queue)
+
+        return taken
 
     def waits(self) -> bool:
         """Return whether kombu may wait for a message by BRPOP: there are none, and some are wanted."""
@@ -169,14 +173,15 @@ class RedisTap(Tap):
                 payload = {"body": raw, "headers": {}, "properties": {}}
             self._arrived(payload, queue)
 
-    def note(self, payload: Any, tag: str) -> None:
+    def _note(self, payload: Any, tag: str, queue: str) -> None:
         """Note a message that came by BRPOP as held."""
-        told = payload["properties"]["delivery_info"]
-        with self._channel.conn_or_acquire() as client:
+        channel, told = self._channel, payload["properties"]["delivery_info"]
+        step = channel._get_message_priority(payload, reverse=False)
+        with channel.conn_or_acquire() as client:
             pipe = redis.Redis.pipeline(client, transaction=True)
             pipe.zadd(self._index, {tag: time.time()})
             pipe.hset(self._unacked, tag, dumps([payload, told["exchange"], told["routing_key"]]))
-            pipe.sadd(self._held, tag)
+            pipe.hset(self._held, tag, self._prefix + channel._q_for_pri(queue, step))
             pipe.execute()
 
     def _arrived(self, payload: Any, queue: str) -> None:
@@ -230,9 +235,7 @@ class RedisTap(Tap):
                 call(client, ACK, [self._unacked, self._index, self._held], self._acks)
             self._acks = []
         if self._backs:
-            self._restore(
-                self._held, [tag for (tag, _), _ in self._backs], {tag: (q, b) for (tag, q), b in self._backs}
-            )
+            self._restore(self._held, {tag: began for (tag, _), began in self._backs})
             self._backs = []
 
     def unsaid(self) -> list[Saying]:
@@ -241,26 +244,21 @@ class RedisTap(Tap):
             *(("give_back", tag, {"began": began}) for tag, began in self._backs),
         ]
 
-    def _restore(self, held: str, tags: Sequence[str], known: dict[str, tuple[str, bool]]) -> int:
-        """Put messages of a worker back; ``known`` says of some from which queue, and whether they began."""
+    def _restore(self, held: str, tags: Mapping[str, bool | None]) -> int:
+        """Put messages of a worker back; ``tags`` says whether they began: those come last. None: unknown."""
         channel = self._channel
         with channel.conn_or_acquire() as client:
             kept = redis.Redis.execute_command(client, "HMGET", self._unacked, *tags)
             arguments: list[Any] = []
-            for tag, text in zip(tags, kept, strict=True):
+            for (tag, began), text in zip(tags.items(), kept, strict=True):
                 if text is None:
-                    arguments += [tag, "", "", ""]
+                    arguments += [tag, "", ""]
                     continue
-                payload, exchange, key = loads(bytes_to_str(text))
-                queue, began = known.get(tag, ("", True))
-                if began:
+                payload = loads(bytes_to_str(text))[0]
+                if began is not False:
                     payload.setdefault("headers", {})["redelivered"] = True
                     payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
-                where = [queue] if queue else channel._lookup(exchange, key)
-                push = "LPUSH" if began and queue else "RPUSH"
-                step = channel._get_message_priority(payload, reverse=False)
-                for name in where[:1]:
-                    arguments += [tag, self._prefix + channel._q_for_pri(name, step), dumps(payload), push]
+                arguments += [tag, dumps(payload), "LPUSH" if began else "RPUSH"]
             return int(call(client, RESTORE, [self._unacked, self._index, held], arguments))
 
     # Who lives.
@@ -293,15 +291,18 @@ class RedisTap(Tap):
             else:
                 seen[worker] = (number, before[1], before[2] + 1)
         self._seen = seen
-        for worker, (_, since, looks) in seen.items():
+        for worker, (_, since, looks) in list(seen.items()):
             if worker != self.name and now - since >= dead_after_s and looks > 3:
-                self._bury(worker)
+                try:
+                    self._bury(worker)
+                except redis.exceptions.ResponseError as exc:
+                    logger.error("what %s held can't be put back: %s", worker, exc)
 
     def _bury(self, worker: str) -> None:
         held = f"{self._prefix}{HELD}{worker}"
         with self._channel.conn_or_acquire() as client:
-            tags = [bytes_to_str(tag) for tag in redis.Redis.execute_command(client, "SMEMBERS", held)]
-        count = self._restore(held, tags, {}) if tags else 0
+            tags = [bytes_to_str(tag) for tag in redis.Redis.execute_command(client, "HKEYS", held)]
+        count = self._restore(held, dict.fromkeys(tags)) if tags else 0
         with self._channel.conn_or_acquire() as client:
             redis.Redis.execute_command(client, "ZREM", self._holders, worker)
         self._seen.pop(worker, None)

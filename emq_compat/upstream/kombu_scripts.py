@@ -25,8 +25,9 @@ def _script(text: str) -> Script:
 
 
 #: Takes up to ARGV[1] messages from the lists KEYS[4…], ARGV[2] lists for each priority, one of each in
-#: turn; each is noted in the hash KEYS[1], the sorted set KEYS[2] (at the time ARGV[3]) and the set KEYS[3].
-#: Returns (number of the list, message) of each. What has no tag is returned and noted nowhere.
+#: turn; each is noted in the hash KEYS[1], the sorted set KEYS[2] (at the time ARGV[3]) and, with its list,
+#: in the hash KEYS[3]. Returns (number of the list, message) of each. What has no tag is returned and noted
+#: nowhere.
 FETCH: Final = _script(
     """
 local wanted, width, found = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
@@ -47,7 +48,7 @@ for first = 4, #KEYS, width do
           redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(info['exchange'] or '')
             .. ',' .. cjson.encode(info['routing_key'] or '') .. ']')
           redis.call('ZADD', KEYS[2], ARGV[3], tag)
-          redis.call('SADD', KEYS[3], tag)
+          redis.call('HSET', KEYS[3], tag, KEYS[i])
         end
         found[#found + 1] = i - first + 1
         found[#found + 1] = raw
@@ -59,13 +60,13 @@ return found
 """
 )
 
-#: Forgets the messages ARGV that the set KEYS[3] says this worker holds: hash KEYS[1], sorted set KEYS[2].
+#: Forgets the messages ARGV that the hash KEYS[3] says this worker holds: hash KEYS[1], sorted set KEYS[2].
 #: One that is not in it was given to another worker meanwhile.
 ACK: Final = _script(
     """
 local count = 0
 for _, tag in ipairs(ARGV) do
-  if redis.call('SREM', KEYS[3], tag) == 1 then
+  if redis.call('HDEL', KEYS[3], tag) == 1 then
     redis.call('ZREM', KEYS[2], tag)
     redis.call('HDEL', KEYS[1], tag)
     count = count + 1
@@ -75,16 +76,18 @@ return count
 """
 )
 
-#: Puts messages back that the set KEYS[3] says are held: ARGV has (tag, list, message, LPUSH or RPUSH) of
-#: each; those that the hash KEYS[1] has no more were put back by others. Returns how many it was.
+#: Puts messages back into the lists that the hash KEYS[3] says they are held from: ARGV has (tag, message,
+#: LPUSH or RPUSH) of each; what the hash KEYS[1] has no more, others have put back. Returns how many it was.
 RESTORE: Final = _script(
     """
 local count = 0
-for i = 1, #ARGV, 4 do
-  if redis.call('SREM', KEYS[3], ARGV[i]) == 1 then
+for i = 1, #ARGV, 3 do
+  local list = redis.call('HGET', KEYS[3], ARGV[i])
+  if list then
+    redis.call('HDEL', KEYS[3], ARGV[i])
     redis.call('ZREM', KEYS[2], ARGV[i])
     if redis.call('HDEL', KEYS[1], ARGV[i]) == 1 and ARGV[i + 1] ~= '' then
-      redis.call(ARGV[i + 3], ARGV[i + 1], ARGV[i + 2])
+      redis.call(ARGV[i + 2], list, ARGV[i + 1])
       count = count + 1
     end
   end
@@ -93,10 +96,10 @@ return count
 """
 )
 
-#: Has all of the set KEYS[2] become visible, by the sorted set KEYS[1], only from ARGV[1] on.
+#: Has all of the hash KEYS[2] become visible, by the sorted set KEYS[1], only from ARGV[1] on.
 RENEW: Final = _script(
     """
-local held = redis.call('SMEMBERS', KEYS[2])
+local held = redis.call('HKEYS', KEYS[2])
 for _, tag in ipairs(held) do
   redis.call('ZADD', KEYS[1], 'XX', ARGV[1], tag)
 end

@@ -155,7 +155,7 @@ class Tap(ABC):
         """Say what was acknowledged."""
 
     def beat(self) -> None:  # noqa: B027 - some need none
-        """Say that this worker lives; called about every second."""
+        """Say that this worker lives, when it is time; called in every turn."""
 
     def keep(self, tags: Sequence[Any]) -> None:  # noqa: B027 - some need none
         """Note that these messages, of an earlier connection, are still held."""

@@ -102,7 +102,6 @@ class Worker(threading.Thread):
         self._stop_at: float | None = None
         self._failures = 0
         self._complain_at = 0.0
-        self._beat_at = 0.0
         self.connected = False
         self.survives = self._broker.survives
         self.unanswered = 0
@@ -158,7 +157,7 @@ class Worker(threading.Thread):
         broker = self._broker
         hub = self._hub = Hub()
         hub.add_reader(self._pipe.fileno(), self._woken)
-        hub.call_repeatedly(_BEAT_S, self._woken)
+        hub.call_repeatedly(min(_BEAT_S, self._settings.dead_after_s / 4), self._woken)
         self._eta_timer = None
         connection = broker.connect()
         tap = broker.tap(connection, hub, self._take)
@@ -193,9 +192,7 @@ class Worker(threading.Thread):
         self._take_due()
         self._give()
         self._end(now)
-        if now >= self._beat_at:
-            self._beat_at = now + _BEAT_S
-            tap.beat()
+        tap.beat()
         if not self._leaving:
             credit = self._credit - len(self._waiting)
             tap.want(max(0, credit), self._ledger.unsettled)
@@ -353,6 +350,11 @@ class Worker(threading.Thread):
         self._stop_at = end
         if not self._leaving:
             self._do_leave()
+        answered = {held for held, _ in self._ending}
+        answered |= {held.concludes for held in answered if held.concludes is not None}
+        for held in self._ledger:
+            if held not in answered:
+                self._back(held)  # nobody is left to answer it
 
     def _asked(self, asked: Asked) -> None:
         self._tell(self._number, asked)

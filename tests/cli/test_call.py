@@ -155,7 +155,7 @@ def test_stock_router_is_refused_what_it_cannot_do(site: Site) -> None:
     assert "knows no --countdown" in site.emq(
         "call", "-b", stock, "functions:double", "--countdown", "1", status=1
     )
-    assert "comes with kombu upstreams" in site.emq("call", "-b", "amqp://h", "a:b", "-t", "1", status=1)
+    assert "only kombu reaches" in site.emq("call", "-b", "amqp://h", "a:b", "-t", "1", status=1)
 
 
 def test_payload_of_a_plain_call_is_eventmqs_own() -> None:

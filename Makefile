@@ -39,7 +39,7 @@ faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
 	$(PYTEST) -q -m faults --timeout 3600
 	$(WITH_CELERY) -q -m faults --timeout 3600 tests/genuine
 
-services: $(VENV)/.test-stamp ## install (as root, with apt-get) and start Redis and RabbitMQ for the tests
+services: $(VENV)/.test-stamp ## install (as root, with apt-get) and start Redis and RabbitMQ for the tests; install a browser
 	@$(BIN)/python -m tests.services start
 
 services-stop: $(VENV)/.test-stamp ## end what `make services` started

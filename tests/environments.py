@@ -18,7 +18,13 @@ __all__ = ["EnvironmentMissing", "environment", "genuine_celery", "missing"]
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What belongs to genuine Celery, and the tests that import it: they are run by this environment's python.
-CELERY = ("celery[redis,sqlalchemy]==5.7.0", "django-celery-beat", "django-celery-results", "flower>=2.0")
+CELERY = (
+    "celery[redis,sqlalchemy]==5.7.0",
+    "django-celery-beat",
+    "django-celery-results",
+    "flower>=2.0",
+    "selenium",
+)
 
 
 class EnvironmentMissing(Exception):

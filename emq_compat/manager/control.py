@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from emq_compat.control_shapes import scheduled_shape
 from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.inflight import JobInFlight
@@ -18,11 +19,16 @@ from emq_compat.message import Delivery, Headers, Job, Reply
 from emq_compat.pidbox import COMMAND
 from emq_compat.pool.base import Pool
 from emq_compat.run import Program
+from emq_compat.upstream.base import Upstream
 
 __all__ = ["Controlled", "answer", "do"]
 
 
 logger = logging.getLogger("emq_compat.jobmanager")
+
+
+#: Messages that wait for their time, in one answer.
+_SCHEDULED = 1000
 
 
 class Controlled(Protocol):
@@ -32,6 +38,7 @@ class Controlled(Protocol):
     queues: tuple[tuple[int, str], ...]
     program: Program
     pool: Pool
+    upstreams: tuple[Upstream, ...]
     jobs_in_flight: dict[str, JobInFlight]
     total_requests: int
     pid_distribution: dict[int, int]
@@ -79,7 +86,20 @@ def _reserved(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
 
 
 def _scheduled(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
-    return []  # what has an ETA waits in the broker
+    """Return what is held here for its time; most brokers keep it themselves."""
+    held = [delivery for upstream in manager.upstreams for delivery in upstream.scheduled()]
+    return [
+        scheduled_shape(
+            {
+                "queue": delivery.queue,
+                "msgid": delivery.msgid,
+                "headers": delivery.headers.encode(),
+                "payload": delivery.payload.decode("utf-8", "replace"),
+            },
+            manager.name,
+        )
+        for delivery in held[:_SCHEDULED]
+    ]
 
 
 def _registered(manager: Controlled, arguments: Mapping[str, Any]) -> Any:

@@ -131,6 +131,15 @@ class Upstream(ABC):
         """
         return []
 
+    @property
+    def keeps_revokes(self) -> bool:
+        """True where the broker keeps revokes in mind, and stores that a task was revoked."""
+        return True
+
+    def scheduled(self) -> list[Delivery]:
+        """Return what is held here until its time; where the broker keeps it, nothing."""
+        return []
+
     def stats(self) -> dict[str, Any]:
         """Return what people want to know of it."""
         return {}

@@ -115,6 +115,13 @@ class KombuUpstream(Upstream):
         self._worker.do("announce", topic, payload)
         return True
 
+    @property
+    def keeps_revokes(self) -> bool:
+        return False
+
+    def scheduled(self) -> list[Delivery]:
+        return self._worker.scheduled()
+
     def stats(self) -> dict[str, Any]:
         return self._worker.stats()
 

@@ -135,6 +135,10 @@ class Ledger:
         heapq.heappush(self._later, (held.delivery.headers.eta, self._number, held))
         self.waiting_for_eta += 1
 
+    def later(self) -> list[Held]:
+        """Return the messages that wait for their eta, the first due first; from any thread."""
+        return [held for _, _, held in sorted(self._later, key=lambda one: one[:2])]
+
     def next_eta(self) -> float | None:
         """Return the unix time of the next eta."""
         return self._later[0][0] if self._later else None

@@ -115,6 +115,10 @@ class Worker(threading.Thread):
         self._commands.append((what, arguments))
         self._pipe.wake()
 
+    def scheduled(self) -> list[Delivery]:
+        """Return what waits for its eta, the first due first."""
+        return [held.delivery for held in self._ledger.later()]
+
     def stats(self) -> dict[str, Any]:
         """Return figures of it for people."""
         return {

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tests.processes import unused_port
-from tests.services import rabbitmq, redis
+from tests.services import chromium, rabbitmq, redis
 from tests.services.launch import NotStarted, end
 from tests.services.packages import can_install, install
 from tests.services.state import read_state, write_state
@@ -26,14 +26,18 @@ def main() -> int:
         "start", help="install what is missing (root only) and start what does not run"
     )
     starting.add_argument(
-        "names", nargs="*", choices=[[], *SERVERS], metavar="NAME", help="redis, amqp; default: both"
+        "names",
+        nargs="*",
+        choices=[[], *SERVERS, chromium.NAME],
+        metavar="NAME",
+        help="redis, amqp, chromium (only installed); default: all",
     )
     starting.add_argument("--port", type=int, help="a fixed port, for one NAME; default: a free one")
     commands.add_parser("stop", help="end what `start` has started, by pid")
     commands.add_parser("env", help="print the variables that the tests read, for `eval`")
     asked = parser.parse_args()
     if asked.command == "start":
-        return _start(asked.names or list(SERVERS), asked.port)
+        return _start(asked.names or [*SERVERS, chromium.NAME], asked.port)
     return _stop() if asked.command == "stop" else _env()
 
 
@@ -42,6 +46,12 @@ def _start(names: list[str], port: int | None) -> int:
     wanted = [name for name in names if name not in running]
     _install_missing(wanted)
     failed = False
+    if chromium.NAME in wanted:
+        wanted.remove(chromium.NAME)
+        if chromium.program() is None:
+            packages = " ".join(chromium.PACKAGES)
+            print(f"{chromium.NAME}: not installed (Debian packages {packages})", file=sys.stderr)
+            failed = True
     for name in wanted:
         executable = SERVERS[name].program()
         if executable is None:
@@ -62,7 +72,10 @@ def _start(names: list[str], port: int | None) -> int:
 
 
 def _install_missing(names: list[str]) -> None:
-    missing = [SERVERS[name].PACKAGE for name in names if SERVERS[name].program() is None]
+    servers = [SERVERS[name] for name in names if name in SERVERS]
+    missing = [server.PACKAGE for server in servers if server.program() is None]
+    if chromium.NAME in names and chromium.program() is None:
+        missing += chromium.PACKAGES
     if not missing or not can_install():
         return
     print(f"installing {' '.join(missing)} …", flush=True)

@@ -1,0 +1,188 @@
+"""The ledger in an SQL database: a row with a counter, changed by compare-and-set, and a row for each entry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from emq_compat.backends.base import without_password
+from emq_compat.errors import OperationalError
+from emq_compat.leading.base import Held, LastRun, Ledger
+
+__all__ = ["DatabaseLedger"]
+
+T = TypeVar("T")
+
+
+class DatabaseLedger(Ledger):
+    """Implements Ledger over SQLAlchemy, in the tables ``emq_beat_leader`` and ``emq_beat_runs``.
+
+    The leader's row has a counter that each word of his moves on. Another beat takes the lock when it has
+    seen the same count for ``life_s`` seconds by its own monotonic clock: no clocks are compared. So it takes
+    up to that much longer than in Redis where the beat that takes over has only just been started.
+
+    Args:
+        url: SQLAlchemy's.
+        engine_options: of its engine.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        schedule: str,
+        owner: str,
+        life_s: float,
+        *,
+        url: str,
+        engine_options: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(schedule, owner, life_s)
+        import sqlalchemy as sql  # noqa: PLC0415 - an optional extra
+
+        self.where = f"the database {without_password(url)}"
+        self._sql = sql
+        self._clock = clock
+        options = {
+            name: value
+            for name, value in (engine_options or {}).items()
+            if not name.startswith("pool") and name not in ("max_overflow", "echo_pool")
+        }
+        self._engine = sql.create_engine(url, poolclass=sql.pool.NullPool, **options)
+        self._metadata = sql.MetaData()
+        self._leader = sql.Table(
+            "emq_beat_leader",
+            self._metadata,
+            sql.Column("schedule", sql.String(155), primary_key=True),
+            sql.Column("owner", sql.String(155), nullable=False),
+            sql.Column("count", sql.BigInteger, nullable=False),
+        )
+        self._runs = sql.Table(
+            "emq_beat_runs",
+            self._metadata,
+            sql.Column("schedule", sql.String(155), primary_key=True),
+            sql.Column("name", sql.String(200), primary_key=True),
+            sql.Column("last_run_at", sql.Float(53), nullable=False),
+            sql.Column("total", sql.BigInteger, nullable=False),
+            sql.Column("noted_at", sql.Float(53), nullable=False),
+        )
+        self._has_tables = False
+        #: The other one's count that was seen last, and since when.
+        self._seen: tuple[str, int] | None = None
+        self._since = 0.0
+
+    def lead(self) -> Held:
+        return self._in_transaction(self._lead)
+
+    def _lead(self, connection: Any) -> Held:
+        table = self._leader
+        if self._still_mine(connection):
+            return Held.KEPT
+        row = connection.execute(
+            self._sql.select(table.c.owner, table.c.count).where(table.c.schedule == self.schedule)
+        ).first()
+        if row is None:
+            try:
+                with connection.begin_nested():
+                    connection.execute(
+                        table.insert().values(schedule=self.schedule, owner=self.owner, count=1)
+                    )
+            except self._sql.exc.IntegrityError:
+                return Held.NO
+            return Held.TAKEN
+        seen = (row[0], row[1])
+        if seen[0]:
+            if seen != self._seen:
+                self._seen, self._since = seen, self._clock()
+                return Held.NO
+            if self._clock() - self._since < self.life_s:
+                return Held.NO
+        took = connection.execute(
+            table.update()
+            .where(table.c.schedule == self.schedule, table.c.owner == seen[0], table.c.count == seen[1])
+            .values(owner=self.owner, count=seen[1] + 1)
+        )
+        self._seen = None
+        return Held.TAKEN if took.rowcount == 1 else Held.NO
+
+    def _still_mine(self, connection: Any) -> bool:
+        table = self._leader
+        moved = connection.execute(
+            table.update()
+            .where(table.c.schedule == self.schedule, table.c.owner == self.owner)
+            .values(count=table.c.count + 1)
+        )
+        return bool(moved.rowcount == 1)
+
+    def resign(self) -> None:
+        table = self._leader
+        mine = table.update().where(table.c.schedule == self.schedule, table.c.owner == self.owner)
+        self._in_transaction(lambda c: c.execute(mine.values(owner="", count=table.c.count + 1)))
+
+    def runs(self) -> dict[str, LastRun]:
+        table = self._runs
+        query = self._sql.select(table).where(table.c.schedule == self.schedule)
+        rows = self._in_transaction(lambda c: c.execute(query).mappings().all())
+        now = time.time()
+        return {
+            row["name"]: LastRun(
+                at=row["last_run_at"], total=row["total"], age_s=max(0.0, now - row["noted_at"])
+            )
+            for row in rows
+        }
+
+    def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
+        known = self.runs()
+        table = self._runs
+
+        def do(connection: Any) -> None:
+            for name in known if only else ():
+                if name not in entries:
+                    own = (table.c.schedule == self.schedule, table.c.name == name)
+                    connection.execute(table.delete().where(*own))
+            for name, run in entries.items():
+                if name not in known:
+                    connection.execute(table.insert().values(**self._row(name, run)))
+
+        self._in_transaction(do)
+
+    def note(self, name: str, run: LastRun) -> bool:
+        table = self._runs
+
+        def do(connection: Any) -> bool:
+            if not self._still_mine(connection):
+                return False
+            row = self._row(name, run, noted_at=time.time())
+            own = (table.c.schedule == self.schedule, table.c.name == name)
+            if connection.execute(table.update().where(*own).values(**row)).rowcount == 0:
+                connection.execute(table.insert().values(**row))
+            return True
+
+        return self._in_transaction(do)
+
+    def _row(self, name: str, run: LastRun, noted_at: float | None = None) -> dict[str, Any]:
+        return {
+            "schedule": self.schedule,
+            "name": name,
+            "last_run_at": run.at,
+            "total": run.total,
+            "noted_at": min(run.at, time.time()) if noted_at is None else noted_at,
+        }
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _in_transaction(self, do: Callable[[Any], T]) -> T:
+        """Do something with a connection; again, twice, where the database was busy."""
+        for last in (False, False, True):
+            try:
+                if not self._has_tables:
+                    self._metadata.create_all(self._engine)
+                    self._has_tables = True
+                with self._engine.begin() as connection:
+                    return do(connection)
+            except self._sql.exc.SQLAlchemyError as exc:
+                if last:
+                    raise OperationalError(f"{self.where}: {exc}") from exc
+        raise AssertionError("unreachable")

@@ -17,7 +17,7 @@ from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStore", "library_url"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RedisStore(KeyValueStore):
         self._cut = (redis.ConnectionError, redis.TimeoutError, OSError)
         try:
             # Connections are made when they are needed, and again in a process that was forked.
-            pool = redis.ConnectionPool.from_url(_library_url(url), **(options or {}))
+            pool = redis.ConnectionPool.from_url(library_url(url), **(options or {}))
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"result_backend {without_password(url)}: {exc}") from exc
         self.client: Any = redis.Redis(connection_pool=pool)
@@ -288,7 +288,7 @@ class RedisWatcher(PipedWatcher):
         super()._finish(gone)
 
 
-def _library_url(url: str) -> str:
+def library_url(url: str) -> str:
     """Return Celery's URL as the library redis has it."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import click
 
 from emq_compat.cli.background import go_to_background, started
 from emq_compat.cli.connection import load_app, one_line_errors
+from emq_compat.cli.genuine_app import genuine_app
 from emq_compat.cli.node_name import file_name, node_name
 from emq_compat.cli.pid_file import pid_file
 from emq_compat.cli.worker_log import log_level
@@ -59,7 +62,7 @@ __all__ = ["beat"]
 def beat(context: click.Context, /, app_name: str | None, broker: str | None, **options: Any) -> None:
     """Publish an app's periodic tasks when they are due, until TERM or Ctrl-C.
 
-    Any number of beats may run for one app: the broker lets one of them send each run.
+    Any number of beats may run for one app: the broker lets one of them send each run, or one of them leads.
     """
     before = context.find_root().params
     app_name = app_name or before.get("app")
@@ -73,8 +76,10 @@ def beat(context: click.Context, /, app_name: str | None, broker: str | None, **
 
 
 def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
-    app = load_app(app_name)
-    app.conf.settle()
+    genuine = genuine_app(app_name)
+    app = load_app(app_name) if genuine is None else genuine
+    if genuine is None:
+        app.conf.settle()
     if broker:
         app.conf.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
     node = node_name(options["hostname"])
@@ -82,7 +87,7 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
         Path(file_name(options[name], node)).absolute() if options[name] else None
         for name in ("logfile", "pidfile")
     )
-    program = app.Beat(
+    program = _program_of(app, genuine=genuine is not None)(
         loglevel=options["loglevel"],
         logfile=None if log is None else str(log),
         schedule=options["schedule"],
@@ -99,3 +104,12 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
             program.run()
         except OSError as exc:
             raise ConfigurationError(f"{exc.filename or 'beat'}: {exc.strerror or exc}") from exc
+
+
+def _program_of(app: Any, *, genuine: bool) -> Callable[..., Any]:
+    """Return what makes the program of an app's beat."""
+    if not genuine:
+        return app.Beat  # type: ignore[no-any-return]
+    from emq_compat.genuine.beat import LedBeat  # noqa: PLC0415 - the package celery is there
+
+    return partial(LedBeat, app=app)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from emq_compat.errors import ConfigurationError
 from emq_compat.ids import new_id
 
-__all__ = ["LIFE_S", "Held", "LastRun", "Ledger", "new_owner"]
+__all__ = ["Held", "LastRun", "Ledger", "life_from", "new_owner"]
 
-#: How long a leader is one without a word, in seconds.
-LIFE_S = 15.0
+#: How long a leader is one without a word, in seconds, unless EMQ_BEAT_LEASE says so; and the least of it.
+_LIFE_S = 15.0
+_LEAST_S = 1.0
 
 
 class Held(Enum):
@@ -75,8 +78,8 @@ class Ledger(ABC):
         """Free the lock, if it is this beat's. Raises as ``lead``."""
 
     @abstractmethod
-    def runs(self) -> dict[str, LastRun]:
-        """Return what is known of each entry. Raises as ``lead``."""
+    def runs(self, names: Collection[str]) -> dict[str, LastRun]:
+        """Return what is known of these entries; unknown ones are missing. Raises as ``lead``."""
 
     @abstractmethod
     def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
@@ -97,3 +100,19 @@ class Ledger(ABC):
 def new_owner() -> str:
     """Return a name for this beat: machine, process, and an id."""
     return f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
+
+
+def life_from(environ: Mapping[str, str]) -> float:
+    """Return how long a leader is one without a word, in seconds: EMQ_BEAT_LEASE, or 15.
+
+    Raises:
+        ConfigurationError: it is no number of at least 1.
+    """
+    given = environ.get("EMQ_BEAT_LEASE") or str(_LIFE_S)
+    try:
+        life_s = float(given)
+    except ValueError:
+        life_s = 0.0
+    if not _LEAST_S <= life_s < math.inf:
+        raise ConfigurationError(f"EMQ_BEAT_LEASE is {given!r}, not a number of seconds from 1 on")
+    return life_s

@@ -8,7 +8,7 @@ has it, and its age is how long ago he said so, by the broker's clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from emq_compat.backends.base import without_password
@@ -87,12 +87,12 @@ class BrokerLedger(Ledger):
         if row["token"].rpartition(" ")[0] == self.owner:
             self._take(row["token"], _FREE)
 
-    def runs(self) -> dict[str, LastRun]:
-        rows = [row for row in self._client.ask("periodic") if row["schedule"] == self.schedule]
-        self._tokens = {row["name"]: row["token"] for row in rows}
+    def runs(self, names: Collection[str]) -> dict[str, LastRun]:
+        rows = self._client.ask("periodic_look", schedule=self.schedule, names=list(names))
+        self._tokens.update({name: row["token"] for name, row in rows.items()})
         return {
-            row["name"]: LastRun(at=row["last_run_at"], total=row["total"], age_s=row["age_s"])
-            for row in rows
+            name: LastRun(at=row["last_run_at"], total=row["total"], age_s=row["age_s"])
+            for name, row in rows.items()
         }
 
     def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
@@ -115,7 +115,7 @@ class BrokerLedger(Ledger):
         if self.lead() is Held.NO:
             return False
         if name not in self._tokens:
-            self.begin({name: run}, only=False)
+            self.begin({name: LastRun(at=run.at, total=max(0, run.total - 1))}, only=False)
         token = new_id()
         answer = self._client.ask(
             "periodic_send",

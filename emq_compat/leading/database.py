@@ -1,9 +1,10 @@
-"""The ledger in an SQL database: a row with a counter, changed by compare-and-set, and a row for each entry."""
+"""The ledger in an SQL database: a counter that is moved on by compare-and-set, and a row for each entry."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from emq_compat.backends.base import without_password
@@ -13,6 +14,8 @@ from emq_compat.leading.base import Held, LastRun, Ledger
 __all__ = ["DatabaseLedger"]
 
 T = TypeVar("T")
+
+_SHOWN = 155
 
 
 class DatabaseLedger(Ledger):
@@ -43,6 +46,7 @@ class DatabaseLedger(Ledger):
 
         self.where = f"the database {without_password(url)}"
         self._sql = sql
+        self._key = _key(schedule)
         self._clock = clock
         options = {
             name: value
@@ -54,15 +58,17 @@ class DatabaseLedger(Ledger):
         self._leader = sql.Table(
             "emq_beat_leader",
             self._metadata,
-            sql.Column("schedule", sql.String(155), primary_key=True),
+            sql.Column("schedule", sql.String(40), primary_key=True),
             sql.Column("owner", sql.String(155), nullable=False),
             sql.Column("count", sql.BigInteger, nullable=False),
+            sql.Column("shown", sql.String(_SHOWN), nullable=False),
         )
         self._runs = sql.Table(
             "emq_beat_runs",
             self._metadata,
-            sql.Column("schedule", sql.String(155), primary_key=True),
-            sql.Column("name", sql.String(200), primary_key=True),
+            sql.Column("schedule", sql.String(40), primary_key=True),
+            sql.Column("entry", sql.String(40), primary_key=True),
+            sql.Column("shown", sql.String(_SHOWN), nullable=False),
             sql.Column("last_run_at", sql.Float(53), nullable=False),
             sql.Column("total", sql.BigInteger, nullable=False),
             sql.Column("noted_at", sql.Float(53), nullable=False),
@@ -80,13 +86,18 @@ class DatabaseLedger(Ledger):
         if self._still_mine(connection):
             return Held.KEPT
         row = connection.execute(
-            self._sql.select(table.c.owner, table.c.count).where(table.c.schedule == self.schedule)
+            self._sql.select(table.c.owner, table.c.count).where(table.c.schedule == self._key)
         ).first()
         if row is None:
             try:
                 with connection.begin_nested():
                     connection.execute(
-                        table.insert().values(schedule=self.schedule, owner=self.owner, count=1)
+                        table.insert().values(
+                            schedule=self._key,
+                            owner=self.owner,
+                            count=1,
+                            shown=self.schedule[:_SHOWN],
+                        )
                     )
             except self._sql.exc.IntegrityError:
                 return Held.NO
@@ -100,7 +111,7 @@ class DatabaseLedger(Ledger):
                 return Held.NO
         took = connection.execute(
             table.update()
-            .where(table.c.schedule == self.schedule, table.c.owner == seen[0], table.c.count == seen[1])
+            .where(table.c.schedule == self._key, table.c.owner == seen[0], table.c.count == seen[1])
             .values(owner=self.owner, count=seen[1] + 1)
         )
         self._seen = None
@@ -110,40 +121,44 @@ class DatabaseLedger(Ledger):
         table = self._leader
         moved = connection.execute(
             table.update()
-            .where(table.c.schedule == self.schedule, table.c.owner == self.owner)
+            .where(table.c.schedule == self._key, table.c.owner == self.owner)
             .values(count=table.c.count + 1)
         )
         return bool(moved.rowcount == 1)
 
     def resign(self) -> None:
         table = self._leader
-        mine = table.update().where(table.c.schedule == self.schedule, table.c.owner == self.owner)
+        mine = table.update().where(table.c.schedule == self._key, table.c.owner == self.owner)
         self._in_transaction(lambda c: c.execute(mine.values(owner="", count=table.c.count + 1)))
 
-    def runs(self) -> dict[str, LastRun]:
-        table = self._runs
-        query = self._sql.select(table).where(table.c.schedule == self.schedule)
-        rows = self._in_transaction(lambda c: c.execute(query).mappings().all())
+    def runs(self, names: Collection[str]) -> dict[str, LastRun]:
+        wanted = {_key(name): name for name in names}
         now = time.time()
         return {
-            row["name"]: LastRun(
-                at=row["last_run_at"], total=row["total"], age_s=max(0.0, now - row["noted_at"])
-            )
-            for row in rows
+            wanted[key]: LastRun(at=at, total=total, age_s=max(0.0, now - noted_at))
+            for key, at, total, noted_at in self._in_transaction(self._rows)
+            if key in wanted
         }
 
-    def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
-        known = self.runs()
+    def _rows(self, connection: Any) -> list[tuple[str, float, int, float]]:
         table = self._runs
+        columns = (table.c.entry, table.c.last_run_at, table.c.total, table.c.noted_at)
+        query = self._sql.select(*columns).where(table.c.schedule == self._key)
+        return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
+
+    def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
+        table = self._runs
+        named = {_key(name): (name, run) for name, run in entries.items()}
 
         def do(connection: Any) -> None:
-            for name in known if only else ():
-                if name not in entries:
-                    own = (table.c.schedule == self.schedule, table.c.name == name)
-                    connection.execute(table.delete().where(*own))
-            for name, run in entries.items():
-                if name not in known:
-                    connection.execute(table.insert().values(**self._row(name, run)))
+            known = {row[0] for row in self._rows(connection)}
+            for key in known - named.keys() if only else ():
+                own = (table.c.schedule == self._key, table.c.entry == key)
+                connection.execute(table.delete().where(*own))
+            for key, (name, run) in named.items():
+                if key not in known:
+                    row = self._row(name, run, noted_at=min(run.at, time.time()))
+                    connection.execute(table.insert().values(**row))
 
         self._in_transaction(do)
 
@@ -154,20 +169,21 @@ class DatabaseLedger(Ledger):
             if not self._still_mine(connection):
                 return False
             row = self._row(name, run, noted_at=time.time())
-            own = (table.c.schedule == self.schedule, table.c.name == name)
+            own = (table.c.schedule == self._key, table.c.entry == row["entry"])
             if connection.execute(table.update().where(*own).values(**row)).rowcount == 0:
                 connection.execute(table.insert().values(**row))
             return True
 
         return self._in_transaction(do)
 
-    def _row(self, name: str, run: LastRun, noted_at: float | None = None) -> dict[str, Any]:
+    def _row(self, name: str, run: LastRun, noted_at: float) -> dict[str, Any]:
         return {
-            "schedule": self.schedule,
-            "name": name,
+            "schedule": self._key,
+            "entry": _key(name),
+            "shown": name[:_SHOWN],
             "last_run_at": run.at,
             "total": run.total,
-            "noted_at": min(run.at, time.time()) if noted_at is None else noted_at,
+            "noted_at": noted_at,
         }
 
     def close(self) -> None:
@@ -186,3 +202,8 @@ class DatabaseLedger(Ledger):
                 if last:
                     raise OperationalError(f"{self.where}: {exc}") from exc
         raise AssertionError("unreachable")
+
+
+def _key(name: str) -> str:
+    """Return what stands for a name of any length and spelling in a key column, whatever its collation."""
+    return hashlib.sha1(name.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()

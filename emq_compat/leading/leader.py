@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 from emq_compat.errors import OperationalError
 from emq_compat.leading.base import Held, LastRun, Ledger
@@ -14,11 +15,15 @@ __all__ = ["Deposed", "Leader"]
 
 logger = logging.getLogger("celery.beat")
 
+T = TypeVar("T")
+
 #: A leader says so that often within the life of its lock.
 _WORDS = 3
+#: The pause before a store that didn't answer is asked again, in seconds.
+_AGAIN_S = 0.5
 
 
-class Deposed(BaseException):  # noqa: N818 - nothing has failed: another beat leads
+class Deposed(BaseException):
     """Another beat leads. No Exception, so that no scheduler takes it for a failed send."""
 
 
@@ -61,6 +66,8 @@ class Leader:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(self.ledger.life_s)
+            if self._thread.is_alive():
+                return  # it waits for a store that doesn't answer
         with self._mutex:
             self._holds = False
             try:
@@ -75,22 +82,24 @@ class Leader:
             self._changed.wait_for(lambda: self.term > 0 or self._over.is_set(), seconds)
 
     def ask(self) -> None:
-        """Ask for the lock once; a store that doesn't answer is told once, and changes nothing before the lock's end."""
+        """Ask for the lock once; without an answer a leader is one until its lock's life is over."""
         with self._mutex:
             if self._over.is_set():
                 return
-            began = self._clock()
             try:
-                held = self.ledger.lead()
+                self._ask()
             except OperationalError as exc:
                 if not self._silent:
                     logger.error("beat: nobody can say who leads: %s", exc)
                 self._silent = True
             else:
                 self._silent = False
-                self._hear(held, began)
         with self._changed:
             self._changed.notify_all()
+
+    def _ask(self) -> None:
+        began = self._clock()  # the lock's life may have begun at any time after this
+        self._hear(self.ledger.lead(), began)
 
     def _hear(self, held: Held, began: float) -> None:
         led = self._holds
@@ -106,30 +115,45 @@ class Leader:
         self._holds, self._until = True, began + self.ledger.life_s
 
     def confirm(self, term: int) -> None:
-        """Have the store say that this is still the term; what is sent next is sent by the leader.
+        """Return once the store has said that this is still the term: what is sent next, the leader sends.
 
         Raises:
-            Deposed: it isn't.
-            OperationalError: the store doesn't answer.
+            Deposed: it isn't, or the store said nothing before the lock's end.
         """
-        with self._mutex:
-            began = self._clock()
-            self._hear(self.ledger.lead(), began)
-        self._check(term)
+        self._told(term, self._ask)
+
+    def runs(self, term: int, names: Collection[str]) -> dict[str, LastRun]:
+        """Return what is known of these entries. Raises as ``confirm``."""
+        return self._told(term, lambda: self.ledger.runs(names))
+
+    def begin(self, term: int, entries: Mapping[str, LastRun], *, only: bool) -> None:
+        """Add entries that aren't known yet; ``only``: forget the others. Raises as ``confirm``."""
+        self._told(term, lambda: self.ledger.begin(entries, only=only))
 
     def note(self, term: int, name: str, run: LastRun) -> None:
-        """Note that an entry was sent. Raises as ``confirm``."""
-        with self._mutex:
+        """Note that an entry was sent. Raises as ``confirm``; whether it was noted is unknown then."""
+
+        def note() -> None:
             began = self._clock()
             if self.ledger.note(name, run):
                 self._until = max(self._until, began + self.ledger.life_s)
             else:
                 self._hear(Held.NO, began)
-        self._check(term)
 
-    def _check(self, term: int) -> None:
-        if self.term != term:
-            raise Deposed
+        self._told(term, note)
+
+    def _told(self, term: int, ask: Callable[[], T]) -> T:
+        while self.term == term:
+            try:
+                with self._mutex:
+                    answer = ask()
+            except OperationalError as exc:
+                logger.warning("beat: asking again: %s", exc)
+                self._over.wait(_AGAIN_S)
+                continue
+            if self.term == term:
+                return answer
+        raise Deposed
 
     def _keep(self) -> None:
         while not self._over.wait(self.ledger.life_s / _WORDS):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from emq_compat.backends.base import without_password
-from emq_compat.errors import OperationalError
+from emq_compat.backends.redis import library_url
+from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.leading.base import Held, LastRun, Ledger
 
 __all__ = ["RedisLedger"]
@@ -67,6 +68,23 @@ class RedisLedger(Ledger):
             client.register_script(script) for script in (_LEAD, _RESIGN, _NOTE)
         )
 
+    @classmethod
+    def at(
+        cls, url: str, schedule: str, owner: str, life_s: float, *, prefix: str = "", **options: Any
+    ) -> RedisLedger:
+        """Return one with a connection of its own; ``options`` are those of the library's connection.
+
+        Raises:
+            ConfigurationError: the library is missing, or the URL can't be used.
+        """
+        try:
+            import redis  # noqa: PLC0415 - an optional extra
+
+            client = redis.Redis.from_url(library_url(url), **options)
+        except (ImportError, ValueError, TypeError) as exc:
+            raise ConfigurationError(f"a lock for beats in {without_password(url)}: {exc}") from exc
+        return cls(client, schedule, owner, life_s, url=url, prefix=prefix)
+
     def lead(self) -> Held:
         life_ms = int(self.life_s * 1000)
         return _HELD[self._told(lambda: self._lead(keys=[self._lock], args=[self.owner, life_ms]))]
@@ -74,21 +92,25 @@ class RedisLedger(Ledger):
     def resign(self) -> None:
         self._told(lambda: self._resign(keys=[self._lock], args=[self.owner]))
 
-    def runs(self) -> dict[str, LastRun]:
-        found = self._told(lambda: self._client.hgetall(self._runs))
+    def runs(self, names: Collection[str]) -> dict[str, LastRun]:
+        if not names:
+            return {}
+        found = self._told(lambda: self._client.hmget(self._runs, list(names)))
         now = self._now()
-        return {_text(name): _run_in(_text(value), now) for name, value in found.items()}
+        return {
+            name: _run_in(_text(value), now)
+            for name, value in zip(names, found, strict=True)
+            if value is not None
+        }
 
     def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
-        known = self.runs()
-        gone = [name for name in known if name not in entries] if only else []
-        new = {name: run for name, run in entries.items() if name not in known}
         now = self._now()
 
         def do() -> None:
+            gone = [key for key in self._client.hkeys(self._runs) if only and _text(key) not in entries]
             if gone:
                 self._client.hdel(self._runs, *gone)
-            for name, run in new.items():
+            for name, run in entries.items():
                 self._client.hsetnx(self._runs, name, _text_of(run, min(run.at, now)))
 
         self._told(do)

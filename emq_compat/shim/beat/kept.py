@@ -81,6 +81,8 @@ class Run:
 class Kept:
     """The entries of one schedule in the broker of an app."""
 
+    by = "broker"
+
     def __init__(self, app: Celery, name: str) -> None:
         self._app = app
         self.name = name

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from emq_compat.errors import BrokerRefused, LocalProtocolError, OperationalError
+from emq_compat.leading.leader import Deposed, Leader
 from emq_compat.shim.beat.clock import standing_at
 from emq_compat.shim.beat.file import ScheduleFile
 from emq_compat.shim.beat.kept import Kept, Run, kept_as
+from emq_compat.shim.beat.led import LedKept, ledger_of, needs_leader
 from emq_compat.shim.beat.scheduler import Scheduler, event_t, logger
 from emq_compat.shim.pipeline import collecting
 
@@ -21,6 +23,8 @@ __all__ = ["PersistentScheduler"]
 #: The first and the longest pause, in seconds, before a broker that doesn't answer is asked again.
 _PAUSE_S = 0.5
 _PAUSE_MAX_S = 5.0
+#: How often a beat that stands by looks whether it leads.
+_LOOK_S = 0.5
 #: When an entry that the broker refused is tried again.
 _REFUSED_S = 10.0
 
@@ -29,7 +33,9 @@ class PersistentScheduler(Scheduler):
     """The default scheduler.
 
     Over ``emq://`` the broker keeps each entry under the schedule's name and its own (``kept_as``), and
-    decides which of several beats sends a run. A stock router keeps nothing: there it is Celery's file.
+    decides which of several beats sends a run. Other brokers decide nothing: there one beat leads, by a lock
+    that is kept with the entries in the result backend. Where that can't keep them, and under a stock
+    router, it is Celery's file.
 
     Args:
         schedule_filename: the file; over ``emq://`` a part of the schedule's name, unless it is the default.
@@ -40,7 +46,8 @@ class PersistentScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.schedule_filename: str = kwargs.get("schedule_filename") or ""
-        self._kept: Kept | None = None
+        self._kept: Kept | LedKept | None = None
+        self._leader: Leader | None = None
         self._file: ScheduleFile | None = None
         self._begun = False
         #: Entries that the broker was told of.
@@ -52,14 +59,29 @@ class PersistentScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         """Read the schedule, and what is known of its last runs as soon as the broker answers."""
-        if self.app.stock:
+        name = kept_as(self.app, self.schedule_filename)
+        if needs_leader(self.app):
+            self._kept = self._led(name)
+        elif not self.app.stock:
+            self._kept = Kept(self.app, name)
+        if self._kept is None:
             self._file = ScheduleFile(self.schedule_filename, self.app, self.persistence, self.known_suffixes)
             self.data = self._file.entries
-        else:
-            self._kept = Kept(self.app, kept_as(self.app, self.schedule_filename))
         self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
         self.sync()
+
+    def _led(self, name: str) -> LedKept | None:
+        ledger = ledger_of(self.app, name)
+        if ledger is None:
+            logger.warning(
+                "beat: run one only: a lock for a leader can be kept by redis://, db+… and emq:// as the "
+                "result backend, or by redis:// as the broker, and there is none of them here"
+            )
+            return None
+        self._leader = Leader(ledger)
+        self._leader.start()
+        return LedKept(self.app, self._leader)
 
     def sync(self) -> None:
         """Write the file, where there is one; the broker has everything already."""
@@ -73,24 +95,34 @@ class PersistentScheduler(Scheduler):
         finally:
             if self._file is not None:
                 self._file.close()
+            if self._leader is not None:
+                self._leader.stop()
 
     @property
     def info(self) -> str:
         """Lines for the banner: where the schedule is kept."""
-        if self.app.stock:
-            return f"    . db -> {self.schedule_filename}"
-        return f"    . schedule -> {kept_as(self.app, self.schedule_filename)}, in the broker"
+        name, where = kept_as(self.app, self.schedule_filename), "the broker"
+        if needs_leader(self.app):
+            ledger = ledger_of(self.app, name)
+            where = "" if ledger is None else ledger.where
+        elif self.app.stock:
+            where = ""
+        return f"    . schedule -> {name}, in {where}" if where else f"    . db -> {self.schedule_filename}"
 
-    # Over emq://
+    # Kept by the broker, or with a lock
 
     def tick(self, **celery: Any) -> float:
         """Send one entry, if one is due and no other beat has; returns how many seconds to wait."""
         if self._kept is None:
             return super().tick(**celery)
+        if isinstance(self._kept, LedKept) and not self._leads(self._kept):
+            return _LOOK_S
         try:
             if not self._begun:
                 self._begin(self._kept)
             wait_s = super().tick(**celery)
+        except Deposed:
+            wait_s = 0.0
         except OperationalError as exc:
             wait_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _PAUSE_MAX_S)
             logger.error("beat: Connection error: %s. Trying again in %.1f seconds...", exc, wait_s)
@@ -98,14 +130,24 @@ class PersistentScheduler(Scheduler):
             self._pause_s = _PAUSE_S
         return wait_s
 
-    def _begin(self, kept: Kept) -> None:
+    def _leads(self, kept: LedKept) -> bool:
+        """Return whether this beat leads; a new term begins with what the beats before it have noted."""
+        assert self._leader is not None
+        term = self._leader.term
+        if term != kept.term:
+            kept.term = term
+            self._begun, self._heap = False, None
+            self._unsure.clear()
+        return term > 0
+
+    def _begin(self, kept: Kept | LedKept) -> None:
         """Tell the broker of the entries, and go on where they stand there."""
         entries = list(self.schedule.values())
         if entries and not kept.look([str(entry.name) for entry in entries]):
             self._take_over(entries)
         self._told = set(kept.begin(entries, only=True))
         self._begun = True
-        logger.info("beat: the broker keeps %d entries of the schedule %r", len(entries), kept.name)
+        logger.info("beat: the %s keeps %d entries of the schedule %r", kept.by, len(entries), kept.name)
 
     def _take_over(self, entries: list[Any]) -> None:
         """Have entries that the broker doesn't know go on where Celery's beat has left them in its file."""
@@ -123,7 +165,7 @@ class PersistentScheduler(Scheduler):
             self._look_at_all(self._kept)
         super().populate_heap()
 
-    def _look_at_all(self, kept: Kept) -> None:
+    def _look_at_all(self, kept: Kept | LedKept) -> None:
         seen = kept.look([str(name) for name in self.schedule])
         # A run is unsure as long as the one before it is the last.
         self._unsure = {
@@ -155,7 +197,7 @@ class PersistentScheduler(Scheduler):
             heapq.heappush(heap, event_t(self._when(entry, again_s), event.priority, entry))
         return 0.0
 
-    def _turn(self, kept: Kept, entry: Any) -> float | None:
+    def _turn(self, kept: Kept | LedKept, entry: Any) -> float | None:
         """Send an entry, if it is due; returns in how many seconds to look at it again, None: it is gone.
 
         Raises:
@@ -181,7 +223,7 @@ class PersistentScheduler(Scheduler):
             run = Run(was=seen.token, at=now, next_s=next_s, messages=tuple(messages))
         return self._send(kept, entry, run)
 
-    def _send(self, kept: Kept, entry: Any, run: Run) -> float | None:
+    def _send(self, kept: Kept | LedKept, entry: Any, run: Run) -> float | None:
         name = str(entry.name)
         try:
             sent, seen = kept.send(name, run)
@@ -205,9 +247,7 @@ class PersistentScheduler(Scheduler):
         return max(0.0, run.next_s - (time.monotonic() - run.made_at))
 
     def _remove(self, entry: Any) -> None:
-        logger.warning(
-            "beat: %s is sent no more: a beat of this schedule was started without it", entry.name
-        )
+        logger.warning("beat: %s is sent no more: a beat of this schedule was started without it", entry.name)
         self._told.discard(str(entry.name))
         self.schedule.pop(entry.name, None)
 

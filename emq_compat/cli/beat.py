@@ -11,12 +11,12 @@ import click
 
 from emq_compat.cli.background import go_to_background, started
 from emq_compat.cli.connection import load_app, one_line_errors
-from emq_compat.cli.genuine_app import genuine_app
 from emq_compat.cli.node_name import file_name, node_name
 from emq_compat.cli.pid_file import pid_file
 from emq_compat.cli.worker_log import log_level
 from emq_compat.errors import ConfigurationError
 from emq_compat.shim.current import given_app
+from emq_compat.shim.find_app import find_app, is_genuine
 
 __all__ = ["beat"]
 
@@ -76,9 +76,10 @@ def beat(context: click.Context, /, app_name: str | None, broker: str | None, **
 
 
 def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
-    genuine = genuine_app(app_name)
-    app = load_app(app_name) if genuine is None else genuine
-    if genuine is None:
+    app: Any = find_app(app_name)
+    genuine = is_genuine(app)
+    if not genuine:
+        app = load_app(app_name)
         app.conf.settle()
     if broker:
         app.conf.update(broker_url=broker, broker_write_url=None, broker_read_url=None)
@@ -87,7 +88,7 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
         Path(file_name(options[name], node)).absolute() if options[name] else None
         for name in ("logfile", "pidfile")
     )
-    program = _program_of(app, genuine=genuine is not None)(
+    program = _program_of(app, genuine=genuine)(
         loglevel=options["loglevel"],
         logfile=None if log is None else str(log),
         schedule=options["schedule"],

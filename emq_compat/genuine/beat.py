@@ -173,7 +173,7 @@ class LedScheduler:
         return getattr(self._looked_at, name)
 
 
-class LedService(Service):  # type: ignore[misc]
+class LedService(Service):
     """Celery's Service, whose scheduler sends as long as this beat leads.
 
     Args:
@@ -233,7 +233,7 @@ class LedService(Service):  # type: ignore[misc]
             raise SystemExit
 
 
-class LedBeat(Beat):  # type: ignore[misc]
+class LedBeat(Beat):
     """Celery's program around that Service.
 
     Args:

@@ -6,11 +6,14 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from emq_compat.backends.watcher import PollingWatcher, Watcher
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
+
+if TYPE_CHECKING:
+    from emq_compat.backends.chords import ChordCounter
 
 __all__ = ["ResultStore", "Tree", "polled", "without_password"]
 
@@ -33,6 +36,11 @@ class ResultStore(ABC):
     kept_by_broker: ClassVar[bool] = False
     pushes: ClassVar[bool] = False
     expires: ClassVar[bool] = True
+
+    #: What counts chords there, where the broker doesn't; None: nothing does.
+    chords: ChordCounter | None = None
+    #: Whether what it keeps can be read again at all: chords need that.
+    readable: ClassVar[bool] = True
 
     url: str
     _watcher: Watcher | None = None

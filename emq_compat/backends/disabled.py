@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from emq_compat.backends.base import ResultStore, Tree
 from emq_compat.errors import ConfigurationError
@@ -15,6 +15,7 @@ __all__ = ["DisabledStore"]
 class DisabledStore(ResultStore):
     """Takes everything, keeps nothing, and refuses to tell anything."""
 
+    readable: ClassVar[bool] = False
     url = "disabled://"
 
     def read(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]:

@@ -17,8 +17,12 @@ __all__ = ["KeyValueStore", "RecordCodec"]
 class RecordCodec(Protocol):
     """How records become bytes: the setting result_serializer."""
 
-    def encode(self, record: Mapping[str, Any]) -> bytes:
-        """Return a record's bytes; raises ValueError or TypeError where it can't be."""
+    def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
+        """Return a record's bytes, or those of the end of a chord's part.
+
+        Raises:
+            ValueError, TypeError: it can't be.
+        """
         ...
 
     def decode(self, data: bytes | str) -> dict[str, Any]:

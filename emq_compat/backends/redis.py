@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from emq_compat.backends.base import without_password
 from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
+from emq_compat.backends.redis_chords import RedisChords
 from emq_compat.backends.watcher import PipedWatcher, Watcher
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import FINAL_STATES
@@ -40,6 +41,7 @@ class RedisStore(KeyValueStore):
         options: arguments of the library's connection.
         retry_policy: how often a write is tried again where Redis can't be reached: max_retries (20; None:
             without end), interval_start (0), interval_step (1) and interval_max (1), in seconds.
+        chord_options: arguments of RedisChords.
 
     Raises:
         ConfigurationError: the library is missing, or the URL can't be used.
@@ -56,6 +58,7 @@ class RedisStore(KeyValueStore):
         expires_s: float = 0,
         options: Mapping[str, Any] | None = None,
         retry_policy: Mapping[str, Any] | None = None,
+        chord_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(codec, prefix=prefix)
         try:
@@ -76,6 +79,9 @@ class RedisStore(KeyValueStore):
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"result_backend {without_password(url)}: {exc}") from exc
         self.client: Any = redis.Redis(connection_pool=pool)
+        self.chords = RedisChords(
+            self.client, codec, tried=self._tried, group_key=self.group_key, **(chord_options or {})
+        )
 
     def get_all(self, keys: Sequence[str]) -> Sequence[bytes | str | None]:
         values: list[bytes | None] = self._told(lambda: self.client.mget(keys))

@@ -334,7 +334,33 @@ class Backend(StoreAccess):
         return info
 
     def ensure_chords_allowed(self) -> None:
-        """Nothing: the broker counts chords, wherever results are."""
+        """Refuse chords whose results can't be read, over a broker that counts none.
+
+        Raises:
+            NotImplementedError: this backend keeps nothing; it is Celery's error for that.
+        """
+        if self.app.over_kombu and not self.store.readable:
+            raise NotImplementedError(
+                "chords, and groups with a task behind them, need a result_backend that can be read: "
+                "redis://… or db+…"
+            )
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Add one to the parts of a chord that this backend counts.
+
+        Raises:
+            NotImplementedError: it counts none.
+        """
+        chords = self.store.chords
+        if chords is None:
+            raise NotImplementedError("Backend does not support add_to_chord")
+        self._told(lambda: chords.grow(chord_id))
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Say how many parts a chord has that this backend counts."""
+        chords = self.store.chords
+        if chords is not None and self.app.over_kombu:
+            self._told(lambda: chords.begin(group_id, chord_size, None))
 
     def forget(self, task_id: str) -> None:
         """Drop a task's result."""

@@ -26,6 +26,20 @@ def _expires_s(app: Celery) -> float:
     return _DAY_S if kept_s is None else kept_s
 
 
+def _chord_options(app: Celery, transport: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how chords are kept that the broker doesn't count."""
+    conf, kept_s = app.conf, _expires_s(app)
+    said = conf.result_chord_expires
+    own_s = kept_s if said is None else said.total_seconds() if hasattr(said, "total_seconds") else said
+    return {
+        "claim_s": float(conf.result_chord_join_timeout or 5.0) * 2,
+        "expires_s": float(own_s),
+        # The header's results are read by users, too.
+        "group_expires_s": max(float(own_s), kept_s) if own_s and kept_s else 0.0,
+        "ordered": bool(transport.get("result_chord_ordered", True)),
+    }
+
+
 class RedisBackend(Backend):
     """Redis: ``redis://``, ``rediss://``, ``socket://``, or the settings redis_host and so on."""
 
@@ -60,6 +74,7 @@ class RedisBackend(Backend):
             expires_s=_expires_s(app),
             options=given,
             retry_policy=transport.get("retry_policy"),
+            chord_options=_chord_options(app, transport),
         )
 
 

@@ -138,10 +138,15 @@ class CanvasMethods:
         request = self.request
         if not request.chord:
             raise ValueError("Current task is not member of any chord")
+        if later.counted_by_backend(request.chord):
+            self.app.backend.add_to_chord(request.group or "", None)
+            place = request.chord
+        else:
+            place = later.place_in_chord(request)
         sig.set(
             group_id=request.group,
             group_index=request.group_index,
-            chord=later.place_in_chord(request),
+            chord=place,
             root_id=request.root_id,
         )
         result = sig.freeze()

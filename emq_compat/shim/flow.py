@@ -29,8 +29,9 @@ from emq_compat.message import (
     Publish,
 )
 from emq_compat.shim.canvas.launch import LAUNCH, failing
+from emq_compat.shim.canvas.places import counted_by_backend, part_header
 from emq_compat.shim.canvas.signature import Signature, maybe_signature
-from emq_compat.shim.codec import revive
+from emq_compat.shim.codec import dumps, revive
 from emq_compat.shim.current import Frame, frame_var
 from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.exhausting import call_exhausted, why_exhausted
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.task import Task
 
 __all__ = [
+    "body_failed",
     "collected_into",
     "conclude",
     "failed",
@@ -256,6 +258,10 @@ class _End:
 
     def _of(self, name: str, options: Mapping[str, Any], counted: bool) -> Publish:
         chord = options.get("chord") if counted else None
+        payload = self.payload
+        if counted_by_backend(chord):
+            part = {"callback": chord, "group": options.get("group_id"), "index": options.get("group_index")}
+            payload = dumps({**json.loads(payload), "part": part}).encode()
         no_result = options.get("ignore_result")
         if no_result is None and (task := self.app.tasks.get(name)) is not None:
             no_result = task.ignore_result
@@ -266,17 +272,39 @@ class _End:
                 task_id=options["task_id"],
                 task=name,
                 settled=self.state,
-                chord=part_header(chord) if chord else "",
+                chord=part_header(chord),
                 no_result=bool(no_result),
                 keep_s=seconds_kept(self.app.conf),
             ),
-            payload=self.payload,
+            payload=payload,
         )
 
 
-def part_header(chord: Mapping[str, Any]) -> str:
-    """Return the header of a chord's part."""
-    return f"{chord['id']}:{chord['index']}"
+def body_failed(
+    app: Celery,
+    body: Mapping[str, Any],
+    exc: BaseException,
+    *,
+    part: Context,
+    before_errbacks: Callable[[Sequence[Publish]], None],
+) -> list[Publish]:
+    """Return what is to be published when a chord that no broker counts has failed; call its errbacks.
+
+    Args:
+        body: the chord's body, which never begins.
+        part: the part that the chord failed by.
+        before_errbacks: is called with the ends of what will never begin.
+    """
+    failure = failure_of(exc)
+    end = _End(app, state=FAILURE, failure=failure, cause=part.id or "", queue="")
+    settled: list[Publish] = []
+    end.of_all(body, settled.append)
+    before_errbacks(settled)
+    with collecting() as messages:
+        for task, errbacks in failing(body):
+            for errback in errbacks:
+                _call(app, errback, _as_request(task, part), exc, failure.traceback)
+    return list(messages)
 
 
 def place_in_chord(request: Context) -> dict[str, Any]:
@@ -288,8 +316,12 @@ def place_in_chord(request: Context) -> dict[str, Any]:
     return {**own, "index": f"{own['index'].rstrip('+')}.{place}+"}
 
 
-def conclude(app: Celery, delivery: Delivery) -> Outcome:
+def conclude(
+    app: Celery, delivery: Delivery, heard: Callable[[Context], None] | None = None
+) -> Outcome:
     """Return what an epilogue comes to: what the task's worker would have published after that reply.
+
+    ``heard`` is called with the request of the run that ended.
 
     Raises:
         MessageError: it is none.
@@ -304,6 +336,8 @@ def conclude(app: Celery, delivery: Delivery) -> Outcome:
         logger.warning("%s: its arguments can't be read: %s", name, exc)
         request = request_without_arguments(name, job, delivery, app.hostname)
     request.id = request.correlation_id = job.celery.get("id") or request.id
+    if heard is not None:
+        heard(request)
     state = str(reply.get("state") or FAILURE)
     if state == SUCCESS:
         # It has ended as another one did, whose unique key it has.

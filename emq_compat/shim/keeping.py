@@ -2,7 +2,8 @@
 
 Whatever a worker says of tasks passes here: the states of a run that isn't done, what it came to, the ends of
 tasks that never begin (follow-ups that are outcomes), and, in an epilogue, the end of a task that only the
-broker knew of. Chords are counted by the broker all the same, from the same REPLYs.
+broker knew of. Chords that our broker started are counted by it all the same, from the same REPLYs; the
+others, Celery's and those of apps on a broker of kombu's, are counted here (chord_parts.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.errors import EmqError
-from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS, Delivery, Job, Outcome, Reply
+from emq_compat.message import FAILURE, RETRY, REVOKED, SUCCESS, Delivery, Job, Outcome, Publish, Reply
+from emq_compat.shim.chord_parts import ended, part_of, settle
 from emq_compat.shim.exceptions import BackendError, ImproperlyConfigured
+from emq_compat.shim.request import Context, request_without_arguments
 from emq_compat.shim.run_plan import run_plan_of
 
 if TYPE_CHECKING:
@@ -38,12 +41,23 @@ def store_of(app: Celery, task_name: str) -> Backend | None:
 
 
 class Keeper:
-    """Puts what is told of one delivery into its store. Called, it takes a run's states that aren't final."""
+    """Puts what is told of one delivery into its store. Called, it takes a run's states that aren't final.
+
+    Attributes:
+        request: the run's; None: it didn't come to one.
+    """
 
     def __init__(self, backend: Backend, delivery: Delivery) -> None:
         self._backend = backend
         self._delivery = delivery
         self._failure_kept = False
+        #: What follows from the ends of chords.
+        self._further: list[Publish] = []
+        self.request: Context | None = None
+
+    def heard(self, request: Context) -> None:
+        """Note the run's request."""
+        self.request = request
 
     def __call__(self, state: str, body: bytes) -> None:
         if task_id := self._delivery.headers.task_id:
@@ -58,30 +72,52 @@ class Keeper:
 
         Where the store can't be reached, for as long as it says, the broker keeps it, and the log tells.
         """
+        if not self._failure_kept:
+            try:
+                self._store(reply)
+            except (EmqError, ImproperlyConfigured, BackendError) as exc:
+                which = self._delivery.headers.task_id or self._delivery.msgid
+                where = "is lost" if self._backend.app.over_kombu else "stays with the broker"
+                logger.error("the result of %s %s: %s", which, where, exc)
+                return replace(reply, follow_ups=(*reply.follow_ups, *self._further))
+        return replace(reply, no_result=True, follow_ups=(*reply.follow_ups, *self._further))
+
+    def _store(self, reply: Reply) -> None:
         backend, headers = self._backend, self._delivery.headers
-        if self._failure_kept:
-            return replace(reply, no_result=True)
-        try:
-            # Whoever sees that a task has failed finds that what would have come later has ended, too.
-            for message in reply.follow_ups:
-                if message.headers.settled and not message.headers.no_result:
-                    backend.write(message.headers.task_id, json.loads(message.payload))
-            if headers.concludes:
-                _conclude(backend, self._delivery)
-            elif reply.state in _STORED and not reply.no_result and headers.task_id:
-                backend.write(headers.task_id, json.loads(reply.body))
-        except (EmqError, ImproperlyConfigured, BackendError) as exc:
-            which = headers.task_id or self._delivery.msgid
-            logger.error("the result of %s stays with the broker: %s", which, exc)
-            return reply
-        return replace(reply, no_result=True)
+        # Whoever sees that a task has failed finds that what would have come later has ended, too.
+        ends = [message for message in reply.follow_ups if message.headers.settled]
+        own = [end for end in ends if end.headers.task_id == headers.task_id]
+        self._further += settle(backend, ends)
+        for end in own:
+            self._count(end.headers.settled, json.loads(end.payload))
+        if headers.concludes:
+            state, told = _conclude(backend, self._delivery)
+            self._count(state, told)
+        elif reply.state in _STORED:
+            told = json.loads(reply.body) if headers.task_id else {}
+            if headers.task_id and not reply.no_result:
+                backend.write(headers.task_id, told)
+            if reply.state != RETRY:
+                self._count(reply.state, told)
+
+    def _count(self, state: str, told: Mapping[str, Any]) -> None:
+        """Count the end of this delivery's task, if it is a part of a chord that the backend counts."""
+        if self._backend.store.chords is None or b'"chord":' not in self._delivery.payload:
+            return
+        request = self.request
+        if request is None and not self._delivery.headers.concludes:
+            job = Job.decode(self._delivery.payload)
+            request = request_without_arguments("", job, self._delivery, "")
+        part = None if request is None else part_of(request)
+        if part is not None:
+            self._further += ended(self._backend, part, state, told)
 
 
-def _conclude(backend: Backend, delivery: Delivery) -> None:
+def _conclude(backend: Backend, delivery: Delivery) -> tuple[str, Mapping[str, Any]]:
+    """Store the end that an epilogue tells of; returns its state and its reply."""
     _, options, reply = json.loads(delivery.payload)
     celery = Job.from_options(options).celery
+    told: Mapping[str, Any] = {"state": FAILURE, **reply}
     if celery.get("id") and not celery.get("ignore_result"):
-        told: Mapping[str, Any] = {"state": FAILURE, **reply}
         backend.write(str(celery["id"]), told)
-
-
+    return str(told["state"]), told

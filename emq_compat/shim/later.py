@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from emq_compat.shim.canvas.maps import chunks as chunks
     from emq_compat.shim.canvas.maps import xmap as xmap
     from emq_compat.shim.canvas.maps import xstarmap as xstarmap
+    from emq_compat.shim.canvas.places import counted_by_backend as counted_by_backend
     from emq_compat.shim.canvas.regen import as_list as as_list
     from emq_compat.shim.canvas.signature import Signature as Signature
     from emq_compat.shim.canvas.signature import maybe_signature as maybe_signature
@@ -114,6 +115,7 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "shim.canvas.group": ("group",),
     "shim.canvas.kinds": ("KINDS",),
     "shim.canvas.maps": ("chunks", "xmap", "xstarmap"),
+    "shim.canvas.places": ("counted_by_backend",),
     "shim.canvas.regen": ("as_list",),
     "shim.canvas.signature": ("Signature", "maybe_signature", "signature"),
     "shim.canvas.stamping": ("StampingVisitor",),

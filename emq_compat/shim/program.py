@@ -245,7 +245,8 @@ class ShimProgram:
     def _work(self, delivery: Delivery, report: Report) -> Reply:
         headers = delivery.headers
         if headers.concludes:
-            return reply_of(flow.conclude(self.app, delivery))
+            heard = report.heard if isinstance(report, keeping.Keeper) else None
+            return reply_of(flow.conclude(self.app, delivery, heard))
         job = Job.decode(delivery.payload)
         name = headers.task or job.celery.get("task")
         app = self.app
@@ -261,6 +262,8 @@ class ShimProgram:
             logger.error("Task %s: its arguments can't be read: %s", task.name, exc)
             request = request_without_arguments(task.name, job, delivery, app.hostname)
             return self._ended(request, delivery, FAILURE, exc)
+        if isinstance(report, keeping.Keeper):
+            report.heard(request)
         if headers.expires and time.time() > headers.expires:
             logger.info("Task %s[%s] expired", task.name, request.id)
             return self._ended(request, delivery, REVOKED, TaskRevokedError("expired"))

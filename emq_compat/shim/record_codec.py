@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.backends.keyvalue import RecordCodec
@@ -20,7 +20,7 @@ __all__ = ["codec_of"]
 class _Json:
     """JSON, with kombu's envelopes left in it as they are until a value is asked for."""
 
-    def encode(self, record: Mapping[str, Any]) -> bytes:
+    def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
         return json.dumps(record).encode()
 
     def decode(self, data: bytes | str) -> dict[str, Any]:
@@ -45,8 +45,9 @@ class _Kombu:
         self._serialization = serialization
         self._name = serializer
 
-    def encode(self, record: Mapping[str, Any]) -> bytes:
-        _, _, data = self._serialization.dumps(revive(dict(record), self._accept), serializer=self._name)
+    def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
+        plain = dict(record) if isinstance(record, Mapping) else list(record)
+        _, _, data = self._serialization.dumps(revive(plain, self._accept), serializer=self._name)
         return data.encode() if isinstance(data, str) else data
 
     def decode(self, data: bytes | str) -> dict[str, Any]:

@@ -140,11 +140,14 @@ def _changed_payload(
         given = {name: options[name] for name in sorted(PROPERTIES & options.keys())}
         members["properties"] = {**(frame.request._properties or {}), **given}
     repacked = options.get("serializer") is not None or options.get("compression") is not None
-    if args is None and kwargs is None and not members and not repacked:
+    # What a message of Celery's said is no longer what it would say: its retries, its eta.
+    from_celery = b'"wire":' in payload
+    if args is None and kwargs is None and not members and not repacked and not from_celery:
         return payload
     document = json.loads(payload)
     job = document[1]
     celery = job.setdefault("celery", {})
+    celery.pop("wire", None)
     for name in ("callbacks", "errbacks", "exhausted"):
         if name in members and not isinstance(members[name], (list, tuple)):
             members[name] = [members[name]]

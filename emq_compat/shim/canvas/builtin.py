@@ -9,8 +9,11 @@ from emq_compat.shim.canvas.composite import make
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.canvas.maps import chunks
 from emq_compat.shim.canvas.signature import maybe_signature, signature
+from emq_compat.shim.chord_parts import Part, chord_failed, joined
 from emq_compat.shim.declare import task_of
+from emq_compat.shim.exceptions import ChordError
 from emq_compat.shim.flow import collected_into
+from emq_compat.shim.results.tree import result_from_tuple
 from emq_compat.shim.task import Task
 
 if TYPE_CHECKING:
@@ -74,8 +77,35 @@ def apply_chord(
     return made.apply_async(tuple(partial_args)).id
 
 
-def chord_unlock(group_id: str = "", callback: Any = None, **kwargs: Any) -> None:
-    """Nothing: chords are counted by the broker. A message of it can only be Celery's, and ends here."""
+def chord_unlock(
+    self: Any,
+    group_id: str,
+    callback: Any,
+    interval: float | None = None,
+    max_retries: int | None = None,
+    result: Sequence[Any] = (),
+    **kwargs: Any,
+) -> None:
+    """Publish a chord's body once its parts have ended; tried again until then.
+
+    It is how chords are counted over a broker of kombu's by results in a database, as Celery has it.
+    """
+    app = self.app
+    header = app.GroupResult(group_id, [result_from_tuple(one, app) for one in result])
+    if not header.ready():
+        again_s = app.conf.result_chord_retry_interval if interval is None else interval
+        raise self.retry(countdown=again_s, max_retries=max_retries)
+    try:
+        values = joined(app.backend, header)
+        with collected_into(self._frame()):
+            maybe_signature(callback, app=app).apply_async((values,))
+    except ChordError as exc:
+        part = Part(
+            task_id=self.request.id, group=group_id, index=None, body=callback, root_id=self.request.root_id
+        )
+        frame = self._frame()
+        for message in chord_failed(app.backend, part, exc):
+            frame.publish_later(message)
 
 
 def launch(self: Any, *given: Any) -> None:
@@ -97,7 +127,11 @@ _TASKS: dict[str, tuple[Any, bool, dict[str, Any]]] = {
     "celery.backend_cleanup": (backend_cleanup, True, {"ignore_result": True}),
     "celery.chain": (apply_chain, False, {}),
     "celery.chord": (apply_chord, True, {}),
-    "celery.chord_unlock": (chord_unlock, False, {"ignore_result": True}),
+    "celery.chord_unlock": (
+        chord_unlock,
+        True,
+        {"ignore_result": True, "max_retries": None, "typing": False},
+    ),
     "celery.chunks": (apply_chunks, True, {}),
     "celery.group": (apply_group, True, {}),
     "celery.map": (xmap, True, {}),

@@ -1,8 +1,7 @@
 """chord: a group, the header, and a body that is called with the list of the header's values.
 
-The broker counts. The body's message goes first and is held until its parts have succeeded; each part's
-message names the chord and its place in it. ``options['chord']`` of a part is that reference,
-``{"id": …, "index": "3.0"}``, where Celery has the body's signature.
+Our broker counts: the body's message goes first and is held until its parts have succeeded. Over other
+brokers the result backend does (counting.py); what a part's message says of it stands in places.py.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.ids import new_id
 from emq_compat.shim import current, later
 from emq_compat.shim.canvas.composite import Composite, is_a, oldest, unrolled
+from emq_compat.shim.canvas.counting import counting_of
 from emq_compat.shim.canvas.group import group, stamp_each
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.member import Member
@@ -124,18 +124,23 @@ class chord(Composite):  # noqa: N801 - Celery's name
     ) -> Any:
         """Give the header and the body their ids; returns the body's result, whose parent is the header's."""
         header = self.header_group()
-        own_id = header.options.get("task_id") or new_id()
+        # A copy that is frozen again keeps it, as its parts keep their group.
+        own_id = header.options.get("task_id") or self.options.get("task_id") or new_id()
         header.options["task_id"] = own_id
+        result = None
+        if self.body is not None:
+            result = self.body.freeze(
+                _id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index
+            )
         header_result = header.freeze(
-            group_id=own_id, parent_id=parent_id, root_id=root_id, chord={"id": own_id}
+            group_id=own_id,
+            parent_id=parent_id,
+            root_id=root_id,
+            chord=counting_of(self.app).reference(own_id, self.body),
         )
         self.id = own_id
-        if self.body is None:
-            return None
-        result = self.body.freeze(
-            _id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index
-        )
-        oldest(result).parent = header_result
+        if result is not None:
+            oldest(result).parent = header_result
         return result
 
     def stamp(
@@ -216,13 +221,14 @@ class chord(Composite):  # noqa: N801 - Celery's name
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Publish the body, which waits in the broker, and the header, as one bulk.
+        """Publish the header, and before it what has the body published in the end, as one bulk.
 
         Options go to both, but for ``chain``, ``chord``, ``link``, ``link_error`` and what says of which
         group and chord it is a part: these are the body's. ``interval`` and ``max_retries`` belong to
-        Celery's polling.
+        polling a result backend that counts no chords, where the broker doesn't.
         """
         app = app or self._own_app(body) or current.get_app()
+        counting = counting_of(app)
         own_id = header.options.get("task_id") or new_id()
         for callback in as_list(options.pop("link", None)):
             body.link(callback)
@@ -236,7 +242,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         result = body.freeze(
             task_id, group_id=of_body.get("group_id") or own_id, root_id=root_id, chord=of_body.get("chord")
         )
-        if isinstance(header.tasks, Regen) and header.tasks.lazy:
+        if counting.streams and isinstance(header.tasks, Regen) and header.tasks.lazy:
             given = {**options, "task_id": own_id, "root_id": root_id}
             size, header_result = self._stream(app, header, partial_args, kwargs, given)
             if size:
@@ -249,7 +255,8 @@ class chord(Composite):  # noqa: N801 - Celery's name
             return result
         ids = {"task_id": own_id, "root_id": root_id}
         header.options.update({name: value for name, value in ids.items() if value})
-        header_result = header.freeze(group_id=own_id, chord={"id": own_id}, root_id=root_id)
+        place = counting.reference(own_id, body)
+        header_result = header.freeze(group_id=own_id, chord=place, root_id=root_id)
         size = self._descend(header)
         with app.pipeline():
             if not size:
@@ -257,8 +264,9 @@ class chord(Composite):  # noqa: N801 - Celery's name
             else:
                 # Celery's body is a child of the header's task that ended last; here of the last one.
                 last = header.tasks[-1].options["task_id"]
-                parents = {"parent_id": last, "root_id": root_id or _running_root(app) or last}
-                body.apply_async(awaits={"id": own_id, "size": size}, add_to_parent=False, **parents)
+                told = {"parent_id": last, "root_id": root_id or _running_root(app) or last}
+                polling = {"interval": interval, "max_retries": max_retries}
+                counting.begin(app, own_id, body, header_result, size, {**told, **polling})
                 header_result = header.apply_async(
                     partial_args, kwargs, add_to_parent=False, task_id=own_id, **options
                 )

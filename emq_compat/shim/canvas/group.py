@@ -10,6 +10,7 @@ from emq_compat.shim import later
 from emq_compat.shim.canvas.composite import Composite, in_full, is_a, is_empty, make
 from emq_compat.shim.canvas.launch import hold
 from emq_compat.shim.canvas.member import Member
+from emq_compat.shim.canvas.places import group_of_parts, place
 from emq_compat.shim.canvas.regen import Regen, regen
 from emq_compat.shim.canvas.shown import module_once
 from emq_compat.shim.canvas.signature import Signature, maybe_signature
@@ -139,7 +140,7 @@ class group(Composite):  # noqa: N801 - Celery's name
                     args,
                     kwargs,
                     add_to_parent=False,
-                    chord=task.options.get("chord") or _place(chord, index),
+                    chord=task.options.get("chord") or place(chord, index),
                     **options,
                 )
         result = app.GroupResult(group_id, results)
@@ -200,8 +201,8 @@ class group(Composite):  # noqa: N801 - Celery's name
         members = list(self.members())
         results = [
             task.freeze(
-                group_id=own_id,
-                chord=_place(chord, index),
+                group_id=group_of_parts(chord, own_id, group_id),
+                chord=place(chord, index),
                 root_id=root_id,
                 parent_id=parent_id,
                 group_index=index,
@@ -277,11 +278,3 @@ def stamp_each(
     else:
         sig.tasks = [stamped(task) for task in tasks]
 
-
-def _place(chord: Any, index: int) -> Any:
-    """Return the reference of a chord's part number ``index`` below the place ``chord``; None: no chord."""
-    if not chord:
-        return None
-    above = chord.get("index") or ""
-    grown = "+" if above.endswith("+") else ""
-    return {**chord, "index": f"{above[:-1] if grown else above}.{index}{grown}" if above else str(index)}

@@ -23,6 +23,7 @@ from emq_compat.shim.exceptions import ChordError
 from emq_compat.shim.flow import body_failed
 from emq_compat.shim.pipeline import collecting
 from emq_compat.shim.request import Context
+from emq_compat.shim.results.blocking import allow_join_result
 from emq_compat.shim.results.content import exception_of
 from emq_compat.shim.results.single import leaves
 from emq_compat.shim.results.tree import result_from_tuple
@@ -137,8 +138,10 @@ def joined(backend: Backend, header: Any) -> list[Any]:
     Raises:
         ChordError: one of them failed, or isn't there within result_chord_join_timeout.
     """
+    timeout = backend.app.conf.result_chord_join_timeout
     try:
-        return list(header.join(timeout=backend.app.conf.result_chord_join_timeout, propagate=True))
+        with allow_join_result():
+            return list(header.join(timeout=timeout, propagate=True))
     except Exception as exc:
         stored = backend.stored([leaf.id for leaf in leaves(header)])
         for task_id, one in stored.items():

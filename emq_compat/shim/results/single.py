@@ -117,7 +117,7 @@ class AsyncResult(Recorded, Descent, Generic[R]):
             self._throw_of_parents()
         stored = self._final
         if stored is None:
-            ancestors = self._ancestors(headers=False) if follow else {}
+            ancestors = self._ancestors(headers=self.app.over_kombu) if follow else {}
             stored = self._waited(timeout, interval, on_interval, ancestors)
             if follow and stored.state in PROPAGATE_STATES:
                 # What failed in front of it may have been told at the same moment.
@@ -148,7 +148,7 @@ class AsyncResult(Recorded, Descent, Generic[R]):
             self._throw_of_parents()
         stored = self._final
         if stored is None:
-            ancestors = self._ancestors(headers=False) if follow else {}
+            ancestors = self._ancestors(headers=self.app.over_kombu) if follow else {}
             with self.backend.arrivals_async([self.id, *ancestors], timeout) as arrivals:
                 async for task_id, arrived in arrivals:
                     if task_id == self.id:
@@ -195,8 +195,8 @@ class AsyncResult(Recorded, Descent, Generic[R]):
     def _ancestors(self, *, headers: bool = True) -> dict[str, AsyncResult[Any]]:
         """Return the results before it in its chain that aren't final yet, by id.
 
-        ``headers=False`` leaves out those of groups: a chord's body fails as soon as a part of its header
-        does, so that nobody needs to wait for each part.
+        ``headers=False`` leaves out those of groups: where our broker counts, a chord's body fails as soon
+        as a part of its header does, so that nobody needs to wait for each part.
         """
         return {member.id: member for member in self._before_it(headers=headers) if not member._known()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from emq_compat.cli import status_kombu
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.table import amount, duration, printable, table
 from emq_compat.ids import plain_name
@@ -43,6 +44,9 @@ def status(connection: Connection, as_json: bool, destination: str | None, timeo
 
     Ends with 69 when no worker is connected, as `celery status` does.
     """
+    if connection.over_kombu:
+        _over_kombu(connection, destination, timeout_s, as_json=as_json)
+        return
     with connection.client() as client:
         stats = client.ask("stats")
         workers = _meant(client.ask("workers"), destination)
@@ -58,6 +62,17 @@ def status(connection: Connection, as_json: bool, destination: str | None, timeo
     else:
         click.echo(_text(connection.url, stats, workers, queues))
     if not any(worker.get("present", True) for worker in workers):
+        sys.exit(_NO_WORKER)
+
+
+def _over_kombu(
+    connection: Connection, destination: str | None, timeout_s: float, *, as_json: bool
+) -> None:
+    nodes = [plain_name(name.strip()) for name in destination.split(",")] if destination else None
+    with connection.app() as app:
+        status = status_kombu.found(app, nodes, timeout_s)
+    click.echo(json.dumps(status, ensure_ascii=False) if as_json else status_kombu.text(status))
+    if not status["workers"]:
         sys.exit(_NO_WORKER)
 
 

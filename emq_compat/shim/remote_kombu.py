@@ -7,7 +7,7 @@ told it (docs/monitoring.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.upstream.kombu_control import ControlSettings
@@ -15,7 +15,6 @@ from emq_compat.upstream.kombu_control import ControlSettings
 if TYPE_CHECKING:
     from kombu.connection import Connection
 
-    from emq_compat.shim.app import Celery
     from emq_compat.shim.control_nodes import Replies
     from emq_compat.shim.settings import Settings
 
@@ -26,31 +25,23 @@ _CONNECT_S = 4.0
 
 
 @contextmanager
-def connected(app: Celery, given: Any = None) -> Iterator[Connection]:
-    """Open a block in which there is a connection of kombu's to an app's broker.
+def connected(app: Any, given: Any = None) -> Iterator[Connection]:
+    """Open a block in which there is a connection of kombu's to an app's broker: one of its pool.
 
     Args:
-        given: one that is used if it is kombu's, and stays open then.
+        given: one that is used instead if it is kombu's; it stays open.
 
     Raises:
         OperationalError: kombu's: no broker answers within broker_connection_timeout.
     """
     from kombu.connection import Connection  # noqa: PLC0415 - heavy
 
-    if isinstance(given, Connection):
-        yield given
-        return
-    conf = app.conf
-    limit_s = conf.broker_connection_timeout or _CONNECT_S
-    connection = Connection(
-        app.broker_url,
-        connect_timeout=limit_s,
-        ssl=conf.broker_use_ssl or False,
-        login_method=conf.broker_login_method,
-        transport_options=dict(conf.broker_transport_options or {}),
-        failover_strategy=conf.broker_failover_strategy,
-    )
-    with connection:
+    limit_s = float(app.conf.broker_connection_timeout or _CONNECT_S)
+    with ExitStack() as borrowed:
+        if isinstance(given, Connection):
+            connection = given
+        else:
+            connection = borrowed.enter_context(app.pool.acquire(block=True))
         connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=limit_s)
         yield connection
 
@@ -62,23 +53,14 @@ def control_settings(conf: Settings) -> ControlSettings:
         ImproperlyConfigured: its queues are to be exclusive and durable.
     """
     from emq_compat.shim.exceptions import ImproperlyConfigured  # noqa: PLC0415 - rarely needed
+    from emq_compat.upstream import factory  # noqa: PLC0415 - likewise
 
     if conf.control_queue_exclusive and conf.control_queue_durable:
         raise ImproperlyConfigured(
             "control_queue_exclusive and control_queue_durable can't both be true: "
             "an exclusive queue ends with its connection"
         )
-    return ControlSettings(
-        namespace=str(conf.control_exchange),
-        queue_ttl_s=conf.control_queue_ttl,
-        queue_expires_s=conf.control_queue_expires,
-        exclusive=bool(conf.control_queue_exclusive),
-        durable=bool(conf.control_queue_durable),
-        accept=tuple(conf.accept_content),
-        serializer=str(conf.task_serializer),
-        event_exchange=str(conf.event_exchange),
-        enabled=bool(conf.worker_enable_remote_control),
-    )
+    return factory.control_settings(conf)
 
 
 class RemoteKombu:

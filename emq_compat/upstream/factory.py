@@ -95,6 +95,7 @@ def control_settings(conf: Mapping[str, Any]) -> ControlSettings:
         exclusive=bool(conf.get("control_queue_exclusive")),
         durable=bool(conf.get("control_queue_durable")),
         accept=tuple(conf["accept_content"] or ("json",)),
+        serializer=conf["task_serializer"] or "json",
         event_exchange=conf["event_exchange"] or "celeryev",
         enabled=bool(conf["worker_enable_remote_control"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str]) -> I
     procs = Procs(logs)
     try:
         made = Fleet(procs, folder, *place, f"t{new_id()[-10:]}")
-        made.start()
+        made.begin()
         yield made
         made.close()
     finally:
@@ -57,6 +58,24 @@ def test_who_is_there(fleet: Fleet) -> None:
     assert "2 nodes online" in done.stdout
     done = fleet.run("celery", "status", "-t", "4")
     assert f"{OURS}: OK" in done.stdout
+
+
+def test_our_command_lines(fleet: Fleet) -> None:
+    """emq-compat's inspect, control, status and events work with a genuine app as with one of the shim."""
+    told = json.loads(fleet.run("emq-compat", "inspect", "-j", "-t", "4", "ping").stdout)
+    assert {"ok": "pong"} == told[OURS]
+    told = json.loads(fleet.run("emq-compat", "control", "-j", "-t", "4", "heartbeat").stdout)
+    assert OURS in {node for answer in told for node in answer}
+    status = json.loads(fleet.run("emq-compat", "status", "-j", "-t", "2").stdout)
+    assert any(worker["name"].startswith(OURS) for worker in status["workers"])
+    assert fleet.namespace in {queue["name"] for queue in status["queues"]}
+    dump = fleet.start("emq-compat", "events", "--dump")
+    dump.wait_line(f"{OURS} [", 30)
+    dump.wait_line(f"{CELERYS} [", 30)
+    dump.stop()
+    dump = fleet.start("celery", "events", "--dump")
+    dump.wait_line(f"{OURS} [", 30)
+    dump.stop()
 
 
 def test_what_they_are(fleet: Fleet) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
 import threading
@@ -76,7 +75,7 @@ class Fleet:
         self.tasks = _imported(folder / f"{NAME}.py")
         self.app = self.tasks.app
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """Start both workers, and wait until they are ready."""
         self.celerys = self.start_worker(CELERYS)
         self.ours = self.start_worker(OURS)
@@ -116,6 +115,10 @@ class Fleet:
             [self._bin / argv[0], "-A", NAME, *argv[1:]],
             cwd=self.folder, text=True, capture_output=True, timeout=60,
         )  # fmt: skip
+
+    def start(self, *argv: str) -> Proc:
+        """Start a command line of this environment in the project's folder."""
+        return self.procs.start(self._bin / argv[0], "-A", NAME, *argv[1:], cwd=self.folder)
 
     @contextmanager
     def events(self) -> Iterator[list[dict[str, Any]]]:
@@ -169,7 +172,3 @@ def _imported(path: Path) -> Any:
     spec.loader.exec_module(module)
     return module
 
-
-def lines_of(done: subprocess.CompletedProcess[str]) -> Any:
-    """The JSON document that a command line printed."""
-    return json.loads(done.stdout)

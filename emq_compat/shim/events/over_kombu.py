@@ -37,6 +37,7 @@ class KombuSpeaker:
         self._exchange = exchange
         self._connect = connect
         self._open = ExitStack()
+        self._connection: Any = None
         self._producer: Any = None
 
     def announce(self, topic: str, payload: bytes) -> None:
@@ -50,8 +51,9 @@ class KombuSpeaker:
         if self._producer is None:
             connection = self._open.enter_context(self._connect())
             exchange = event_exchange(connection, self._exchange)
-            self._producer = Producer(connection.channel(), exchange=exchange, auto_declare=False)
-        connection = self._producer.connection
+            self._producer = Producer(connection.default_channel, exchange=exchange, auto_declare=False)
+            self._connection = connection
+        connection = self._connection
         try:
             self._producer.publish(
                 payload,
@@ -62,12 +64,13 @@ class KombuSpeaker:
                 delivery_mode=1,
             )
         except (*connection.connection_errors, *connection.channel_errors) as exc:
+            connection.collect(socket_timeout=0.1)
             self.close()
             raise OperationalError(f"events can't be sent: {exc}") from exc
 
     def close(self) -> None:
         """Give the connection back; the next event opens one."""
-        self._producer = None
+        self._producer = self._connection = None
         self._open.close()
 
 
@@ -168,6 +171,7 @@ class KombuSubscription:
                 return None
             except self._connection.connection_errors as exc:
                 logger.warning("the connection to the broker was cut, events may be missed: %s", exc)
+                self._connection.collect(socket_timeout=0.1)
                 self._drop()
                 return None
         return self._waiting.popleft()

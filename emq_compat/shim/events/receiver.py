@@ -107,7 +107,7 @@ class EventReceiver:
         self._expires_s = conf.event_queue_expires if queue_expires is None else queue_expires
         if self._exclusive and self._durable:
             raise ImproperlyConfigured("a queue of events can be exclusive or durable, not both")
-        self._connection = getattr(channel, "connection", channel)
+        self._connection = _connection_of(channel)
         self.channel = getattr(self._connection, "default_channel", None)
         self.handlers = {} if handlers is None else handlers
         self.routing_key = routing_key
@@ -145,7 +145,8 @@ class EventReceiver:
             self._subscription = self._kombu_subscription()
         if self._subscription is None:
             connection = self._connection if self._connection is not None else self.app.connection()
-            client = connection.client
+            # The connection of a genuine app is kombu's.
+            client = connection.client if hasattr(connection, "client") else self.app.client
             if not isinstance(client, Client):
                 raise ImproperlyConfigured("events need an emq:// broker")
             self._subscription = client.subscribe([self._topic()])
@@ -349,6 +350,16 @@ class EventReceiver:
         wanted = [event for event in events if matches(self.routing_key, routing_key_of(event["type"]))]
         self._waiting.extend(wanted)
         return bool(wanted)
+
+
+def _connection_of(channel: Any) -> Any:
+    """Return the connection that a channel is of, or that was given; ours or kombu's."""
+    if hasattr(channel, "ensure_connection"):
+        return channel
+    connection = getattr(channel, "connection", channel)
+    if not hasattr(connection, "ensure_connection") and hasattr(connection, "client"):
+        return connection.client  # kombu's channels know that of their transport
+    return connection
 
 
 def _events_in(command: PublishTopic) -> list[dict[str, Any]]:

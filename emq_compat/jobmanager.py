@@ -19,6 +19,7 @@ from emq_compat.errors import ConfigurationError, MessageError
 from emq_compat.failures import failure_of
 from emq_compat.manager import control
 from emq_compat.manager.autoscale import Autoscaler
+from emq_compat.manager.connections import Connections
 from emq_compat.manager.defaults import allowed_paths, timings
 from emq_compat.manager.intake import Intake
 from emq_compat.manager.messages import (
@@ -173,8 +174,7 @@ class JobManager(Intake):
         self.revoked_tags = Revokes()
         self._been_ready = False
         self.modules_wanted: tuple[str, ...] = ()
-        #: The next Connected is of another connection than the last one.
-        self._cut = True
+        self._connections = Connections()
         self._arriving: tuple[Upstream, Delivery] | None = None
 
     def _pool_options(self, given: PoolOptions | None) -> PoolOptions:
@@ -321,19 +321,18 @@ class JobManager(Intake):
             self._credit_out[upstream] = 0
             if self.on_connected is not None:
                 self.on_connected(event.address)
-            announce = upstream.announce if upstream.announces else None
-            self.program.onlooker.connected(self, announce, anew=self._cut)
-            self._cut = True
+            anew = self._connections.connected(upstream)
+            self.program.onlooker.connected(self, self._connections.announce, anew=anew)
             if not self._been_ready:
                 self._been_ready = True
                 self.program.onlooker.ready()
         elif kind is Disconnected:
             assert isinstance(event, Disconnected)
             self._credit_out.pop(upstream, None)
-            self._cut = event.cut
             if event.cut and not upstream.remembers:
                 self._forget_waiting(upstream)
-            self.program.onlooker.disconnected()
+            if self._connections.disconnected(upstream, cut=event.cut):
+                self.program.onlooker.disconnected()
         elif isinstance(event, Asked):
             upstream.answer(event.asked, control.answer(self, event.verb, event.arguments))
         else:

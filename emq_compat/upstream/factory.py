@@ -45,7 +45,7 @@ def upstreams_for(
         from emq_compat.upstream.kombu import KombuUpstream  # noqa: PLC0415 - where it is used
 
         settings = kombu_settings(
-            url, find_queue=find_queue, declared=declared, conf=conf, acks_late=acks_late, controlled=not made
+            url, find_queue=find_queue, declared=declared, conf=conf, acks_late=acks_late
         )
         made.append(KombuUpstream(name=name, queues=queues, settings=settings))
     return tuple(made)

@@ -52,19 +52,19 @@ def test_who_is_there(fleet: Fleet) -> None:
         "ping", reply=True, pattern="ou*", matcher="glob", timeout=10, limit=1
     )
     assert [{OURS: {"ok": "pong"}}] == found
-    done = fleet.run("celery", "inspect", "-t", "4", "ping")
+    done = fleet.run("celery", "inspect", "-t", "2", "ping")
     assert 0 == done.returncode
     assert f"{OURS}: OK" in done.stdout
     assert "2 nodes online" in done.stdout
-    done = fleet.run("celery", "status", "-t", "4")
+    done = fleet.run("celery", "status", "-t", "2")
     assert f"{OURS}: OK" in done.stdout
 
 
 def test_our_command_lines(fleet: Fleet) -> None:
     """emq-compat's inspect, control, status and events work with a genuine app as with one of the shim."""
-    told = json.loads(fleet.run("emq-compat", "inspect", "-j", "-t", "4", "ping").stdout)
+    told = json.loads(fleet.run("emq-compat", "inspect", "-j", "-t", "2", "ping").stdout)
     assert {"ok": "pong"} == told[OURS]
-    told = json.loads(fleet.run("emq-compat", "control", "-j", "-t", "4", "heartbeat").stdout)
+    told = json.loads(fleet.run("emq-compat", "control", "-j", "-t", "2", "heartbeat").stdout)
     assert OURS in {node for answer in told for node in answer}
     status = json.loads(fleet.run("emq-compat", "status", "-j", "-t", "2").stdout)
     assert any(worker["name"].startswith(OURS) for worker in status["workers"])

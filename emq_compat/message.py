@@ -18,6 +18,7 @@ from emq_compat.headers import MAX_ID_BYTES, Headers, ReplyHeaders, slots_of_bas
 from emq_compat.ids import new_id
 
 __all__ = [
+    "ACKNOWLEDGED",
     "FAILURE",
     "FINAL_STATES",
     "IGNORED",
@@ -48,6 +49,8 @@ RETRY = "RETRY"
 REVOKED = "REVOKED"
 #: The task asked that nothing be recorded (Celery's ``Ignore``).
 IGNORED = "IGNORED"
+#: The message is done, and whoever ran it has told what became of it in another way: nothing follows from it.
+ACKNOWLEDGED = "ACKNOWLEDGED"
 #: The message is dropped to the dead letters (Celery's ``Reject``).
 REJECTED = "REJECTED"
 #: The message goes back to its queue and counts as a redelivery (``Reject(requeue=True)``, a lost child).

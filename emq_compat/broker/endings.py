@@ -89,6 +89,16 @@ class Endings:
         if self._followed and (state in FINAL_STATES or all(f.headers.settled for f in follow_ups)):
             self._end_followers(msgid, headers, state, body, now)
 
+    def acknowledged(self, msgid: str, headers: Headers) -> None:
+        """Note that a consumer is done with a message; of what it came to, others tell, if anybody does.
+
+        A part of a chord is counted by its result, which a Celery worker stores before it acknowledges, or by
+        that of its retry.
+        """
+        if headers.once:
+            self.locks.ended(msgid, headers)
+        self.requesters.pop(msgid, None)
+
     def unattended(
         self,
         msgid: str,

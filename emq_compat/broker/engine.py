@@ -39,6 +39,7 @@ from emq_compat.broker.withdrawals import Withdrawals
 from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError
 from emq_compat.message import (
+    ACKNOWLEDGED,
     FINAL_STATES,
     REJECTED,
     REQUEUED,
@@ -216,6 +217,14 @@ class Engine:
             state = REJECTED
         elif state == RETURNED:
             self.flights.take_back(flight)
+            return
+        elif state == ACKNOWLEDGED:
+            self.flights.end(flight)
+            self._journal.finish(flight.key, msgid)
+            self.endings.acknowledged(msgid, flight.headers)
+            self.desk.counters["finished"] += 1
+            if (holder := self.fleet.workers.get(flight.worker)) is not None:
+                holder.finished += 1
             return
         unattended = headers is not None and headers.unattended
         payload = self.flights.payload(flight) if unattended else b""

@@ -15,7 +15,7 @@ from emq_compat.broker.engine import Engine
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import Moment
 from emq_compat.errors import MessageError, NotDeclared
-from emq_compat.message import IGNORED, REJECTED, RETURNED, ReplyHeaders, new_id
+from emq_compat.message import ACKNOWLEDGED, REJECTED, RETURNED, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Reply
 from emq_compat.protocol.limits import BadFrame, check_queue
 
@@ -24,7 +24,7 @@ __all__ = ["EXCHANGE_VERBS"]
 Arguments = dict[str, Any]
 
 #: What may become of a message that was fetched: done, back into its queue, put aside.
-_SETTLED = (IGNORED, RETURNED, REJECTED)
+_SETTLED = (ACKNOWLEDGED, RETURNED, REJECTED)
 
 
 def _declare_exchange(engine: Engine, client: bytes, arguments: Arguments, now: Moment) -> bool:
@@ -116,7 +116,7 @@ def _fetch(engine: Engine, client: bytes, arguments: Arguments, now: Moment) -> 
     except UnicodeDecodeError:
         told["base64"] = base64.b64encode(message.payload).decode()
     if _flag(arguments, "no_ack"):
-        _end(engine, client, message.msgid, attempt, IGNORED, now)
+        _end(engine, client, message.msgid, attempt, ACKNOWLEDGED, now)
     return told
 
 

@@ -20,7 +20,7 @@ from emq_compat.errors import MessageError
 from emq_compat.genuine.transport_link import BrokerLost, Link, Refused
 from emq_compat.genuine.transport_messages import MSGID, raw_of, request_of
 from emq_compat.genuine.transport_session import Session
-from emq_compat.message import IGNORED, REJECTED, RETURNED, Headers, new_id
+from emq_compat.message import ACKNOWLEDGED, REJECTED, RETURNED, Headers, new_id
 from emq_compat.protocol.commands import Request
 from emq_compat.protocol.frames import encode
 
@@ -291,7 +291,7 @@ class Channel(virtual.Channel):
             return True
         message.delivery_info["consumer_tag"] = consumer.tag
         if consumer.no_ack:
-            session.settle(request.msgid, request.headers.attempt, IGNORED)
+            session.settle(request.msgid, request.headers.attempt, ACKNOWLEDGED)
         else:
             self._unsettled[message.delivery_tag] = (request.msgid, request.headers.attempt, False)
         consumer.callback(message)
@@ -329,7 +329,7 @@ class Channel(virtual.Channel):
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         for tag in self._up_to(delivery_tag) if multiple else (delivery_tag,):
-            self._settle(tag, IGNORED)
+            self._settle(tag, ACKNOWLEDGED)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         self._settle(delivery_tag, RETURNED if requeue else REJECTED)

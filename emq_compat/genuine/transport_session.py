@@ -212,7 +212,7 @@ class Session:
     def settle(self, msgid: str, attempt: int, state: str) -> bool:
         """Say what has become of a message that was passed on; False: it isn't held here any more.
 
-        ``state`` is IGNORED (acknowledged), RETURNED (back into its queue) or REJECTED (to the dead letters).
+        ``state`` is ACKNOWLEDGED, RETURNED (back into its queue) or REJECTED (to the dead letters).
         """
         with self._lock:
             self._check()

@@ -214,7 +214,7 @@ def test_expires(bench: Asking) -> None:
     bench.pass_time(15)
     assert {"q": 0} == bench.waiting()
     bench.worker(consumer=True, credit=0)
-    bench.pass_time(60)
+    bench.pass_time(60, b"w.1")
     assert {"q": 0} == bench.waiting()
     bench.turn((b"w.1", Kbye(msgid=new_id())))
     bench.pass_time(30)
@@ -238,7 +238,7 @@ def test_deleted_while_used(bench: Asking) -> None:
         bench.send("x", "k")
     [hand_out] = bench.worker(consumer=True)
     assert 1 == bench.ask("delete_queue", queue="q")
-    bench.reply(hand_out, "IGNORED")
+    bench.reply(hand_out, "ACKNOWLEDGED")
     bench.send("x", "k")
     assert {"q": 0} == bench.waiting()
     bench.turn((b"w.1", Kbye(msgid=new_id())))
@@ -267,12 +267,16 @@ def test_a_consumer_without_queues(bench: Asking) -> None:
 
 
 def test_acknowledged_by_a_consumer(bench: Asking) -> None:
-    """What a consumer acknowledges leaves no result, and no epilogue."""
-    [msgid] = bench.publish(epilogue=True)
+    """What a consumer acknowledges leaves no result and no epilogue, and counts for no chord."""
+    [msgid] = bench.publish(epilogue=True, chord="c:0")
+    [body] = bench.publish(awaits="c:1")
     [hand_out] = bench.worker(consumer=True)
-    bench.turn((b"w.1", answer(hand_out, "IGNORED")))
-    assert bench.state(msgid) is None
+    bench.turn((b"w.1", answer(hand_out, "ACKNOWLEDGED")))
+    assert (None, None) == (bench.state(msgid), bench.state(body))
     assert {"q": 0} == bench.waiting()
+    told = {"task_id": "t-" + msgid, "settled": "SUCCESS", "chord": "c:0"}
+    bench.send("", "q", payload=b'{"value": 1}', **told)
+    assert {"q": 1} == bench.waiting()
 
 
 def test_fetch(bench: Asking) -> None:
@@ -284,7 +288,7 @@ def test_fetch(bench: Asking) -> None:
     second = bench.ask("fetch", queue="q", no_ack=True)
     assert bench.ask("fetch", queue="q") is False
     settle = {"verb": "settle", "msgid": first["msgid"], "attempt": first["attempt"]}
-    assert bench.ask(**settle, client=b"client.2", state="IGNORED") is False
+    assert bench.ask(**settle, client=b"client.2", state="ACKNOWLEDGED") is False
     assert bench.ask(**settle, state="RETURNED") is True
     again = bench.ask("fetch", queue="q")
     assert (first["msgid"], 2) == (again["msgid"], again["attempt"])
@@ -292,7 +296,8 @@ def test_fetch(bench: Asking) -> None:
     bench.engine.client_gone(CLIENT, bench.now)
     third = bench.ask("fetch", client=b"client.2", queue="q")
     assert (first["msgid"], 3, True) == (third["msgid"], third["attempt"], third["redelivered"])
-    assert bench.ask("settle", client=b"client.2", msgid=third["msgid"], attempt=3, state="IGNORED") is True
+    settle |= {"attempt": 3}
+    assert bench.ask(**settle, client=b"client.2", state="ACKNOWLEDGED") is True
     assert {"q": 0} == bench.waiting()
     assert second["msgid"] != first["msgid"]
     assert 0 == bench.ask("stats")["in_flight"]

@@ -34,6 +34,7 @@ from emq_compat.manager.revokes import Revokes
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
 from emq_compat.manager.throttle import Throttle
+from emq_compat.manager.turns import Turns
 from emq_compat.message import FAILURE, Delivery, Outcome
 from emq_compat.pool.base import Pool, PoolOptions
 from emq_compat.pool.factory import make_pool
@@ -169,6 +170,7 @@ class JobManager(Intake):
 
         self._quick = True
         self._credit_out: dict[Upstream, int] = {}
+        self._turns: Turns[Upstream] = Turns()
         self._revoked: set[str] = set()
         self.revokes = Revokes()
         self.revoked_tags = Revokes()
@@ -329,6 +331,7 @@ class JobManager(Intake):
         elif kind is Disconnected:
             assert isinstance(event, Disconnected)
             self._credit_out.pop(upstream, None)
+            self._turns.forget(upstream)
             if event.cut and not upstream.remembers:
                 self._forget_waiting(upstream)
             if self._connections.disconnected(upstream, cut=event.cut):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,10 +13,14 @@ from emq_compat.manager.inflight import JobInFlight, assignment_of
 from emq_compat.manager.losses import revoked
 from emq_compat.manager.revokes import Revokes
 from emq_compat.manager.signals import Stage
+from emq_compat.manager.turns import Turns
 from emq_compat.message import Delivery
 from emq_compat.upstream.base import Key, Upstream
 
 __all__ = ["Intake"]
+
+#: So many jobs may wait here until their task's rate limit lets them, where a broker doesn't keep to it.
+THROTTLED = 100
 
 logger = logging.getLogger("emq_compat.jobmanager")
 
@@ -33,6 +38,7 @@ class Intake(Endings):
     autoscaler: Autoscaler | None
     revokes: Revokes
     revoked_tags: Revokes
+    _turns: Turns[Upstream]
     #: Upstream that is connected → jobs that were asked of it and haven't come.
     _credit_out: dict[Upstream, int]
 
@@ -45,6 +51,8 @@ class Intake(Endings):
         credit = self._credit_out.get(upstream, 0)
         if credit:
             self._credit_out[upstream] = credit - 1
+        if len(self.upstreams) > 1:
+            self._turns.came(upstream, time.monotonic())
         msgid = delivery.msgid
         running = self.jobs_in_flight.get(msgid)
         if running is not None:
@@ -109,7 +117,7 @@ class Intake(Endings):
         if now >= placement.due:
             self._give_back([*placement.late(now), *placement.overrun(now)])
         if self._stage is Stage.RUNNING and self._credit_out:
-            self._give_credit(*placement.wanted(now))
+            self._give_credit(*placement.wanted(now), now)
 
     def _give_back(self, jobs: Sequence[JobInFlight]) -> None:
         """Give jobs that never began back to their brokers; those that were revoked meanwhile end here."""
@@ -136,16 +144,32 @@ class Intake(Endings):
     def _withdraw_credit(self) -> None:
         self._credit_out.clear()
 
-    def _give_credit(self, idle: int, reserve: int) -> None:
-        for upstream, out in self._credit_out.items():
-            want = idle + (reserve if upstream.takes_back else 0) - out
-            if want <= 0:
-                continue
-            if self._quick:
-                self._send_ready(upstream, want)
-            else:
-                for _ in range(want):
-                    self.send_ready()
+    def _give_credit(self, idle: int, reserve: int, now: float) -> None:
+        outs = self._credit_out
+        if len(self._placement.throttle) >= THROTTLED:
+            outs = {upstream: out for upstream, out in outs.items() if upstream.limits}
+        if len(outs) == 1:
+            for upstream, out in outs.items():
+                self._ask(upstream, idle + (reserve if upstream.takes_back else 0) - out)
+        elif outs:
+            if not all(upstream.takes_back for upstream in outs):
+                reserve = 0
+            for upstream, more in self._turns.split(outs, idle, reserve, now).items():
+                if more < 0 and upstream.recall():
+                    self._credit_out[upstream] = 0
+                self._ask(upstream, more)
+
+    def _ask(self, upstream: Upstream, count: int) -> None:
+        if count <= 0:
+            return
+        if self._quick:
+            self._send_ready(upstream, count)
+        else:
+            for _ in range(count):
+                self.send_ready()
+
+    def _due(self) -> float:
+        return min(super()._due(), self._turns.due)
 
     def limit_rate(self, task: str, interval_s: float | None) -> None:
         """Run a task no more than once every so many seconds from now on; None: as often as it comes."""

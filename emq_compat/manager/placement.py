@@ -62,7 +62,7 @@ class Placement:
         """
         self.jobs[job.delivery.msgid] = job
         now = time.monotonic()
-        if not self.throttle.reserve(job, now, takes_back=job.upstream.takes_back):
+        if not self.throttle.reserve(job, now, takes_back=job.upstream.limits):
             return False
         if job.good_at > now:
             self.throttle.hold(job)

@@ -117,6 +117,15 @@ class Upstream(ABC):
         return True
 
     @property
+    def limits(self) -> bool:
+        """True where the broker keeps to ``limit``: otherwise what comes too early waits here."""
+        return self.takes_back
+
+    def recall(self) -> bool:
+        """Take all credit back; False: this upstream can't. What is on its way comes all the same."""
+        return False
+
+    @property
     def remembers(self) -> bool:
         """True where the broker knows after a cut what this worker holds.
 

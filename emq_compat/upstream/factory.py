@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from emq_compat.address import Address, is_kombu
+from emq_compat.errors import ConfigurationError
 from emq_compat.upstream.base import Upstream
 from emq_compat.upstream.kombu_control import ControlSettings
 
 __all__ = ["control_settings", "kombu_settings", "purge", "shown", "upstreams_for"]
+
+#: Among broker_transport_options: KombuSettings.dead_after_s. Kombu takes no notice of what it doesn't know.
+DEAD_AFTER: Final = "emq_dead_after"
 
 
 def upstreams_for(
@@ -68,11 +72,17 @@ def kombu_settings(
     from emq_compat.upstream.kombu_tap import ETA_LIMIT, KombuSettings  # noqa: PLC0415
 
     queues = Queues(find_queue, declared, conf)
+    options = dict(conf["broker_transport_options"] or {})
+    dead_after_s = options.pop(DEAD_AFTER, 10.0)
+    if not isinstance(dead_after_s, (int, float)) or not dead_after_s > 0:
+        raise ConfigurationError(
+            f"broker_transport_options: {DEAD_AFTER} is {dead_after_s!r}; it is a number of seconds above 0"
+        )
     return KombuSettings(
         url=url,
         queue=queues,
         acks_late=acks_late,
-        transport_options=dict(conf["broker_transport_options"] or {}),
+        transport_options=options,
         ssl=conf["broker_use_ssl"] or False,
         login_method=conf["broker_login_method"],
         heartbeat_s=float(conf["broker_heartbeat"] or 0),
@@ -81,6 +91,7 @@ def kombu_settings(
         quorum=bool(conf["worker_detect_quorum_queues"]) and queues.quorum,
         delayed_queue_type=conf["broker_native_delayed_delivery_queue_type"] or "quorum",
         accept=tuple(conf["accept_content"] or ("json",)),
+        dead_after_s=float(dead_after_s),
         control=control_settings(conf) if controlled else None,
     )
 

@@ -76,6 +76,15 @@ class KombuUpstream(Upstream):
     def ready(self, count: int) -> None:
         self._worker.do("ready", self._connection, count)
 
+    def recall(self) -> bool:
+        self._worker.do("recall", self._connection)
+        return True
+
+    @property
+    def limits(self) -> bool:
+        """None of these brokers knows how often a task may run."""
+        return False
+
     def reply(self, key: Key, reply: Reply) -> None:
         self._worker.unanswered += 1
         self._worker.do("reply", key[0], reply)

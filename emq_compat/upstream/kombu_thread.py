@@ -287,6 +287,10 @@ class Worker(threading.Thread):
         if connection == self._number:
             self._credit += count
 
+    def _do_recall(self, connection: int) -> None:
+        if connection == self._number:
+            self._credit = 0
+
     def _do_began(self, msgids: Sequence[str]) -> None:
         acks_late = self._settings.acks_late
         for msgid in msgids:
@@ -303,11 +307,14 @@ class Worker(threading.Thread):
             held = self._ledger.get(msgid)
             if held is None:
                 continue
-            if held.concludes is not None:
-                held.given = False
-                self._waiting.appendleft(held)
-            else:
+            held.given = False
+            if held.concludes is None and (self._leaving or not held.tags):
                 self._back(held)
+                continue
+            # There may be a slot for it soon; if not, it goes back with all that is too much.
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
+            self._waiting.appendleft(held)
 
     def _do_reply(self, msgid: str, reply: Reply) -> None:
         held = self._ledger.get(msgid)

@@ -45,8 +45,9 @@ class Commands:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         engine.intake.commanded = self.published
-        #: msgid of the ASK to a worker → the command, the worker's node, until when its answer counts.
-        self._open: dict[str, tuple[Command, str, float]] = {}
+        #: msgid of the ASK to a worker → the command, the worker's node, until when its answer counts, and
+        #: what is published whatever it answers.
+        self._open: dict[str, tuple[Command, str, float, Any]] = {}
 
     def published(self, namespace: str, payload: bytes, now: Moment) -> None:
         """Take a message that was published to the exchange of a namespace; what is no command is noted."""
@@ -73,28 +74,62 @@ class Commands:
         return sorted((one for one in found if command.concerns(one[0])), key=lambda one: one[0])
 
     def _do(self, command: Command, workers: list[tuple[str, Worker]], now: Moment) -> None:
-        told = _BROKER_DOES.get(command_named(command.method))
+        method = command_named(command.method)
+        told = _BROKER_DOES.get(method)
         everybody = not command.destination and not command.pattern
+        if method in _REVOKES and everybody:
+            self._revoke(command, workers, now)
+            return
         if told is not None and (everybody or told not in _ONLY_FOR_ALL):
             for node, answer in told(self._engine, command, [node for node, _ in workers], now):
                 self._reply(command, {node: answer}, now)
             return
         if command.method == "election":
             workers = _elected(str(command.arguments.get("id")), workers)
-        arguments = {"method": command.method, "arguments": dict(command.arguments)}
         for node, worker in workers:
-            ask = Ask(msgid=new_id(), verb=COMMAND, arguments=arguments)
-            if command.wants_reply:
-                self._open[ask.msgid] = (command, node, now.mono + _WAITED_S)
-            self._engine.desk.to_worker(worker.identity, ask)
+            self._ask(command, node, worker, now, command.method, command.arguments)
+
+    def _revoke(self, command: Command, workers: list[tuple[str, Worker]], now: Moment) -> None:
+        """Revoke. Of what nothing is known here the workers tell their result backends before they answer."""
+        given = command.arguments
+        ids, terminate = listed(given.get("task_id")), bool(given.get("terminate"))
+        terminate = terminate or command.method == "terminate"
+        signal = signal_name(given.get("signal"))
+        revoke = self._engine.withdrawals.revoke
+        ended = {one: revoke(one, now, terminate=terminate, signal=signal) for one in ids}
+        told = told_of_revoke(ids, ended, terminate=terminate)
+        noted = [task_id for task_id, what in ended.items() if what == "noted"]
+        for node, worker in workers:
+            if noted:
+                self._ask(command, node, worker, now, "note_revoked", {"task_id": noted}, told)
+            else:
+                self._reply(command, {node: told}, now)
+
+    def _ask(
+        self,
+        command: Command,
+        node: str,
+        worker: Worker,
+        now: Moment,
+        method: str,
+        arguments: Mapping[str, Any],
+        told: Any = None,
+    ) -> None:
+        """Have a worker run a command; it is answered by what that answers, or by ``told``."""
+        ask = Ask(
+            msgid=new_id(), verb=COMMAND, arguments={"method": method, "arguments": dict(arguments)}
+        )
+        if command.wants_reply:
+            self._open[ask.msgid] = (command, node, now.mono + _WAITED_S, told)
+        self._engine.desk.to_worker(worker.identity, ask)
 
     def answered(self, answer: Answer, now: Moment) -> bool:
         """Publish a worker's answer; False: it answers nothing of these."""
         opened = self._open.pop(answer.asked, None)
         if opened is None:
             return False
-        command, node, _ = opened
-        self._reply(command, answered(node, answer.body), now)
+        command, node, _, told = opened
+        self._reply(command, answered(node, answer.body) if told is None else {node: told}, now)
         return True
 
     def _reply(self, command: Command, reply: Mapping[str, Any], now: Moment) -> None:
@@ -122,16 +157,6 @@ def _elected(election: str, workers: list[tuple[str, Worker]]) -> list[tuple[str
 # What the broker does, or knows, by itself: (node, answer) of each node.
 
 Told = Iterable[tuple[str, Any]]
-
-
-def _revoke(engine: Engine, command: Command, nodes: list[str], now: Moment) -> Told:
-    given = command.arguments
-    ids, terminate = listed(given.get("task_id")), bool(given.get("terminate"))
-    terminate = terminate or command.method == "terminate"
-    signal = signal_name(given.get("signal"))
-    ended = {one: engine.withdrawals.revoke(one, now, terminate=terminate, signal=signal) for one in ids}
-    told = told_of_revoke(ids, ended, terminate=terminate)
-    return [(node, told) for node in nodes]
 
 
 def _revoke_stamped(engine: Engine, command: Command, nodes: list[str], now: Moment) -> Told:
@@ -177,11 +202,10 @@ def _scheduled(engine: Engine, command: Command, nodes: list[str], now: Moment) 
 
 _BROKER_DOES: Final[dict[str, Callable[[Engine, Command, list[str], Moment], Told]]] = {
     "hello": _hello,
-    "revoke": _revoke,
     "revoke_by_stamped_headers": _revoke_stamped,
     "revoked": _revoked,
     "scheduled": _scheduled,
-    "terminate": _revoke,
 }
 #: What is the named workers' alone where some are named.
-_ONLY_FOR_ALL: Final = (_revoke, _revoke_stamped)
+_ONLY_FOR_ALL: Final = (_revoke_stamped,)
+_REVOKES: Final = ("revoke", "terminate")

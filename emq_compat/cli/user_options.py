@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -86,13 +87,22 @@ def _told(callback: Callable[..., Any], app: Any, names: Sequence[str]) -> Calla
     takes = {parameter.name for parameter in parameters}
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        from emq_compat.shim.signals import user_preload_options  # noqa: PLC0415 - few apps have them
-
         options = {name: kwargs[name] for name in names if name in kwargs}
-        user_preload_options.send(sender=callback, app=app, options=options)
+        _preload_signal(app).send(sender=callback, app=app, options=options)
         passed = {
             name: value for name, value in kwargs.items() if name not in options or takes_all or name in takes
         }
         return callback(*args, **passed)
 
     return run
+
+
+def _preload_signal(app: Any) -> Any:
+    """Return user_preload_options, of the package that the app is of."""
+    from emq_compat.shim.find_app import is_genuine  # noqa: PLC0415 - few apps have them
+
+    if is_genuine(app):
+        return sys.modules["celery.signals"].user_preload_options  # a genuine app has loaded it
+    from emq_compat.shim.signals import user_preload_options  # noqa: PLC0415 - few apps have them
+
+    return user_preload_options

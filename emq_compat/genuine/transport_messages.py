@@ -24,6 +24,13 @@ MSGID = "emq_msgid"
 #: Properties that are of the way, not of the message.
 _OF_THE_WAY = ("body_encoding", "delivery_info", "delivery_tag", MSGID)
 _TRANSIENT = 1
+#: What AMQP has properties for, as kombu calls them.
+_AMQP = frozenset(
+    {
+        "app_id", "cluster_id", "correlation_id", "delivery_mode", "expiration", "message_id", "priority",
+        "reply_to", "timestamp", "type", "user_id",
+    }
+)  # fmt: skip
 
 
 def request_of(raw: Mapping[str, Any], exchange: str, key: str) -> tuple[Publish, bool]:
@@ -40,6 +47,9 @@ def request_of(raw: Mapping[str, Any], exchange: str, key: str) -> tuple[Publish
     msgid = str(properties[MSGID])
     for name in _OF_THE_WAY:
         properties.pop(name, None)
+    for name in properties.keys() - _AMQP:
+        if not _is_plain(properties[name]):  # arguments of a signal, passed on; over AMQP they don't travel
+            del properties[name]
     encoding = raw.get("content-encoding") or "utf-8"
     body = raw["body"]
     if isinstance(body, str):
@@ -76,6 +86,14 @@ def _may_be_a_task(message: CeleryMessage) -> bool:
         return True
     plain = message.content_type == "application/json"
     return plain and b'"task"' in message.body and b'"id"' in message.body
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _priority(value: Any) -> int:

@@ -18,14 +18,12 @@ import io
 import logging
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Mapping
 from signal import Signals
 from typing import Any
 
 from emq_compat.control_shapes import celery_shape, signal_name, told_of_stamps
 from emq_compat.manager import control
-from emq_compat.shim import states
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.checks import check_limits, interval_of, limit_of
 from emq_compat.shim.panel_registry import (
@@ -37,6 +35,7 @@ from emq_compat.shim.panel_registry import (
     nok,
     ok,
 )
+from emq_compat.shim.revoked_states import note_revoked
 from emq_compat.shim.surface import debug
 from emq_compat.shim.surface.apps import bugreport
 from emq_compat.shim.surface.serialization import strtobool
@@ -199,8 +198,6 @@ def registered(
 Panel.data["task_info"] = registered
 
 
-_NOT_BEGUN = (states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED)
-
 #: What is told of a task unless something else is asked for.
 _TASK_INFO = ("exchange", "routing_key", "rate_limit")
 
@@ -261,23 +258,19 @@ def revoke(state: State, task_id: Any, terminate: bool = False, signal: Any = No
     """Keep tasks from running, by their ids."""
     ids = _ids(task_id)
     state.worker.revokes.add(ids)
-    answer = _done(state, "revoke", ids=ids, terminate=terminate, signal=signal and signal_name(signal))
+    arguments = {"ids": ids, "terminate": terminate, "signal": signal and signal_name(signal)}
+    ended = control.do(state.worker, "revoke", arguments)
     if not all(upstream.keeps_revokes for upstream in state.worker.upstreams):
-        held = {job.task_id for job in state.worker.jobs_in_flight.values()}
-        # A store may take its time, the worker's loop has none.
-        backend, waiting = state.app.backend, [one for one in ids if one not in held]
-        threading.Thread(target=_note_revoked, args=(backend, waiting), daemon=True).start()
-    return answer
+        # Their messages may come to a worker much later.
+        note_revoked(state.app.backend, [one for one in ids if ended[one] == "unknown"])
+    return celery_shape("revoke", arguments, {"ok": ended})
 
 
-def _note_revoked(backend: Any, ids: Iterable[str]) -> None:
-    """Store that tasks are revoked that nobody has begun: their messages may come to a worker much later."""
-    for task_id in ids:
-        try:
-            if backend.get_state(task_id) in _NOT_BEGUN:
-                backend.mark_as_revoked(task_id, "revoked")
-        except Exception as exc:  # noqa: BLE001 - it is revoked; the store is whatever the project has
-            logger.warning("task %s is revoked, but its state can't be stored: %s", task_id, exc)
+@control_command(visible=False, name="note_revoked")
+def _note_revoked(state: State, task_id: Any, **kwargs: Any) -> Any:
+    """The broker has revoked tasks that it knows nothing of: their state is this worker's to store."""
+    note_revoked(state.app.backend, _ids(task_id))
+    return ok("noted")
 
 
 @control_command(args=[("signal", str)], variadic="task_id", signature="<signal> [id1 [id2 [... [idN]]]]")

@@ -47,6 +47,7 @@ class WorkController:
         consumer: takes tasks in.
         teller: sends events, once a broker is connected.
         timer: calls functions later, for steps that a project adds.
+        steps: what the project has added, made (steps of Celery's put themselves there).
     """
 
     def __init__(self, app: Celery, hostname: str, options: Mapping[str, Any] | None = None) -> None:
@@ -63,6 +64,7 @@ class WorkController:
         self.manager: Any = None
         self.teller: Teller | None = None
         self.autoscaler: Any = None
+        self.steps: list[Any] = []
         self.consumer = Consumer(self)
         self._timer: Timer | None = None
         self._steps: list[Steps] = []
@@ -114,6 +116,7 @@ class Consumer:
     def __init__(self, controller: WorkController) -> None:
         self.controller = controller
         self.app = controller.app
+        self.steps: list[Any] = []
         self.election_handlers: dict[str, Callable[[Any], object]] = {"task": self._send}
 
     def _send(self, action: Any) -> None:

@@ -139,10 +139,17 @@ def test_an_answer_that_nobody_waits_for(desk: Desk) -> None:
 
 def test_revokes_are_the_brokers(desk: Desk) -> None:
     """A revoke for all is kept by the broker and answered for each node; one for some nodes is theirs."""
-    assert [] == desk.tell("revoke", arguments={"task_id": ["a"], "terminate": False, "signal": "SIGTERM"})
-    assert [{name: {"ok": "tasks {'a'} flagged as revoked"}} for name in NAMES] == desk.replies
+    noted = [(f"{name}.x", "note_revoked", {"task_id": ["a"]}) for name in NAMES]
+    assert noted == desk.tell(
+        "revoke", arguments={"task_id": ["a"], "terminate": False, "signal": "SIGTERM"}
+    )
     assert {"a"} == desk.bench.engine.withdrawals.revoked
-    assert [] == desk.tell("terminate", arguments={"task_id": "b", "signal": "KILL"}, destination=[])
+    assert [] == desk.replies, "the workers tell their result backend of what is unknown here, first"
+    desk.answer(0, {"ok": "noted"})
+    desk.answer(1, {"error": "whatever"})
+    assert [{name: {"ok": "tasks {'a'} flagged as revoked"}} for name in NAMES] == desk.replies
+    desk.tell("terminate", arguments={"task_id": "b", "signal": "KILL"}, destination=[])
+    desk.answer(0, {"ok": "noted"})
     assert {"ok": "terminate: tasks unknown"} == desk.replies[0]["w1@host"]
     assert [] == desk.tell("revoked")
     assert [{name: ["a", "b"]} for name in NAMES] == desk.replies

@@ -15,6 +15,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, ClassVar
 
+from emq_compat.errors import ConfigurationError
+
 __all__ = ["StartStopStep", "Step"]
 
 logger = logging.getLogger("celery.worker")
@@ -77,36 +79,47 @@ class StartStopStep(Step):
 
 
 class Steps:
-    """The steps of one worker, in their order."""
+    """The steps of one worker, in their order; of a genuine app they are Celery's."""
 
-    def __init__(self, classes: Iterable[type[Step]], parent: Any, options: dict[str, Any]) -> None:
-        """Create them. Raises what one of them raises: then the worker doesn't start."""
-        made = [cls(parent, **options) for cls in _ordered(classes)]
+    def __init__(self, classes: Iterable[type[Any]], parent: Any, options: dict[str, Any]) -> None:
+        """Create them. Raises what one of them raises: then the worker doesn't start.
+
+        Raises:
+            ConfigurationError: one of them consumes by the worker's own AMQP connection, which there isn't.
+        """
+        ordered = _ordered(classes)
+        for cls in ordered:
+            if hasattr(cls, "get_consumers"):
+                raise ConfigurationError(
+                    f"app.steps has {_path(cls)}, a ConsumerStep: this worker has no AMQP channel for it. "
+                    "Have its queue consumed by a process of its own (kombu.mixins.ConsumerMixin)"
+                )
+        made = [cls(parent, **options) for cls in ordered]
         self._steps = [step for step in made if step.include(parent)]
         self._parent = parent
 
     def start(self) -> None:
         """Start them; raises what one of them raises."""
         for step in self._steps:
-            if isinstance(step, StartStopStep):
+            if hasattr(step, "start"):
                 step.start(self._parent)
 
     def stop(self) -> None:
         """Stop them, the last one first; what one raises is logged."""
         for step in reversed(self._steps):
-            if isinstance(step, StartStopStep):
+            if hasattr(step, "stop"):
                 try:
                     step.stop(self._parent)
                 except Exception:
                     logger.exception("%r can't be stopped", step)
 
 
-def _ordered(classes: Iterable[type[Step]]) -> Sequence[type[Step]]:
+def _ordered(classes: Iterable[type[Any]]) -> Sequence[type[Any]]:
     """Return steps, those that another one requires before it."""
     known = {_path(cls): cls for cls in sorted(classes, key=_path)}
-    order: dict[type[Step], None] = {}
+    order: dict[type[Any], None] = {}
 
-    def place(cls: type[Step], above: tuple[type[Step], ...]) -> None:
+    def place(cls: type[Any], above: tuple[type[Any], ...]) -> None:
         if cls in order or cls in above:
             return
         for required in cls.requires:

@@ -12,6 +12,7 @@ import functools
 import inspect
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from celery import states
 from celery.app import trace
 from celery.app.task import Context
 from celery.app.trace import build_tracer, setup_worker_optimizations, task_has_custom
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TaskRevokedError
 from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import loads, prepare_accept_content
 from kombu.utils.json import object_hook
@@ -109,6 +110,9 @@ class Tracing:
         except Exception as exc:  # noqa: BLE001 - whatever a serializer raises
             logger.error("Task %s: its arguments can't be read: %s", name, exc)
             return self._failed(task, unreadable(job, delivery, self.hostname), exc)
+        expires = delivery.headers.expires
+        if expires and time.time() > expires:
+            return self._expired(task, request)
         args, kwargs = request["args"], request["kwargs"]
         value: Any
         capture = Capture(request["id"], report) if self._captures else None
@@ -136,6 +140,18 @@ class Tracing:
         with capturing(capture):
             self._handle_failure(task, request, exc)
         return _ended(FAILURE, capture, exc)
+
+    def _expired(self, task: Any, request: dict[str, Any]) -> Reply:
+        """Return the Reply of a run that came too late."""
+        context = Context(request, called_directly=False)
+        logger.info("Task %s[%s] expired", task.name, context.id)
+        stores = not context.ignore_result or task.store_errors_even_if_ignored
+        capture = Capture(request["id"]) if self._captures else None
+        if capture is not None:
+            capture.body_ended = True
+        with capturing(capture), _logged(f"Task {task.name}[{context.id}]: its expiry"):
+            task.backend.mark_as_revoked(context.id, "expired", request=context, store_result=stores)
+        return _ended(states.REVOKED, capture, TaskRevokedError("expired"))
 
     @staticmethod
     def _handle_failure(task: Any, request: dict[str, Any], exc: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -259,3 +260,17 @@ def test_without_our_broker_nothing_is_captured() -> None:
     """What a capture would hold back leaves at once."""
     with capturing(None):
         assert current() is None
+
+
+def test_what_has_expired_is_revoked_and_does_not_run(app: Celery, program: Any) -> None:
+    """A message that comes after its expiry is REVOKED in the result backend; the body doesn't run."""
+    ran = []
+
+    @app.task
+    def late() -> None:
+        ran.append(1)
+
+    reply = run(program, delivery(app, late, expires=datetime.now(timezone.utc) - timedelta(seconds=1)))
+
+    assert ("REVOKED", True, []) == (reply.state, reply.no_result, ran)
+    assert "REVOKED" == app.AsyncResult("id-1").state

@@ -1,10 +1,10 @@
-"""Two workers on one queue, Celery's and ours, killed in turn: which steps of the work were lost, and by whom.
+"""Two workers on one queue, Celery's and ours, killed in turn: which steps were lost, and by whom.
 
     python -m tests.faults.mixed_fleet redis celery ours -n 2000 --every 2
 
-A genuine Celery app publishes plain tasks, chains, chords, retries and tasks with an eta; all are acknowledged
-late and redelivered when their worker is lost. What runs says so in a file, with the name of its worker. In the
-end every step that never ran to its end is laid to the worker that had it last.
+A genuine Celery app publishes plain tasks, chains, chords, retries and tasks with an eta; all are
+acknowledged late and redelivered when their worker is lost. What runs says so in a file, with the name of its
+worker. In the end every step that never ran to its end is laid to the worker that had it last.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Report:
                 + ", ".join(
                     f"{name} {count} ({100 * count / total:.0f} %)" for name, count in sorted(shares.items())
                 ),
-                f"run again after a kill: {self.repeats()}; chords with wrong results: {self.wrong() or 'none'}",
+                f"run again after a kill: {self.repeats()}; wrong chords: {self.wrong() or 'none'}",
                 f"lost: {len(lost)}",
                 *(f"  {step}: {worker} had it last" for step, worker in lost.items()),
             ]
@@ -241,7 +241,7 @@ class Fleet:
         )
 
     def _received(self, steps: Mapping[str, tuple[str, list[str]]]) -> dict[str, str]:
-        # Both kinds of worker say so on the level info; an attempt of a retry can't be told from the one before.
+        # Both kinds of worker say so. An attempt of a retry can't be told from the one before.
         found: dict[str, list[str]] = defaultdict(list)
         for name, log in self.logs:  # in the order of their starts
             for task_id in re.findall(r"\[([0-9a-f-]{36})\] received", log.read_text(errors="replace")):

@@ -200,7 +200,6 @@ def test_accepted_without_effect(site: Site) -> None:
         ("1/0", ("-A", "proj2"), "importing proj2 failed: ZeroDivisionError"),
         (f"from {NAME} import app\n1/0", ("-A", NAME, "-I", "proj2"), "/proj2.py, line 2)"),
         ("def (:", ("-A", NAME, "-I", "proj2"), "/proj2.py, line 1)"),
-        ("", ("-A", NAME, "-b", "amqp://host"), "amqp://"),
         ("", ("-A", NAME, "-b", "nonsense"), "nonsense"),
         ("", ("-A", NAME, "-P", "gevent"), "there is no gevent pool"),
         ("", ("-A", NAME, "-P", "fibers"), "the pool 'fibers' is unknown; known: prefork"),

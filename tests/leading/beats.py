@@ -1,0 +1,146 @@
+"""Beats of which one leads, in processes: of genuine apps and of the shim's, on brokers of kombu's."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kombu import Connection
+
+from emq_compat.ids import new_id
+from tests.processes import Proc, Procs, wait_until
+
+EVERY_S = 0.5
+LEASE_S = 1.5
+
+PROJECT = """
+import time
+from {celery} import Celery
+from {celery}.beat import BeatLazyFunc, Scheduler
+from {celery}.schedules import crontab
+
+app = Celery({name!r}, broker={broker!r}, backend={backend!r})
+app.conf.task_default_queue = {name!r}
+
+@app.task(name="t")
+def t(*args):
+    pass
+
+class Own(Scheduler):
+    '''A scheduler of the project's own, which keeps nothing.'''
+
+    def apply_async(self, entry, **options):
+        print(f"own {{entry.name}}", flush=True)
+        return super().apply_async(entry, **options)
+
+app.conf.beat_schedule = {{
+    "often": {{"task": "t", "schedule": {every}, "args": ("often", BeatLazyFunc(time.time))}},
+    "yearly": {{
+        "task": "t",
+        "schedule": crontab("0", "0", day_of_month="1", month_of_year="1"),
+        "args": ("yearly", 0.0),
+    }},
+}}
+
+@app.on_after_configure.connect
+def more(sender, **_):
+    sender.add_periodic_task(2 * {every}, t.s("added", 0.0), name="added")
+"""
+
+
+class Beats:
+    """The beats of a project with a queue that nobody else reads.
+
+    Args:
+        celery: the package that the project imports: Celery's, or the shim.
+    """
+
+    def __init__(self, procs: Procs, folder: Path, celery: str, broker: str, backend: str | None) -> None:
+        self.procs = procs
+        self.folder = folder
+        self.name = f"beats-{new_id()}"
+        text = PROJECT.format(celery=celery, name=self.name, broker=broker, backend=backend, every=EVERY_S)
+        (folder / "proj.py").write_text(text)
+        self._broker = broker
+        self._sent: list[tuple[str, float]] = []
+
+    def start(self, *options: str, ready: str | None = "beat: leads") -> Proc:
+        """Start one in a folder of its own, as on another machine."""
+        home = self.folder / f"home{len(self.procs.started)}"
+        home.mkdir()
+        return self.procs.emq(
+            *("beat", "-A", "proj", "-l", "info", *options),
+            cwd=home,
+            env={"PYTHONPATH": str(self.folder), "EMQ_BEAT_LEASE": str(LEASE_S)},
+            ready=ready,
+            timeout_s=60,
+        )
+
+    def sent(self, mark: str) -> list[float]:
+        """When each run of an entry was made, so far."""
+        with Connection(self._broker) as connection:
+            queue = connection.SimpleQueue(self.name)
+            while True:
+                try:
+                    message = queue.get_nowait()
+                except queue.Empty:
+                    break
+                args = message.payload[0]
+                self._sent.append((args[0], args[1]))
+                message.ack()
+            queue.close()
+        return sorted(at for name, at in self._sent if name == mark)
+
+    def wait_more(self, count: int) -> None:
+        """Wait until the entry `often` has been sent so many times more."""
+        so_far = len(self.sent("often"))
+        wait_until(lambda: len(self.sent("often")) >= so_far + count, 60, interval_s=0.1)
+
+    def delete(self) -> None:
+        with Connection(self._broker) as connection:
+            channel: Any = connection.channel()
+            channel.queue_delete(self.name)
+
+
+@contextmanager
+def projects(procs: Procs, folder: Path, celery: str) -> Iterator[Callable[[str, str | None], Beats]]:
+    """Give what makes projects by the URLs of broker and result backend; their queues go at the end."""
+    made: list[Beats] = []
+
+    def make(broker: str, backend: str | None) -> Beats:
+        made.append(Beats(procs, folder, celery, broker, backend))
+        return made[-1]
+
+    yield make
+    procs.close()
+    for one in made:
+        one.delete()
+
+
+def one_of_two_leads(here: Beats) -> None:
+    """Have the leader stopped, continued and killed: another one leads, and each run is sent once."""
+    first = here.start()
+    second = here.start(ready="standing by")
+    here.wait_more(3)
+    first.send_signal(signal.SIGSTOP)
+    second.wait_line("beat: leads", 30)
+    here.wait_more(3)
+    first.send_signal(signal.SIGCONT)
+    first.wait_line("standing by", 30)
+    here.wait_more(3)
+    assert second.kill() == -signal.SIGKILL
+    first.wait_line("beat: leads", 30, count=2)
+    here.wait_more(3)
+    assert 0 == first.stop()
+    third = here.start()
+    here.wait_more(2)
+    assert 0 == third.stop()
+    gaps = [b - a for a, b in pairwise(here.sent("often"))]
+    assert min(gaps) > 0.8 * EVERY_S
+    assert max(gaps) < 30
+    assert len(here.sent("added")) > 2
+    assert [] == here.sent("yearly")

@@ -129,7 +129,7 @@ class Asks:
         queue = self._engine.queues.by_name.get(name or DEFAULT_QUEUE)
         if queue is None:
             return 0
-        return self._engine.withdrawals.purge(queue, now)
+        return self._engine.withdrawals.purge(queue, now, quietly=_flag(arguments, "quietly"))
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
         engine = self._engine

@@ -88,6 +88,10 @@ class Declared:
     def declare(self, name: str, terms: Terms, now: Moment) -> MessageQueue:
         """Make a queue, or change what is declared of it."""
         queue = self._queues.get(name)
+        self._set(queue, terms, now)
+        return queue
+
+    def _set(self, queue: MessageQueue, terms: Terms, now: Moment) -> None:
         known = self._terms.get(queue.id, Terms())
         self._keep(queue, terms, now)
         if terms != known:
@@ -100,7 +104,6 @@ class Declared:
                 "broker": self._broker,
             }
             self._journal.set_queue_options(queue.id, None if terms == Terms() else json.dumps(options))
-        return queue
 
     def used(self, queue: MessageQueue, now: Moment) -> None:
         """Note that somebody has fetched from a queue."""
@@ -114,17 +117,20 @@ class Declared:
     def delete(self, queue: MessageQueue, now: Moment) -> int:
         """Drop a queue's messages and bindings, and the queue; returns how many messages.
 
-        A queue on which somebody listens is only emptied and unbound.
+        A queue on which somebody listens, or of which something is handed out, is only emptied and unbound.
+        It goes later, if it was there for somebody or for a time; another one may be meant for more.
         """
-        dropped = self._withdrawals.purge(queue, now)
+        dropped = self._withdrawals.purge(queue, now, quietly=True)
         self._exchanges.forget_queue(queue.name)
-        self._terms.pop(queue.id, None)
+        terms = self._terms.pop(queue.id, Terms())
         self._used.pop(queue.id, None)
         queue.ttl_s = None
-        if self.consumers(queue) or self._in_flight(queue) or queue.held:
-            self._journal.set_queue_options(queue.id, None)
-        else:
+        if not (self.consumers(queue) or self._in_flight(queue) or queue.held):
             self._queues.remove(queue)
+        elif terms.passing:
+            self._set(queue, Terms(durable=False, auto_delete=True, expires_s=0.0), now)
+        else:
+            self._journal.set_queue_options(queue.id, None)
         return dropped
 
     def _in_flight(self, queue: MessageQueue) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Set
+from dataclasses import replace
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
@@ -141,10 +142,12 @@ class Withdrawals:
         """Forget revokes past their time."""
         self._load(now)
 
-    def purge(self, queue: MessageQueue, now: Moment) -> int:
+    def purge(self, queue: MessageQueue, now: Moment, *, quietly: bool = False) -> int:
         """Drop all that a queue holds and that is not handed out; returns how many messages.
 
-        Of plain messages nothing is told, as in Celery; what has consequences ends as REVOKED.
+        Of plain messages nothing is told, as in Celery; what has consequences ends as REVOKED. ``quietly``:
+        nothing is told either of messages of which only their worker knows what their end entails (they have
+        an epilogue, which would come into this queue), and the others have no epilogue.
         """
         marked = self._journal.marked_in(queue.id)
         self._endings.locks.purge(queue.id)
@@ -159,5 +162,9 @@ class Withdrawals:
         body = failure_body("TaskRevokedError", "purged", REVOKED)
         for message in marked:
             headers = Headers.decode(message.header_text)
+            if quietly and headers.epilogue:
+                if not (headers.chord or headers.once):
+                    continue
+                headers = replace(headers, epilogue=False)
             self._endings.unattended(message.msgid, headers, queue, message.payload, REVOKED, body, now)
         return dropped + len(chords)

@@ -170,7 +170,7 @@ class Channel(virtual.Channel):
         self._ask("queue_unbind", "unbind", queue=queue, exchange=exchange, key=routing_key or "")
 
     def queue_purge(self, queue: str, **kwargs: Any) -> int:
-        dropped: int = self._ask("queue_purge", "purge", queue=queue)
+        dropped: int = self._ask("queue_purge", "purge", queue=queue, quietly=True)
         return dropped
 
     def list_bindings(self) -> Any:

@@ -206,6 +206,40 @@ def test_exclusive(bench: Asking) -> None:
     assert {} == bench.waiting()
 
 
+def test_exclusive_with_a_consumer(bench: Asking) -> None:
+    """An exclusive queue whose connection goes before its consumer does ends with the consumer."""
+    bench.ask("declare_queue", queue="q", durable=False, exclusive=True, auto_delete=True)
+    bench.worker(consumer=True, credit=0)
+    bench.engine.client_gone(CLIENT, bench.now)
+    assert {"q": 0} == bench.waiting()
+    bench.turn((b"w.1", Kbye(msgid=new_id())))
+    assert {} == bench.waiting()
+
+
+def test_ends_once_nothing_is_handed_out(bench: Asking) -> None:
+    """A queue that ends while a message of it is handed out goes when that one is done."""
+    bench.ask("declare_queue", queue="q", durable=False, auto_delete=True)
+    bench.send("", "q")
+    [hand_out] = bench.worker(consumer=True)
+    bench.worker(queues=("other",), consumer=True, credit=0, held=((hand_out.msgid, 1, True),))
+    assert 1 == bench.ask("stats")["in_flight"]
+    bench.reply(hand_out, "ACKNOWLEDGED")
+    bench.pass_time(6, b"w.1")
+    assert {"other": 0} == bench.waiting()
+
+
+def test_emptied(bench: Asking) -> None:
+    """A queue that is purged quietly, or deleted, is empty, also of tasks that have an epilogue."""
+    [msgid, _] = bench.publish(2, epilogue=True)
+    assert 2 == bench.ask("purge", queue="q", quietly=True)
+    assert {"q": 0} == bench.waiting()
+    assert bench.state(msgid) is None
+    [part] = bench.publish(epilogue=True, chord="c:0")
+    assert 1 == bench.ask("delete_queue", queue="q")
+    assert "REVOKED" == bench.state(part)
+    assert {} == bench.waiting()
+
+
 def test_expires(bench: Asking) -> None:
     """A queue that expires ends when nobody has used it for so long."""
     bench.ask("declare_queue", queue="q", expires_s=20)

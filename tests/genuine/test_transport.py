@@ -283,3 +283,14 @@ def test_message_as_it_was(alone: Place) -> None:
         message.ack()
 
 
+
+
+def test_purge(alone: Place) -> None:
+    """Purging takes all that waits, and leaves the queue empty."""
+    alone.broker.start("--memory")
+    for _ in range(3):
+        alone.task("add").delay(1, 2)
+    alone.task("add").apply_async((1, 2), countdown=60)
+    assert 4 == alone.app.control.purge()
+    assert 0 == alone.app.control.purge()
+    assert 0 == alone.broker.waiting("celery")

@@ -478,7 +478,7 @@ def _iso(moment: float) -> str | None:
 
 
 def _as_given(seconds: float | None) -> float | None:
-    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+    return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
 
 
 _repr = reprlib.Repr()

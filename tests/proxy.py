@@ -13,16 +13,17 @@ __all__ = ["Proxy"]
 class Proxy:
     """Passes bytes between whoever connects to ``port`` and ``target``; ``cut`` drops every connection."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, *, port: int = 0) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         #: Connections that were passed on since the start.
         self.accepted = 0
         self._peers: dict[socket.socket, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
         self._read, self._write = socket.socketpair()
-        self._orders: list[threading.Event] = []
+        self._orders: list[tuple[str, threading.Event]] = []
+        self._held = False
         self._closing = False
         for sock in (self._listener, self._read):
             self._selector.register(sock, selectors.EVENT_READ)
@@ -42,8 +43,19 @@ class Proxy:
 
     def cut(self) -> None:
         """Drop every connection; returns once they are closed."""
+        self._order("cut")
+
+    def hold(self) -> None:
+        """Pass nothing on and accept nobody, as a server does that stands still; ``let_go`` ends it."""
+        self._order("hold")
+
+    def let_go(self) -> None:
+        """Pass on what came meanwhile, and go on."""
+        self._order("let_go")
+
+    def _order(self, what: str) -> None:
         done = threading.Event()
-        self._orders.append(done)
+        self._orders.append((what, done))
         self._write.send(b"x")
         assert done.wait(10)
 
@@ -55,11 +67,27 @@ class Proxy:
                 elif key.fileobj is self._read:
                     self._read.recv(16)
                     while self._orders:
-                        for sock in list(self._peers):
-                            self._drop(sock)
-                        self._orders.pop().set()
+                        what, done = self._orders.pop()
+                        getattr(self, f"_do_{what}")()
+                        done.set()
                 elif key.fileobj in self._peers:
                     self._pass(key.fileobj)  # type: ignore[arg-type]
+
+    def _do_cut(self) -> None:
+        if self._held:
+            self._do_let_go()
+        for sock in list(self._peers):
+            self._drop(sock)
+
+    def _do_hold(self) -> None:
+        self._held = True
+        for sock in (self._listener, *self._peers):
+            self._selector.unregister(sock)
+
+    def _do_let_go(self) -> None:
+        self._held = False
+        for sock in (self._listener, *self._peers):
+            self._selector.register(sock, selectors.EVENT_READ)
 
     def _accept(self) -> None:
         ours, _ = self._listener.accept()

@@ -138,8 +138,10 @@ class Router:
         kind = options.get("exchange_type") or getattr(own, "type", "direct")
         if kind == "direct" or not (exchange or key):
             return name, None
-        exchange = exchange or getattr(own, "name", "") or self.app.conf.task_default_exchange
-        return name, (str(exchange), str(key or getattr(queue, "routing_key", None) or ""))
+        conf = self.app.conf
+        exchange = exchange or getattr(own, "name", "") or conf.task_default_exchange
+        key = key or getattr(queue, "routing_key", None) or conf.task_default_routing_key or name
+        return name, (str(exchange), str(key))
 
     def _bound(self, exchange: str, key: str) -> str:
         """Return the queue that is bound to an exchange by a key; AMQP's nameless exchange takes names."""

@@ -22,7 +22,7 @@ __all__ = ["KombuBroker", "Line"]
 
 logger = logging.getLogger(__name__)
 
-#: A connection that was used so recently is taken to be alive.
+#: A connection that was used so recently is not asked for a sign of life.
 _FRESH_S: Final = 1.0
 _AMQP: Final = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq"})
 _REDIS: Final = frozenset({"redis", "rediss", "sentinel"})
@@ -127,7 +127,7 @@ class Line:
         deadline = time.monotonic() + limit_s
         if self._producer is None:
             self._connect()
-        elif time.monotonic() - self._used > _FRESH_S:
+        else:
             self._look()
         self._limit(deadline)
         for message in messages:
@@ -152,9 +152,10 @@ class Line:
                     self._connection.drain_events(timeout=0.01)
                 except TimeoutError:
                     pass
-        client = getattr(self._producer.channel, "client", None)
-        if client is not None and hasattr(client, "ping"):
-            client.ping()
+        if time.monotonic() - self._used > _FRESH_S:
+            client = getattr(self._producer.channel, "client", None)
+            if client is not None and hasattr(client, "ping"):
+                client.ping()
 
     @property
     def _socket(self) -> Any:

@@ -1,8 +1,9 @@
 """Redis, in the layout of kombu's transport, so that Celery's workers share the queues.
 
-Messages are taken in batches by a script that notes them as unacknowledged in the same step; only an idle
-worker waits by BRPOP, as kombu does. Each worker keeps a list of what it holds, and says every few seconds
-that it lives: what one held that says no more is put back by another one. Celery's workers take no notice.
+Messages are taken in batches by a script that notes them as unacknowledged in the same step; how an idle
+worker waits for them stands in kombu_idle.py. Each worker keeps a list of what it holds, and says every few
+seconds that it lives: what one held that says no more is put back by another one. Celery's workers take no
+notice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -19,6 +19,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from emq_compat.celery_message import CeleryMessage
+from emq_compat.upstream.kombu_idle import WAITS, Idle, put_back
 from emq_compat.upstream.kombu_scripts import ACK, FETCH, RENEW, RESTORE, call
 from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Saying, Tap
 
@@ -50,7 +51,7 @@ class _Channel:
     tap: RedisTap | None = None
 
     def _brpop_start(self, timeout: Any = None) -> None:
-        if self.tap is None or self.tap.waits():
+        if self.tap is None:
             super()._brpop_start(timeout)  # type: ignore[misc]
 
 
@@ -64,7 +65,7 @@ class _TapQoS(QoS):
         self._tap = tap
 
     def can_consume(self) -> bool:
-        return self._tap.credit > 0 or bool(self.channel._in_poll)
+        return False  # the tap does, in its own ways
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Do nothing: the tap notes it."""
@@ -111,6 +112,7 @@ class RedisTap(Tap):
         self._looked_at = 0.0
         channel._qos = _TapQoS(channel, self)
         channel.tap = self
+        self._idle = Idle(channel.client, hub, prefix, name, self._moved)
         connection.transport.register_with_event_loop(connection.connection, hub)
         # That our messages are due is told to the server before it is to say whose have expired.
         self.beat()
@@ -125,27 +127,25 @@ class RedisTap(Tap):
         for queue in queues:
             if queue.name not in self._queues:
                 self.declare(channel, queue)
-                channel.basic_consume(queue.name, False, self._taker(queue.name), queue.name)
+                channel.basic_consume(queue.name, False, _never, queue.name)
         for name in self._queues:
             if name not in wanted:
                 channel.basic_cancel(name)
         self._queues = wanted
+        self._idle.listen(self._lists(wanted))
 
-    def _taker(self, queue: str) -> Callable[[Any], None]:
-        def taken(message: Any) -> None:
-            self._note(message._raw, message.delivery_tag, queue)
-            self._arrived(message._raw, queue)
-
-        return taken
-
-    def waits(self) -> bool:
-        """Return whether kombu may wait for a message by BRPOP: there are none, and some are wanted."""
-        return self.credit > 0 and not self._cancelled
+    def _lists(self, queues: Sequence[str]) -> list[str]:
+        """Return the lists of these queues: all of the first priority, all of the next …"""
+        channel = self._channel
+        steps = channel.priority_steps
+        return [self._prefix + channel._q_for_pri(queue, step) for step in steps for queue in queues]
 
     def want(self, credit: int, held: int) -> None:
         self.credit = credit
-        if credit > 0 and not self._channel._in_poll and self._queues and not self._cancelled:
+        if credit > 0 and self._queues and not self._cancelled:
             self._fetch()
+            if self.credit > 0:
+                self._idle.wait()
 
     def _fetch(self) -> None:
         """Take as much as is wanted and there."""
@@ -154,8 +154,7 @@ class RedisTap(Tap):
         first = self._turns % len(queues)
         order = queues[first:] + queues[:first]
         channel = self._channel
-        steps = channel.priority_steps
-        keys = [self._prefix + channel._q_for_pri(queue, step) for step in steps for queue in order]
+        keys = self._lists(order)
         wanted = min(self.credit, _BATCH)
         with channel.conn_or_acquire() as client:
             taken = call(
@@ -165,24 +164,24 @@ class RedisTap(Tap):
                 [wanted, len(order), repr(time.time())],
             )
         for position in range(0, len(taken), 2):
-            queue = order[(int(taken[position]) - 1) % len(order)]
-            raw = taken[position + 1]
-            try:
-                payload = loads(bytes_to_str(raw))
-            except ValueError:
-                payload = {"body": raw, "headers": {}, "properties": {}}
-            self._arrived(payload, queue)
+            self._read(taken[position + 1], order[(int(taken[position]) - 1) % len(order)])
 
-    def _note(self, payload: Any, tag: str, queue: str) -> None:
-        """Note a message that came by BRPOP as held."""
-        channel, told = self._channel, payload["properties"]["delivery_info"]
-        step = channel._get_message_priority(payload, reverse=False)
-        with channel.conn_or_acquire() as client:
-            pipe = redis.Redis.pipeline(client, transaction=True)
-            pipe.zadd(self._index, {tag: time.time()})
-            pipe.hset(self._unacked, tag, dumps([payload, told["exchange"], told["routing_key"]]))
-            pipe.hset(self._held, tag, self._prefix + channel._q_for_pri(queue, step))
-            pipe.execute()
+    def _moved(self, own: str, origin: str) -> None:
+        """Take what came while this worker was idle, from its own list; it came from the list ``origin``."""
+        with self._channel.conn_or_acquire() as client:
+            keys = [self._unacked, self._index, self._held, own]
+            taken = call(client, FETCH, keys, [_BATCH, 1, repr(time.time()), origin])
+        queue = origin.removeprefix(self._prefix).rsplit(self._channel.sep, 1)[0]
+        for raw in taken[1::2]:
+            self._read(raw, queue)
+
+    def _read(self, raw: Any, queue: str) -> None:
+        """Give on a message that is noted as held."""
+        try:
+            payload = loads(bytes_to_str(raw))
+        except ValueError:
+            payload = {"body": raw, "headers": {}, "properties": {}}
+        self._arrived(payload, queue)
 
     def _arrived(self, payload: Any, queue: str) -> None:
         properties = payload.get("properties") or {}
@@ -190,7 +189,7 @@ class RedisTap(Tap):
         tag = properties.get("delivery_tag") or ""
         told = properties.get("delivery_info") or {}
         self.credit -= 1
-        if self._cancelled:
+        if self._cancelled or self.credit < 0:  # as many come at once as there are lists that are waited for
             self.give_back((tag, queue), began=False)
             return
         body = payload.get("body") or b""
@@ -304,6 +303,7 @@ class RedisTap(Tap):
             tags = [bytes_to_str(tag) for tag in redis.Redis.execute_command(client, "HKEYS", held)]
         count = self._restore(held, dict.fromkeys(tags)) if tags else 0
         with self._channel.conn_or_acquire() as client:
+            count += put_back(client, f"{self._prefix}{WAITS}{worker}")
             redis.Redis.execute_command(client, "ZREM", self._holders, worker)
         self._seen.pop(worker, None)
         if count:
@@ -318,11 +318,7 @@ class RedisTap(Tap):
     def close(self) -> None:
         channel = self._channel
         self._cancelled = True
-        if channel._in_poll:
-            try:
-                channel._brpop_read()  # what it brings goes back
-            except Empty:
-                pass
+        self._idle.close()
         self.flush()
         for queue in self._queues:
             channel.basic_cancel(queue)
@@ -331,6 +327,10 @@ class RedisTap(Tap):
             redis.Redis.execute_command(client, "DEL", self._held)
             redis.Redis.execute_command(client, "ZREM", self._holders, self.name)
         channel.close()
+
+
+def _never(message: Any) -> None:
+    """Is told of no message: kombu doesn't take any."""
 
 
 def _scored(answer: Any) -> dict[str, float]:

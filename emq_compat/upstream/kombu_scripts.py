@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import redis
 
-__all__ = ["ACK", "FETCH", "RENEW", "RESTORE", "Script", "call"]
+__all__ = ["ACK", "FETCH", "RENEW", "RESTORE", "UNMOVE", "Script", "call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ def _script(text: str) -> Script:
 
 #: Takes up to ARGV[1] messages from the lists KEYS[4…], ARGV[2] lists for each priority, one of each in
 #: turn; each is noted in the hash KEYS[1], the sorted set KEYS[2] (at the time ARGV[3]) and, with its list,
-#: in the hash KEYS[3]. Returns (number of the list, message) of each. What has no tag is returned and noted
-#: nowhere.
+#: in the hash KEYS[3] (as the list ARGV[4], where that is given). Returns (number of the list, message) of
+#: each. What has no tag is returned and noted nowhere.
 FETCH: Final = _script(
     """
 local wanted, width, found = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
@@ -48,7 +48,7 @@ for first = 4, #KEYS, width do
           redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',' .. cjson.encode(info['exchange'] or '')
             .. ',' .. cjson.encode(info['routing_key'] or '') .. ']')
           redis.call('ZADD', KEYS[2], ARGV[3], tag)
-          redis.call('HSET', KEYS[3], tag, KEYS[i])
+          redis.call('HSET', KEYS[3], tag, ARGV[4] or KEYS[i])
         end
         found[#found + 1] = i - first + 1
         found[#found + 1] = raw
@@ -92,6 +92,24 @@ for i = 1, #ARGV, 3 do
     end
   end
 end
+return count
+"""
+)
+
+#: Puts the messages of the lists KEYS[2], KEYS[4] … back into the lists KEYS[3], KEYS[5] …, in front, and
+#: deletes KEYS[1]. Returns how many.
+UNMOVE: Final = _script(
+    """
+local count = 0
+for i = 2, #KEYS, 2 do
+  local raw = redis.call('LPOP', KEYS[i])
+  while raw do
+    redis.call('RPUSH', KEYS[i + 1], raw)
+    count = count + 1
+    raw = redis.call('LPOP', KEYS[i])
+  end
+end
+redis.call('DEL', KEYS[1])
 return count
 """
 )

@@ -48,6 +48,11 @@ class Conf:
         """Nothing: a genuine app reads its settings when they are asked for."""
 
     @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that were given a value."""
+        return self.table(censored=False)
+
+    @property
     def deprecated_settings(self) -> list[str]:
         """The names of old settings that are in use."""
         return list(getattr(self._conf, "deprecated_settings", None) or ())
@@ -91,6 +96,10 @@ class AppView:
     def tasks(self) -> Tasks:
         """The registered tasks."""
         return Tasks(self.real.tasks)
+
+    def problems(self) -> list[str]:
+        """Nothing: what is odd about its settings and tasks Celery itself tells."""
+        return []
 
     @cached_property
     def clock(self) -> Clock:

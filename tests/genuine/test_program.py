@@ -17,6 +17,7 @@ from kombu.serialization import dumps
 from emq_compat.celery_message import CeleryMessage, delivery_of
 from emq_compat.genuine.capture import capturing, current
 from emq_compat.genuine.program import GenuineProgram
+from emq_compat.genuine.view import AppView
 from emq_compat.message import Delivery, Headers, Reply
 
 pytestmark = pytest.mark.unit
@@ -274,3 +275,10 @@ def test_what_has_expired_is_revoked_and_does_not_run(app: Celery, program: Any)
 
     assert ("REVOKED", True, []) == (reply.state, reply.no_result, ran)
     assert "REVOKED" == app.AsyncResult("id-1").state
+
+
+def test_a_bug_report_of_a_genuine_app_names_its_settings(app: Celery) -> None:
+    """What the commands ask of an app a view of a genuine one has, too."""
+    app.conf.task_time_limit = 7
+    view = AppView(app)
+    assert (7, [], "memory://") == (view.conf.changes["task_time_limit"], view.problems(), view.broker_url)

@@ -65,7 +65,9 @@ class Session:
         self._greeted = False
         self._dead_after_s = 10.0
         self._lost = ""
-        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
         keys = Keys.for_client(address.keys_dir) if address.keys_dir is not None else None
         try:
             self._wire = Wire(

@@ -208,6 +208,19 @@ def test_ipc(procs: Procs, tmp_path: Path) -> None:
         assert [2] == took(connection, "q", 1)
 
 
+def test_keys(broker: Broker, procs: Procs, tmp_path: Path) -> None:
+    """With keys in the URL messages are published and taken; without any the broker stays shut."""
+    keys = tmp_path / "keys"
+    assert 0 == procs.emq("keys", "new", str(keys)).wait()
+    broker.start("--keys", str(keys))
+    with Connection(f"{broker.url}&keys={keys}") as connection:
+        publish(connection, "q", 1)
+        assert [1] == took(connection, "q", 1)
+    without = Connection(broker.url, connect_timeout=2)
+    with without, pytest.raises(OperationalError, match="uses CURVE keys"):
+        publish(without, "q", 1)
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [

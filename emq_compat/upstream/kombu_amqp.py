@@ -140,7 +140,7 @@ class AmqpTap(Tap):
                 self._leave_queues()
         else:
             self._idle_since = None
-        prefetch = min(_PREFETCH_MAX, max(1, min(held, credit + self.settings.eta_limit) + credit))
+        prefetch = min(_PREFETCH_MAX, max(1, held + credit))
         if self._global:
             if prefetch > self._prefetch or (prefetch < self._prefetch and now > self._prefetch_at):
                 self._channel.basic_qos(0, prefetch, True)

@@ -56,7 +56,10 @@ class Broker:
     # Connections.
 
     def connection(self, *, confirm: bool = False) -> Connection:
-        """Return a connection that isn't connected: to the address that is next."""
+        """Return a connection that isn't connected: to the address that is next.
+
+        ``confirm``: it is for publishing.
+        """
         from kombu.connection import Connection  # noqa: PLC0415 - heavy
 
         settings = self._settings
@@ -68,7 +71,7 @@ class Broker:
             url,
             ssl=settings.ssl,
             login_method=settings.login_method,
-            heartbeat=settings.heartbeat_s,
+            heartbeat=0 if confirm else settings.heartbeat_s,  # nobody looks after one that publishes
             connect_timeout=settings.connect_s,
             transport_options=options,
         )

@@ -36,20 +36,36 @@ class Publisher:
         self._connection: Any = None
         self._producer: Any = None
         self._declared: set[str] = set()
+        #: Something was published over this connection.
+        self._used = False
+        #: Which of the messages that ``publish`` was last called with the broker has.
+        self._confirmed: set[str] = set()
 
     def publish(self, messages: Sequence[Publish]) -> None:
         """Publish messages; returns when the broker has them all.
 
         Raises:
-            one of the connection's errors: it isn't known which it has.
+            one of the connection's errors: called again with the same messages, it goes on where it was.
         """
         for message in messages:
+            if message.msgid in self._confirmed:
+                continue
             try:
                 celery = message_of(message.headers, message.payload, accept=self._settings.accept)
             except MessageError as exc:
                 logger.error("a message for %s can't be published: %s", message.queue, exc)
                 continue
-            self._send(message, celery)
+            try:
+                self._send(message, celery)
+            except Exception as exc:
+                if not self._used:
+                    raise
+                logger.debug("the publishing connection was lost: %r", exc)
+                self.close()  # it may have been idle for long: a new one tells
+                self._send(message, celery)
+            self._used = True
+            self._confirmed.add(message.msgid)
+        self._confirmed.clear()
 
     def _send(self, message: Publish, celery: Any) -> None:
         producer = self._producer or self._connect()
@@ -91,6 +107,7 @@ class Publisher:
         """Close the connection, if there is one; it may be lost."""
         connection, self._connection, self._producer = self._connection, None, None
         self._declared.clear()
+        self._used = False
         if connection is not None:
             try:
                 connection.collect()

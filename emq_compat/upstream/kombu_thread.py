@@ -38,6 +38,8 @@ logger = logging.getLogger("emq_compat.upstream.kombu")
 
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 3.0
+#: A connection that was lost sooner counts as a failure: the next attempt waits longer.
+_STANDING_S: Final = 5.0
 #: Between two log lines about the same standing trouble.
 _COMPLAINT_S: Final = 60.0
 #: A follow-up that could not be published is tried again after so long.
@@ -101,6 +103,7 @@ class Worker(threading.Thread):
         self._leaving = False
         self._stop_at: float | None = None
         self._failures = 0
+        self._connected_at = 0.0
         self._complain_at = 0.0
         self.connected = False
         self.survives = self._broker.survives
@@ -178,8 +181,9 @@ class Worker(threading.Thread):
         self._number += 1
         self._credit = 0
         self.connected = True
-        self._failures = 0
-        self._complain_at = 0.0
+        self._connected_at = time.monotonic()
+        if not self._failures:
+            self._complain_at = 0.0
         logger.info("connected to %s", broker.shown)
         if not self._leaving:
             self._tell(self._number, Connected(address=broker.shown))
@@ -199,6 +203,9 @@ class Worker(threading.Thread):
         tap.beat()
         if not self._leaving:
             credit = self._credit - len(self._waiting)
+            if self._ledger.waiting_for_eta >= self._settings.eta_limit:
+                credit = 0
+                self._tell_of_limit(now)
             tap.want(max(0, credit), self._ledger.unsettled)
             self._give()
             if self._waiting and now - self._waiting_since > _SURPLUS_S:
@@ -206,6 +213,15 @@ class Worker(threading.Thread):
         tap.flush()
         if not self._is_done() and not self._commands:
             tap.step()
+
+    def _tell_of_limit(self, now: float) -> None:
+        if now >= self._complain_at:
+            self._complain_at = now + _COMPLAINT_S
+            logger.warning(
+                "%d messages wait here for their eta: no more are taken from %s before one is due",
+                self._ledger.waiting_for_eta,
+                self._broker.shown,
+            )
 
     def _lost(self, exc: Exception) -> None:
         was, self.connected = self.connected, False
@@ -227,20 +243,22 @@ class Worker(threading.Thread):
                 if held in self._waiting:
                     self._waiting.remove(held)
         why = f"{type(exc).__name__}: {exc}" if str(exc) else repr(exc)
+        now = time.monotonic()
+        self._failures = 0 if was and now - self._connected_at > _STANDING_S else self._failures + 1
+        complains = self._failures < 2 or now >= self._complain_at
+        if complains:
+            self._complain_at = now + _COMPLAINT_S
+        level = logging.ERROR if complains else logging.DEBUG
         if was:
-            logger.warning("lost %s: %s; trying again", self._broker.shown, why)
             self._tell(self._number, Disconnected(reason=why))
+            level = min(level, logging.WARNING)
+            logger.log(level, "lost %s: %s; trying again", self._broker.shown, why)
             if not isinstance(exc, (OSError, *self._broker.errors)):
                 logger.error("that was no error of the broker's", exc_info=exc)
-            return
-        self._failures += 1
-        now = time.monotonic()
-        level = logging.DEBUG if now < self._complain_at else logging.ERROR
-        if level == logging.ERROR:
-            self._complain_at = now + _COMPLAINT_S
-        logger.log(
-            level, "no broker at %s: %s; trying again until one is there", self._broker.shown, why
-        )
+        else:
+            logger.log(
+                level, "no broker at %s: %s; trying again until one is there", self._broker.shown, why
+            )
 
     def _pause(self) -> None:
         """Wait before the next attempt, and do meanwhile what is to be done."""
@@ -402,7 +420,9 @@ class Worker(threading.Thread):
             return
         held = Held(delivery, arrival.tag)
         ledger.add(held)
-        if delivery.headers.eta > time.time():
+        if self._leaving:
+            self._back(held)
+        elif delivery.headers.eta > time.time():
             ledger.hold(held)
         else:
             self._put(held)

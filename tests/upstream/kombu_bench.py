@@ -20,11 +20,6 @@ from emq_compat.upstream.kombu_tap import KombuSettings
 DONE = Outcome(state=SUCCESS, value=1).encode()
 
 
-def named(name: str, **arguments: Any) -> Queue:
-    """Return the queue that Celery's default settings make of a name."""
-    return Queue(name, Exchange(name, type="direct"), routing_key=name, **arguments)
-
-
 class Bench:
     """One queue of a broker; upstreams that listen on it are made by ``upstream``."""
 
@@ -33,13 +28,15 @@ class Bench:
         self.queue = f"q-{new_id()}"
         self.late = {"late"}
         self.arguments: dict[str, Any] = {}
+        self.exchange_type = "direct"
         self.settings = KombuSettings(
             url=url, queue=self._queue, acks_late=self.late.__contains__, **settings
         )
         self.made: list[Driven] = []
 
     def _queue(self, name: str) -> Queue:
-        return named(name, queue_arguments=self.arguments or None)
+        exchange = Exchange(name, type=self.exchange_type)
+        return Queue(name, exchange, routing_key=name, queue_arguments=self.arguments or None)
 
     def upstream(self, name: str = "w1@here", **settings: Any) -> Driven:
         """Return a started upstream."""

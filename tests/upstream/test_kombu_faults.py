@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 from kombu import Connection
 
+from emq_compat.message import REQUEUED, SUCCESS, Headers, Job, Outcome, Publish
 from tests.processes import wait_until
 from tests.proxy import Proxy
 from tests.upstream.kombu_bench import DONE, Bench, Driven, id_of, key
@@ -242,3 +244,85 @@ def test_rejected_messages_reach_the_dead_letters(amqp: Bench) -> None:
         wait_until(lambda: channel.basic_get(dead, no_ack=True), 10, what="the dead letter")
         worker.stop()
         channel.queue_delete(dead)
+
+
+def test_follow_ups_wait_for_the_broker(bench: Bench, proxy: Proxy) -> None:
+    """What a task wants published next, while there is no connection, is published once when there is one."""
+    bench.publish("t1")
+    worker = bench.upstream(url=through(proxy, bench.url)).connected()
+    [one] = worker.take()
+    worker.begin(one)
+    follow_ups = tuple(follow_up(bench, f"f{n}") for n in range(3))
+    proxy.cut()
+    worker.upstream.reply(key(one), Outcome(state=SUCCESS, follow_ups=follow_ups).encode())
+    proxy.cut()
+    worker.until(lambda: not worker.upstream.unacknowledged(), 15, "the end of the reply")
+    worker.upstream.ready(1)
+    [first] = worker.get(1, timeout_s=15)  # the copy of what has ended is settled before it
+    worker.upstream.nack([key(first)])
+    worker.stop()
+    assert ["f0", "f1", "f2"] == sorted(bench.waiting())
+
+
+def follow_up(bench: Bench, task_id: str) -> Publish:
+    job = Job(path="proj", callable="next", celery={"id": task_id})
+    headers = Headers(task="proj.next", task_id=task_id)
+    return Publish(queue=bench.queue, headers=headers, payload=job.encode())
+
+
+def test_rabbitmq_holds_what_has_an_eta_where_celery_has_it_do_so(amqp: Bench) -> None:
+    """With quorum queues on a topic exchange a retry's delay is the broker's: nothing is held here."""
+    amqp.arguments = {"x-queue-type": "quorum"}
+    amqp.exchange_type = "topic"
+    amqp.publish("t1")
+    worker = amqp.upstream(quorum=True).connected()
+    [one] = worker.take()
+    job = Job(path="proj", callable="next", celery={"id": "t2"})
+    due = time.time() + 3.5
+    again = Publish(
+        queue=amqp.queue, headers=Headers(task="proj.next", task_id="t2", eta=due), payload=job.encode()
+    )
+    worker.end(one, Outcome(state=SUCCESS, follow_ups=(again,)).encode())
+    worker.upstream.ready(1)
+    assert worker.quiet(1.5)
+    assert 0 == worker.upstream.stats()["held"]
+    [two] = worker.get(1, timeout_s=10)
+    assert "t2" == id_of(two)
+    assert time.time() >= due
+    worker.end(two)
+
+
+@pytest.mark.parametrize("bench", ["amqp", "redis"], indirect=True)
+def test_the_number_of_held_etas_is_bounded(bench: Bench) -> None:
+    """Above eta_limit no more is taken; one that is due makes room."""
+    worker = bench.upstream(eta_limit=2).connected()
+    due = time.time() + 2.5
+    bench.publish("e1", "e2", eta=due)
+    worker.upstream.ready(1)
+    worker.until(lambda: worker.upstream.stats()["waiting_for_eta"] == 2, what="the two")
+    bench.publish("now")
+    assert worker.quiet(0.7)
+    names = []
+    for _ in range(3):
+        [one] = worker.get(1)
+        names.append(id_of(one))
+        worker.end(one)
+        worker.upstream.ready(1)
+    assert ["e1", "e2", "now"] == sorted(names)
+    assert time.time() >= due
+
+
+def test_keys_have_the_global_prefix(redis: Bench) -> None:
+    """Behind global_keyprefix everything is as without: taken, waited for, settled, given back."""
+    redis.settings = replace(redis.settings, transport_options={"global_keyprefix": "site-"})
+    redis.publish("t1", "t2", "t3")
+    worker = redis.upstream().connected()
+    one, two = worker.take(2)
+    worker.end(one)
+    worker.end(two, Outcome(state=REQUEUED).encode())
+    with redis.connection() as connection:
+        client = connection.channel().client
+        keys = {key.decode() for key in client.keys("*emq-compat*")}
+    assert {key for key in keys if key.startswith("site-emq-compat.holders")}
+    worker.stop()
+    assert ["t2", "t3"] == sorted(redis.waiting())

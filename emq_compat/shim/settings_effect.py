@@ -17,7 +17,12 @@ DIFFERENT: Final[dict[str, str]] = {
     "broker_connection_timeout": (
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
+    "broker_heartbeat": "with RabbitMQ",
+    "broker_login_method": "with RabbitMQ",
+    "broker_native_delayed_delivery_queue_type": "with RabbitMQ",
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
+    "broker_transport_options": "with kombu brokers; one of ours: `emq_dead_after`",
+    "broker_use_ssl": "with kombu brokers",
     "control_exchange": "whose commands a worker hears over a kombu broker, and of genuine Celery over ours",
     "control_queue_durable": "with kombu brokers",
     "control_queue_exclusive": "with kombu brokers",
@@ -32,16 +37,21 @@ DIFFERENT: Final[dict[str, str]] = {
     "event_serializer": "what is received may be of it, what is sent is JSON",
     "result_accept_content": "JSON is always accepted, too",
     "result_expires": "until it is set, the broker's `--result-expires` counts for results that it keeps",
+    "task_create_missing_queue_type": "with RabbitMQ",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
-    "task_default_exchange": "only a name by which task_queues, a route or a call can find a queue",
+    "task_default_exchange": "over emq:// only a name by which task_queues, a route or a call finds a queue",
     "task_default_exchange_type": "topic: a routing_key alone leads to the queue that is bound so",
-    "task_default_routing_key": "only a name by which task_queues, a route or a call can find a queue",
-    "task_queues": "names, and the exchanges and keys they can be found by; their arguments mean nothing",
+    "task_default_queue_type": "with RabbitMQ",
+    "task_default_routing_key": "over emq:// only a name by which a queue is found",
+    "task_queue_max_priority": "with RabbitMQ",
+    "task_queues": "over emq:// names, and the exchanges and keys they are found by: no arguments",
     "task_routes": "what a route may say: queue, or exchange and routing_key of one of task_queues; priority",
     "task_serializer": "refused by an error where the broker is a stock router, unless it is JSON",
     "worker_autoscaler": "a class of the project's own must be a subclass of Celery's, as it is here",
+    "worker_detect_quorum_queues": "with RabbitMQ",
     "worker_disable_prefetch": "forbids any reserve, with every broker",
     "worker_enable_remote_control": "false: none over a kombu broker, and none of genuine Celery over ours",
+    "worker_eta_task_limit": "with kombu brokers; 10,000 unless it is set",
     "worker_pool_restarts": "allows `pool_restart`; with `reload` the whole worker starts again",
     "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
 }
@@ -83,29 +93,24 @@ _REASONS: Final[dict[str, str]] = {
         result_exchange result_exchange_type result_persistent task_protocol
         """,
     "there are only queues here, all durable, all with priorities": """
-        task_create_missing_queue_exchange_type task_create_missing_queue_type task_default_delivery_mode
-        task_default_queue_type task_queue_max_priority
+        task_create_missing_queue_exchange_type task_default_delivery_mode
         """,
     "it belongs to parts of Celery's worker that aren't here": """
-        worker_agent worker_consumer worker_detect_quorum_queues worker_pool_putlocks worker_timer
-        worker_timer_precision
+        worker_agent worker_consumer worker_pool_putlocks worker_timer worker_timer_precision
         """,
     "a lost child is told at once": "worker_lost_wait",
     "a worker that is cut off goes on with what it has": """
         worker_cancel_long_running_tasks_on_connection_loss
         """,
     "arguments are not logged, a result up to its task's `resultrepr_maxsize`": "task_repr_maxlevels",
-    "delayed tasks wait in the broker, and nothing is fetched ahead of need": """
-        worker_enable_prefetch_count_reduction worker_eta_task_limit
-        """,
-    "the connection to an emq:// broker is made, kept and renewed by other rules": """
+    "nothing is fetched ahead of need": "worker_enable_prefetch_count_reduction",
+    "connections are made, kept and renewed by other rules": """
         broker_channel_error_retry broker_connection_max_retries broker_connection_retry
-        broker_connection_retry_on_startup broker_failover_strategy broker_heartbeat
-        broker_heartbeat_checkrate broker_login_method broker_native_delayed_delivery_queue_type
-        broker_pool_acquire_timeout broker_transport broker_transport_options
+        broker_connection_retry_on_startup broker_failover_strategy broker_heartbeat_checkrate
+        broker_pool_acquire_timeout broker_transport
         """,
     "the address holds all of it; keys protect the connection": """
-        broker_host broker_password broker_port broker_use_ssl broker_user broker_vhost
+        broker_host broker_password broker_port broker_user broker_vhost
         """,
     "nothing is polled or cached": "result_cache_max",
     "revokes are kept by the broker": "worker_state_db",

@@ -184,14 +184,14 @@ def test_an_environment_variable_may_name_the_module(
 def test_values_of_a_wrong_kind_and_settings_without_effect_are_told() -> None:
     """problems() tells a text where a flag is due, and settings that this release does nothing about."""
     app = Celery("p")
-    app.conf.update(task_acks_late="yes", broker_heartbeat=9, broker_channel_error_retry=True)
+    app.conf.update(task_acks_late="yes", broker_pool_acquire_timeout=9, broker_channel_error_retry=True)
     app.conf.update(no_such_setting=1, worker_lost_wait=10.0)
 
     told = app.conf.problems()
 
     assert "setting task_acks_late is 'yes'; a flag is expected" in told
     assert any(
-        line.startswith("settings broker_heartbeat, broker_channel_error_retry have no effect: the")
+        line.startswith("settings broker_pool_acquire_timeout, broker_channel_error_retry have no")
         for line in told
     )
     assert any(line.startswith("unknown setting no_such_setting") for line in told)

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,8 @@ class Report:
         follows: every step, and the steps that it follows.
         lines: what the tasks said: (``start``, ``end`` or ``wrong``, step, worker).
         received: the worker whose log says last that it received a step's message: step → worker.
+        popped: steps whose message was in a Redis list last: it was taken and not noted as unacknowledged,
+            which Celery's worker does in two steps, and ours in one.
         kills: how often each worker was killed.
         seconds: from the first publish to the last word.
     """
@@ -126,6 +128,7 @@ class Report:
     follows: Mapping[str, Sequence[str]]
     lines: Sequence[tuple[str, str, str]]
     received: Mapping[str, str]
+    popped: Collection[str]
     kills: Mapping[str, int]
     seconds: float
 
@@ -141,6 +144,8 @@ class Report:
 
     def _laid_to(self, step: str) -> str:
         began = [worker for what, name, worker in self.lines if what == "start" and name == step]
+        if step in self.popped and (takers := [name for name in self.kills if name.startswith("celery")]):
+            return takers[0] if len(takers) == 1 else "celery"
         if began:
             return began[-1]
         if step in self.received:
@@ -187,6 +192,10 @@ class Fleet:
         self.kills: Counter[str] = Counter()
         options = {"visibility_timeout": VISIBILITY_S} if site.kind == "redis" else {}
         site.write_project(PROJECT.format(options=options))
+        self.tape: Proc | None = None
+        if site.kind == "redis":
+            port = site.url.rpartition(":")[2].partition("/")[0]
+            self.tape = site.procs.start("redis-cli", "-p", port, "monitor", name="monitor", ready="OK")
         for n, kind in enumerate(kinds):
             self._start(f"{kind}{n}")
 
@@ -236,6 +245,7 @@ class Fleet:
             follows={step: before for step, (_, before) in steps.items()},
             lines=[(word[0], word[1], word[2]) for word in words if word[0] in ("start", "end", "wrong")],
             received=self._received(steps),
+            popped=self._popped(steps),
             kills=self.kills,
             seconds=seconds,
         )
@@ -251,6 +261,17 @@ class Fleet:
             for step, (task_id, _) in steps.items()
             if task_id in found and not step.startswith("retry")
         }
+
+    def _popped(self, steps: Mapping[str, tuple[str, list[str]]]) -> set[str]:
+        # Redis tells every command: a message that was put into a list and later into no hash was popped.
+        if self.tape is None:
+            return set()
+        last: dict[str, str] = {}
+        for line in self.tape.output().splitlines():
+            found = re.search(r'] "(LPUSH|RPUSH|HSET)" .*correlation_id[^0-9a-f]+([0-9a-f-]{36})', line, re.I)
+            if found:
+                last[found[2]] = found[1].upper()
+        return {step for step, (task_id, _) in steps.items() if last.get(task_id, "").endswith("PUSH")}
 
 
 @contextlib.contextmanager

@@ -186,6 +186,7 @@ class Asks:
                 "present": worker.present,
             }
             for worker in self._engine.fleet.workers.values()
+            if worker.consumer == _flag(arguments, "consumers")
         ]
 
     def _stats(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> dict[str, Any]:

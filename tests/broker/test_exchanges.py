@@ -293,6 +293,14 @@ def test_a_consumer_is_lost(bench: Asking) -> None:
     assert Headers.decode(again.header_text).redelivered
 
 
+def test_consumers_are_no_workers(bench: Asking) -> None:
+    """Who asks for the workers isn't told of consumers, unless it asks for those."""
+    bench.worker(b"w.1")
+    bench.worker(b"c.1", consumer=True)
+    assert ["w.1"] == [row["name"] for row in bench.ask("workers")]
+    assert ["c.1"] == [row["name"] for row in bench.ask("workers", consumers=True)]
+
+
 def test_a_consumer_without_queues(bench: Asking) -> None:
     """A consumer that names no queue listens on none, not on the default one."""
     bench.publish(queue="")

@@ -21,7 +21,12 @@ def beats(procs: Procs, tmp_path: Path) -> Iterator[Callable[..., Beats]]:
 
 
 @pytest.mark.parametrize(
-    "kept", ["amqp+redis", "redis+sqlite", pytest.param("redis", marks=pytest.mark.long)]
+    "kept",
+    [
+        "redis+sqlite",
+        pytest.param("amqp+redis", marks=pytest.mark.long),
+        pytest.param("redis", marks=pytest.mark.long),
+    ],
 )
 def test_one_of_two_leads(
     kept: str, beats: Callable[..., Beats], request: pytest.FixtureRequest, tmp_path: Path

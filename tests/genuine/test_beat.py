@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from celery.beat import ScheduleEntry
 
+from tests.broker_process import Broker
 from tests.leading.beats import Beats, one_of_two_leads, projects
 from tests.processes import Procs
 
@@ -28,7 +29,8 @@ def beats(procs: Procs, tmp_path: Path) -> Iterator[Callable[..., Beats]]:
     "kept",
     [
         "amqp+redis",
-        "redis+sqlite",
+        pytest.param("emq", marks=pytest.mark.long),
+        pytest.param("redis+sqlite", marks=pytest.mark.long),
         pytest.param("redis", marks=pytest.mark.long),
         pytest.param("redis broker", marks=pytest.mark.long),
     ],
@@ -37,6 +39,11 @@ def test_one_of_two_leads(
     kept: str, beats: Callable[..., Beats], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Stopped and continued it notices before it sends; killed, the other one goes on; each run is once."""
+    if kept == "emq":
+        ours: Broker = request.getfixturevalue("broker")
+        ours.start()
+        one_of_two_leads(beats(ours.url, None))
+        return
     redis: str = request.getfixturevalue("redis_url")
     broker = request.getfixturevalue("amqp_url") if kept.startswith("amqp") else redis
     backend = {"redis+sqlite": f"db+sqlite:///{tmp_path}/results.db", "redis broker": None}.get(kept, redis)

@@ -20,8 +20,16 @@ __all__ = ["Broker"]
 
 logger = logging.getLogger("emq_compat.upstream.kombu")
 
-_AMQP = frozenset({"amqp", "amqps", "pyamqp"})
-_REDIS = frozenset({"redis", "rediss", "sentinel"})
+#: Scheme → which of kombu_….py has its tap; any other: kombu_plain.py.
+_MODULES = {
+    "amqp": "amqp",
+    "amqps": "amqp",
+    "pyamqp": "amqp",
+    "redis": "redis",
+    "rediss": "redis",
+    "sentinel": "redis",
+    "sqs": "sqs",
+}
 
 
 class Broker:
@@ -45,7 +53,7 @@ class Broker:
         self._next = 0
         self._connection: Connection | None = None
         self._told: set[str] = set()
-        module = "amqp" if scheme in _AMQP else "redis" if scheme in _REDIS else "plain"
+        module = _MODULES.get(scheme, "plain")
         self._kind: Any = import_module(f"emq_compat.upstream.kombu_{module}")
         self._tap_class: type[Tap] = self._kind.TAP
         self.confirms = module == "amqp"

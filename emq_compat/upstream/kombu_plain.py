@@ -85,6 +85,7 @@ class PlainTap(Tap):
             body = message.body or b""
             headers, told = message.headers or {}, message.delivery_info or {}
             again = headers.get("redelivered") or told.get("redelivered") or message._raw.get("redelivered")
+            tag, identity, came_before = self._tag(message, queue)
             self.take(
                 Arrival(
                     message=CeleryMessage(
@@ -99,12 +100,17 @@ class PlainTap(Tap):
                         },
                     ),
                     queue=queue,
-                    tag=message,
-                    redelivered=bool(again),
+                    tag=tag,
+                    identity=identity,
+                    redelivered=bool(again) or came_before,
                 )
             )
 
         return taken
+
+    def _tag(self, message: Any, queue: str) -> tuple[Any, str, bool]:
+        """Return a message's tag, its name (empty: it has none), and whether it came before."""
+        return message, "", False
 
     def ack(self, tag: Any) -> None:
         tag.channel.basic_ack(tag.delivery_tag)

@@ -22,12 +22,12 @@ def program() -> str | None:
     return SCRIPT if os.access(SCRIPT, os.X_OK) else shutil.which("rabbitmq-server")
 
 
-def start(executable: str, port: int, folder: Path) -> Service:
-    """Start a node on 127.0.0.1:`port` with its data in `folder`.
+def start(executable: str, port: int, folder: Path, more: str = "") -> Service:
+    """Start a node on 127.0.0.1:`port` with its data in `folder`; ``more`` are lines of its configuration.
 
     :raises NotStarted: when it does not answer.
     """
-    env = _environment(port, folder)
+    env = _environment(port, folder, more)
     epmd = _start_epmd(env, folder)
     log = folder / "node.log"
     try:
@@ -46,13 +46,13 @@ def start(executable: str, port: int, folder: Path) -> Service:
     )
 
 
-def _environment(port: int, folder: Path) -> dict[str, str]:
+def _environment(port: int, folder: Path, more: str) -> dict[str, str]:
     for name in ("mnesia", "log", "home"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     (folder / "enabled_plugins").write_text("[].\n")
     # A test queue needs little; the default limit of 50 MB free disk, and of 40 % memory, stay.
     (folder / "rabbitmq.conf").write_text(
-        f"listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n"
+        f"listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n{more}"
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
     return {

@@ -1,9 +1,12 @@
-"""RabbitMQ that restarts, stands still, or takes a long task for stuck (case 41): a node of the test's own."""
+"""RabbitMQ that restarts, stands still, or takes a long task for stuck (case 41): a node of its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,26 +14,39 @@ import pytest
 
 from tests.cases.conftest import pass_s
 from tests.mixed_site import MixedSite, open_mixed_site
-from tests.processes import Procs
+from tests.processes import Procs, wait_until
 from tests.services import rabbitmq
 from tests.services.launch import end
-from tests.services.state import Service
+from tests.services.state import Owned, Service
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 #: A fresh ping ends within this after the broker's return.
 BACK_S = 10.0
 
+START = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from tests.services import rabbitmq
+program, port, folder, more = sys.argv[1:]
+print(json.dumps(asdict(rabbitmq.start(program, int(port), Path(folder), more))))
+"""
+
 
 class Node:
-    """A RabbitMQ of the test's own, at one port; a consumer may hold a message for 5 s."""
+    """A RabbitMQ of the test's own, at one port."""
 
     def __init__(self, program: str, port: int, folder: Path) -> None:
         self._program, self._port, self._folder = program, port, folder
         self.service: Service | None = None
 
     def start(self, more: str = "") -> None:
-        self.service = rabbitmq.start(self._program, self._port, self._folder, more)
+        # By a process that ends: this one must not be the parent of what it ends and starts again.
+        argv = (sys.executable, "-c", START, self._program, str(self._port), str(self._folder), more)
+        told = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=150).stdout)
+        owned = tuple(Owned(**one) for one in told["owned"])
+        self.service = Service(name="amqp", url=told["url"], folder=str(self._folder), owned=owned)
 
     def signal(self, signum: int) -> None:
         assert self.service is not None
@@ -43,7 +59,7 @@ class Node:
             process = owned.process()
             if process is not None:
                 process.terminate()
-                process.wait(60)
+                wait_until(lambda owned=owned: owned.process() is None, 60)
 
     def remove(self) -> None:
         if self.service is not None:
@@ -64,8 +80,10 @@ def node(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Node]:
 
 
 @pytest.fixture
-def site(node: Node, tmp_path: Path, procs: Procs, free_port: Callable[[], int]) -> Iterator[MixedSite]:
-    node.start("consumer_timeout = 5000\nchannel_tick_interval = 1000\n")
+def site(
+    request: pytest.FixtureRequest, node: Node, tmp_path: Path, procs: Procs, free_port: Callable[[], int]
+) -> Iterator[MixedSite]:
+    node.start(getattr(request, "param", ""))
 
     def url() -> str:
         assert node.service is not None
@@ -76,6 +94,9 @@ def site(node: Node, tmp_path: Path, procs: Procs, free_port: Callable[[], int])
         yield made
 
 
+@pytest.mark.parametrize(
+    "site", ["consumer_timeout = 5000\nchannel_tick_interval = 1000\n"], indirect=True, ids=["5s"]
+)
 def test_the_consumer_timeout_ends_no_task(site: MixedSite) -> None:
     """A task of 12 s under a timeout of 5 s runs once, and its result comes; the worker lives (41b)."""
     worker = site.start_worker("-c", "1")
@@ -88,7 +109,7 @@ def test_the_consumer_timeout_ends_no_task(site: MixedSite) -> None:
 
 @pytest.mark.parametrize("fault", ["restart", "stopped"])
 def test_a_broker_that_is_away(site: MixedSite, node: Node, fault: str) -> None:
-    """After a restart of 20 s, and 30 s of standing still, nothing is lost and no running task starts again."""
+    """After a restart of 20 s, or 30 s of standing still, nothing is lost, no running task starts again."""
     worker = site.start_worker("-c", "2")
     site.ask("pass; sleep.delay(45, 'busy'); [ping.delay(f'p{n}') for n in range(5)]")
     site.wait_runs("start busy")

@@ -30,7 +30,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_what_is_held_stays_invisible(bench: Bench) -> None:
-    """A task that runs for two visibility timeouts is delivered once; what ended is gone, the rest returns."""
+    """A task that runs for two visibility timeouts is delivered once; what ended is gone, others return."""
     bench.publish("t1", "t2", "t3")
     worker = bench.upstream().connected()
     one, two = worker.take(2)

@@ -178,7 +178,7 @@ class GenuineProgram:
             name = str(exc.args[0]) if exc.args else str(exc)
             near = ", ".join(nearest(name, self.app.tasks))
             logger.error("no task %r is registered here%s", name, f"; near it: {near}" if near else "")
-            return failed(exc)
+            return self._fail(delivery, exc)
         except EmqError as exc:
             logger.error("refused %s: %s", delivery.msgid, exc)
             return failed(exc)
@@ -186,6 +186,13 @@ class GenuineProgram:
             raise
         except BaseException as exc:  # a soft limit that comes late ends the task, not the worker
             logger.error("%s failed outside of the task's body", delivery.msgid, exc_info=exc)
+            return self._fail(delivery, exc)
+
+    def _fail(self, delivery: Delivery, exc: BaseException) -> Reply:
+        """Return the Reply of a run that failed outside of the tracer, stored where results are."""
+        try:
+            return failed(exc) if delivery.headers.concludes else self._tracing.fail(delivery, exc)
+        except EmqError:
             return failed(exc)
 
 

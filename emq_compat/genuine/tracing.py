@@ -132,6 +132,37 @@ class Tracing:
                 self._handle_failure(task, request, value)
         return self._reply(task, state, value, capture, delivery, (runtime, shown))
 
+    def fail(self, delivery: Delivery, exc: BaseException) -> Reply:
+        """Have Celery store a failure that its tracer has no part in, and do what follows from it.
+
+        Raises:
+            MessageError: the payload is no ``run`` request.
+        """
+        job = Job.decode(delivery.payload)
+        request = self._as_far_as_readable(job, delivery)
+        context = Context(request, called_directly=False)
+        backend, stores = self._store_of(str(request["task"]), context)
+        capture = Capture(request["id"]) if self._captures else None
+        if capture is not None:
+            capture.body_ended = True
+        with capturing(capture), _logged(f"Task {request['task']}[{context.id}]: its failure"):
+            backend.mark_as_failure(context.id, exc, request=context, store_result=stores)
+        return _ended(FAILURE, capture, exc)
+
+    def _as_far_as_readable(self, job: Job, delivery: Delivery) -> dict[str, Any]:
+        """Return the request of a run; where its arguments can't be read, without them."""
+        try:
+            return request_of(job, delivery, self.hostname, self._accept)
+        except Exception:  # noqa: BLE001 - its arguments may be what was wrong
+            return unreadable(job, delivery, self.hostname)
+
+    def _store_of(self, name: str, context: Context) -> tuple[Any, bool]:
+        """Return the result backend of a task, registered here or not, and whether errors are stored."""
+        task = self.app.tasks.get(name)
+        if task is None:
+            return self.app.backend, not context.ignore_result
+        return task.backend, not context.ignore_result or task.store_errors_even_if_ignored
+
     def _failed(self, task: Any, request: dict[str, Any], exc: BaseException) -> Reply:
         """Return the Reply of a run that failed before the tracer had it."""
         capture = Capture(request["id"]) if self._captures else None
@@ -204,19 +235,14 @@ class Tracing:
         _, options, reply = json.loads(delivery.payload)
         job = Job.from_options(options)
         name = delivery.headers.task or str(job.celery.get("task") or "")
-        task = self.app.tasks.get(name)
         state = str(reply.get("state") or FAILURE)
-        if task is None or state not in (states.FAILURE, states.REVOKED, states.RETRY):
+        if state not in (states.FAILURE, states.REVOKED, states.RETRY):
             return _ended(SUCCESS, None, None)
-        try:
-            request = request_of(job, delivery, self.hostname, self._accept)
-        except Exception:  # noqa: BLE001 - its arguments may be what was wrong
-            request = unreadable(job, delivery, self.hostname)
+        request = self._as_far_as_readable(job, delivery)
         request["id"] = job.celery.get("id") or request["id"]
         context = Context(request, called_directly=False)
-        backend = task.backend
+        backend, stores = self._store_of(name, context)
         error = reply.get("error")
-        stores = not context.ignore_result or task.store_errors_even_if_ignored
         capture = Capture(request["id"]) if self._captures else None
         if capture is not None:
             capture.body_ended = True

@@ -218,11 +218,35 @@ def test_a_coroutine_function_is_run_to_its_end(app: Celery, program: Any) -> No
 
 
 def test_a_name_that_is_not_registered_fails(app: Celery, program: Any, caplog: Any) -> None:
-    """The log names the nearest one."""
+    """The log names the nearest one; who waits for it is told, and so are its errbacks."""
+    seen: list[Any] = []
+
+    def errback(request: Any, exc: BaseException, traceback: Any) -> None:
+        seen.append((request.id, exc.args))
+
+    app.task(errback, name="errback")
     app.task(one, name="proj.add")
-    message = delivery(app, _named("proj.ad"))
+    message = delivery(app, _named("proj.ad"), errbacks=[app.signature("errback")])
     assert "FAILURE" == run(program, message).state
     assert "near it: proj.add" in caplog.text
+    assert "NotRegistered" == type(app.AsyncResult("id-1").result).__name__
+    assert [("id-1", ("proj.ad",))] == seen
+
+
+def test_what_fails_outside_of_the_body_is_stored(app: Celery, program: Any, monkeypatch: Any) -> None:
+    """A soft limit may come when the body has ended: the task has failed then, and the worker goes on."""
+    task = app.task(one, name="task")
+    program.child_init()
+
+    def late(*_: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(program._tracing, "run", late)
+    try:
+        assert "FAILURE" == program.work(delivery(app, task), told).state
+    finally:
+        program.child_exit()
+    assert "SoftTimeLimitExceeded" == type(app.AsyncResult("id-1").result).__name__
 
 
 def _named(name: str) -> Any:

@@ -49,11 +49,10 @@ def _names(app: Celery, *, with_tasks: bool) -> dict[str, Any]:
         if with_tasks
         else {}
     )
-    workflows = {
-        name: getattr(kinds, name)
-        for name in ("chord", "group", "chain", "chunks", "xmap", "xstarmap", "subtask", "signature")
-    }
-    return {**tasks, **workflows, "app": app, "celery": app, "Task": app.Task}
+    names = ("chord", "group", "chain", "chunks", "xmap", "xstarmap", "subtask", "signature")
+    workflows = getattr(app, "workflows", None) or {name: getattr(kinds, name) for name in names}
+    real: Any = getattr(app, "real", app)
+    return {**tasks, **workflows, "app": real, "celery": real, "Task": real.Task}
 
 
 def _start(wanted: str | None, names: dict[str, Any]) -> None:

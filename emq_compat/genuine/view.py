@@ -67,7 +67,7 @@ class Tasks(dict[str, Any]):
 
     def own(self) -> list[str]:
         """Return the names of the project's tasks: without those that every app has."""
-        return [name for name in self if not name.startswith("celery.")]
+        return [name for name in self if not name.startswith(("celery.", "emq_compat."))]
 
 
 class AppView:
@@ -110,6 +110,14 @@ class AppView:
     def events(self) -> Events:
         """What a worker's events are made by."""
         return Events(self)
+
+    @property
+    def workflows(self) -> dict[str, Any]:
+        """Celery's ``chain``, ``group`` … by name."""
+        import celery  # noqa: PLC0415 - the view itself is Celery-free
+
+        kinds = ("chord", "group", "chain", "chunks", "xmap", "xstarmap", "subtask", "signature")
+        return {name: getattr(celery, name) for name in kinds}
 
     def subclass_with_self(self, cls: Any, *, reverse: str) -> Any:
         """Return a class, or the one that a path names, with this as its ``app``."""

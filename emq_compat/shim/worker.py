@@ -51,7 +51,7 @@ class WorkController:
     """
 
     def __init__(self, app: Celery, hostname: str, options: Mapping[str, Any] | None = None) -> None:
-        self.app = app
+        self.app: Any = getattr(app, "real", app)  # a genuine one, as its receivers know it
         self.hostname = hostname
         self.options: dict[str, Any] = dict(options or {})
         self.pid = os.getpid()

@@ -21,6 +21,7 @@ from celery.apps.beat import Beat
 from celery.beat import PersistentScheduler, Scheduler, Service
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
+from emq_compat.errors import ConfigurationError
 from emq_compat.genuine.ledgers import ledger_of
 from emq_compat.leading.base import LastRun, Ledger
 from emq_compat.leading.leader import Deposed, Leader
@@ -198,7 +199,12 @@ class LedService(Service):
     def get_scheduler(self, lazy: bool = False, extension_namespace: str = "celery.beat_schedulers") -> Any:
         """Return Celery's scheduler to be looked at, or what stands for it."""
         aliases = dict(load_extension_class_names(extension_namespace))
-        cls = symbol_by_name(self.scheduler_cls, aliases=aliases)
+        try:
+            cls = symbol_by_name(self.scheduler_cls, aliases=aliases)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise ConfigurationError(
+                f"the scheduler {self.scheduler_cls!r} can't be imported: {exc}"
+            ) from exc
 
         def make(cls: type, lazy: bool) -> Any:
             return cls(
@@ -208,6 +214,8 @@ class LedService(Service):
                 lazy=lazy,
             )
 
+        if _elects(cls):
+            return make(cls, lazy)
         ledger = self.ledger
         if lazy:
             return make(cls if ledger is None else _shown(cls, ledger.where), True)
@@ -253,6 +261,11 @@ class LedBeat(Beat):
         """Have TERM and INT end the service."""
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, service.stopped_by)
+
+
+def _elects(cls: type) -> bool:
+    """Return whether beats with such a scheduler choose a leader themselves: redbeat's do."""
+    return any(base.__module__.partition(".")[0] == "redbeat" for base in cls.__mro__)
 
 
 def _led(cls: type) -> type:

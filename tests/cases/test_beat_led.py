@@ -39,9 +39,13 @@ def test_one_of_two_leads(
 
 
 def test_without_a_place_for_a_lock_it_is_said(beats: Callable[..., Beats], amqp_url: str) -> None:
-    """The last runs are in Celery's file then, and only one beat may run."""
+    """The last runs are in Celery's file then, and only one beat may run; it answers a ping, too."""
     here = beats(amqp_url, "cache+memory://")
-    beat = here.start(ready="run one only")
+    node = f"{here.name}@here"
+    beat = here.start("--enable-remote-control", "-n", node, ready="run one only")
     here.wait_more(2)
+    ping = here.procs.emq("inspect", "-b", amqp_url, "-d", node, "-t", "5", "ping")
+    assert 0 == ping.wait(60), ping.tail()
+    assert f"{node}: OK" in ping.output()
     assert 0 == beat.stop()
     assert list(here.folder.glob("home*/celerybeat-schedule*"))

@@ -90,10 +90,10 @@ def test_without_a_place_for_a_lock_it_is_said(beats: Callable[..., Beats], amqp
     assert list(here.folder.glob("home*/celerybeat-schedule*"))
 
 
-def test_a_lease_that_is_none_is_an_error_of_one_line(
+def test_what_cant_be_used_is_an_error_of_one_line(
     procs: Procs, beats: Callable[..., Beats], redis_url: str
 ) -> None:
-    """It names the variable."""
+    """A lease that is none, and a scheduler that there isn't; it names them."""
     here = beats(redis_url, redis_url)
     beat = procs.emq(
         *("beat", "-A", "proj"),
@@ -102,3 +102,6 @@ def test_a_lease_that_is_none_is_an_error_of_one_line(
     )
     assert 1 == beat.wait(30)
     assert "EMQ_BEAT_LEASE is 'soon'" in beat.tail(1)
+    beat = procs.emq("beat", "-A", "proj", "-S", "proj:None.at", cwd=here.folder)
+    assert 1 == beat.wait(30)
+    assert "the scheduler 'proj:None.at' can't be imported" in beat.tail(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.errors import OperationalError
@@ -13,7 +14,7 @@ from emq_compat.shim.beat.scheduler import DEFAULT_MAX_INTERVAL, logger
 if TYPE_CHECKING:
     from emq_compat.shim.beat.service import Service
 
-__all__ = ["Answering"]
+__all__ = ["Answering", "AnsweringOverKombu"]
 
 #: How often the thread looks whether it is to end; how long it waits for a broker that is away; in seconds.
 _LOOK_S = 0.5
@@ -72,3 +73,37 @@ class Answering(threading.Thread):
     def stop(self) -> None:
         """End it, soon."""
         self._over.set()
+
+
+class AnsweringOverKombu(Answering):
+    """The same on RabbitMQ, Redis and the like: a node in kombu's pidbox that knows ``ping`` alone."""
+
+    def __init__(self, service: Service, node: str) -> None:
+        super().__init__(service, node)
+        from emq_compat.shim.remote_kombu import control_settings  # noqa: PLC0415 - kombu is heavy
+
+        self._mailbox = control_settings(service.app.conf).mailbox()
+
+    def run(self) -> None:
+        from emq_compat.shim.over_kombu import connection_of  # noqa: PLC0415 - kombu is heavy
+
+        node = self._mailbox.Node(self.node, handlers={"ping": lambda state, **arguments: {"ok": "pong"}})
+        while not self._over.is_set():
+            try:
+                with connection_of(self._service.app) as connection:
+                    node.channel = connection.channel()
+                    node.listen(callback=lambda body, message: self._hear(node, body, message))
+                    while not self._over.is_set():
+                        with suppress(TimeoutError):
+                            connection.drain_events(timeout=_LOOK_S)
+            except Exception as exc:  # noqa: BLE001 - each of kombu's transports has errors of its own
+                logger.debug("beat: no question can be answered: %r", exc)
+                self._over.wait(_AWAY_S)
+
+    def _hear(self, node: Any, body: Any, message: Any) -> None:
+        if not isinstance(body, dict) or body.get("method") != "ping":
+            return
+        if self.is_stuck():
+            logger.warning("beat: a ping is not answered: the loop has not moved for %g s", self.max_age_s)
+        else:
+            node.handle_message(body, message)

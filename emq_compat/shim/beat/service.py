@@ -10,10 +10,11 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.address import is_kombu
 from emq_compat.shim import signals
 from emq_compat.shim.beat.clock import StepWatch
 from emq_compat.shim.beat.persistent import PersistentScheduler
-from emq_compat.shim.beat.remote import Answering
+from emq_compat.shim.beat.remote import Answering, AnsweringOverKombu
 from emq_compat.shim.beat.scheduler import Scheduler, logger
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.surface.imports import load_extension_class_names, symbol_by_name
@@ -142,6 +143,10 @@ class Service:
     def _answering(self) -> Answering | None:
         if not self.remote_control:
             return None
+        if is_kombu(self.app.broker_url):
+            over_kombu = AnsweringOverKombu(self, node_name(self.hostname))
+            over_kombu.start()
+            return over_kombu
         if self.app.stock:
             logger.warning("beat: a stock eventmq router passes no questions on: nothing is answered")
             return None

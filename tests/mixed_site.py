@@ -16,7 +16,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -259,7 +259,8 @@ class MixedSite:
             wait_until(lambda: not any(worker.alive() for worker in living), timeout_s=3)
         except TimeoutError:
             for worker in living:
-                worker.send_signal_to_group(signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has just ended
+                    worker.send_signal_to_group(signal.SIGKILL)
         if self.broker is not None:
             self.broker.client.close()
         if self.kind == "amqp":

@@ -41,6 +41,8 @@ class ResultStore(ABC):
     chords: ChordCounter | None = None
     #: Whether what it keeps can be read again at all: chords need that.
     readable: ClassVar[bool] = True
+    #: Whether results go to a place that each message names: ``write_to`` takes them.
+    addressed: ClassVar[bool] = False
 
     url: str
     _watcher: Watcher | None = None
@@ -60,6 +62,15 @@ class ResultStore(ABC):
         Raises:
             OperationalError: the store doesn't answer, or refuses.
         """
+
+    @property
+    def reply_to(self) -> str:
+        """The place that messages name, where the store is ``addressed``. Raises as ``write``."""
+        return ""
+
+    def write_to(self, queue: str, task_id: str, reply: Mapping[str, Any]) -> None:
+        """Do as ``write``, where the store is ``addressed``."""
+        self.write(task_id, reply)
 
     @abstractmethod
     def forget(self, ids: Sequence[str]) -> None:

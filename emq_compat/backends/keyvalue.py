@@ -15,7 +15,13 @@ __all__ = ["KeyValueStore", "RecordCodec"]
 
 
 class RecordCodec(Protocol):
-    """How records become bytes: the setting result_serializer."""
+    """How records become bytes: the setting result_serializer.
+
+    Attributes:
+        content: content type and encoding.
+    """
+
+    content: tuple[str, str]
 
     def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
         """Return a record's bytes, or those of the end of a chord's part.

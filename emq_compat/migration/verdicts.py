@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from emq_compat.address import is_kombu
 from emq_compat.errors import ConfigurationError
 from emq_compat.migration.finding import DIFFERENT, SUPPORTED, UNSUPPORTED, Verdict
 from emq_compat.migration.items import PROBE, Item, read_items
@@ -239,8 +240,8 @@ def _odd_value(name: str, value: Any) -> Verdict | None:
     if not isinstance(value, str) or not value:
         return None
     scheme = value.partition("://")[0]
-    if name in _BROKERS and "://" in value and scheme not in _OUR_SCHEMES:
-        told = f"the address of an emq-compat broker is needed, emq://HOST: {scheme}:// is not served"
+    if name in _BROKERS and "://" in value and scheme not in _OUR_SCHEMES and not is_kombu(value):
+        told = f"the address of a broker is needed, emq://HOST for instance: {scheme}:// is not served"
         return Verdict(status=DIFFERENT, reason=told)
     if name == "result_backend" and ("://" in value or value.isidentifier()):
         try:

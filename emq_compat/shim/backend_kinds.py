@@ -65,13 +65,13 @@ _KINDS = {
     "redis": "emq_compat.shim.backend_stores:RedisBackend",
     "rediss": "emq_compat.shim.backend_stores:RedisBackend",
     "socket": "emq_compat.shim.backend_stores:RedisBackend",
+    "rpc": "emq_compat.shim.backend_stores:RpcBackend",
     "db": "emq_compat.shim.backend_stores:DatabaseBackend",
     "database": "emq_compat.shim.backend_stores:DatabaseBackend",
 }
 #: Name → the package whose entry point it is.
 _PACKAGES = {"django-db": "django-celery-results", "django-cache": "django-celery-results"}
 _REFUSED = {
-    "rpc": "results over rpc:// need RabbitMQ as the broker, which this release doesn't serve yet",
     "amqp": "results over amqp:// are gone from Celery, too",
     "sentinel": "Redis Sentinel isn't supported: name the master by redis://",
 }

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emq_compat.backends.base import ResultStore
 from emq_compat.paths import callable_from_name
 from emq_compat.shim.backend import Backend
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.shim.over_kombu import connection_of
 from emq_compat.shim.record_codec import codec_of
 from emq_compat.shim.retention import seconds_kept
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
 
-__all__ = ["CacheBackend", "DatabaseBackend", "RedisBackend"]
+__all__ = ["CacheBackend", "DatabaseBackend", "RedisBackend", "RpcBackend"]
 
 #: Celery's default of result_expires, which our broker has as an option of its own.
 _DAY_S = 86_400.0
@@ -100,6 +101,31 @@ class DatabaseBackend(Backend):
             create_tables=bool(conf.database_create_tables_at_setup),
             on_engine=callable_from_name(on_engine) if isinstance(on_engine, str) else on_engine,
         )
+
+
+class RpcBackend(Backend):
+    """Messages to whoever published the task: ``rpc://``, over a broker of kombu's only."""
+
+    persistent: ClassVar[bool] = False
+
+    def _new_store(self, app: Celery, url: str | None) -> ResultStore:
+        from emq_compat.backends.rpc import RpcStore  # noqa: PLC0415 - only where it is used
+
+        if not app.over_kombu:
+            raise ImproperlyConfigured(
+                "result_backend 'rpc://' needs RabbitMQ or Redis as the broker: ours keeps results itself"
+            )
+        codec = codec_of(app)
+
+        def send(queue: str, body: bytes, task_id: str) -> None:
+            client: Any = app.client
+            client.publish_result(queue, body, task_id, codec.content)
+
+        return RpcStore(codec, connect=lambda: connection_of(app), send=send, expires_s=_expires_s(app))
+
+    def as_uri(self, include_password: bool = True) -> str:
+        """Return ``rpc://``."""
+        return "rpc://"
 
 
 class CacheBackend(Backend):

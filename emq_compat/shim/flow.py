@@ -103,6 +103,8 @@ def inherited_options(app: Celery, request: Context) -> dict[str, Any]:
     options: dict[str, Any] = {"parent_id": request.id, "root_id": request.root_id or request.id}
     if app.conf.task_inherit_parent_priority and request.delivery_info:
         options["priority"] = request.delivery_info.get("priority")
+    if request.reply_to and app.over_kombu:
+        options["reply_to"] = request.reply_to  # who began it all waits for the last result
     return options
 
 

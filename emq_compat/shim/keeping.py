@@ -61,7 +61,7 @@ class Keeper:
 
     def __call__(self, state: str, body: bytes) -> None:
         if task_id := self._delivery.headers.task_id:
-            self._backend.write(task_id, json.loads(body))
+            self._backend.write(task_id, json.loads(body), self._reply_to)
 
     def keep_failure(self, outcome: Outcome) -> None:
         """Store a failure before its errbacks are called, which may look at it; it isn't stored again."""
@@ -87,18 +87,26 @@ class Keeper:
         # Whoever sees that a task has failed finds that what would have come later has ended, too.
         ends = [message for message in reply.follow_ups if message.headers.settled]
         own = [end for end in ends if end.headers.task_id == headers.task_id]
-        self._further += settle(backend, ends)
+        self._further += settle(backend, ends, self._reply_to)
         for end in own:
             self._count(end.headers.settled, json.loads(end.payload))
         if headers.concludes:
-            state, told = _conclude(backend, self._delivery)
+            state, told = _conclude(backend, self._delivery, self._reply_to)
             self._count(state, told)
         elif reply.state in _STORED:
             told = json.loads(reply.body) if headers.task_id else {}
             if headers.task_id and not reply.no_result:
-                backend.write(headers.task_id, told)
+                backend.write(headers.task_id, told, self._reply_to)
             if reply.state != RETRY:
                 self._count(reply.state, told)
+
+    @property
+    def _reply_to(self) -> str:
+        """Where results go that go where the message says; empty: they don't, or it doesn't."""
+        if not self._backend.store.addressed:
+            return ""
+        document = json.loads(self._delivery.payload)
+        return str((document[1].get("celery") or {}).get("reply_to") or "")
 
     def _count(self, state: str, told: Mapping[str, Any]) -> None:
         """Count the end of this delivery's task, if it is a part of a chord that the backend counts."""
@@ -113,11 +121,13 @@ class Keeper:
             self._further += ended(self._backend, part, state, told)
 
 
-def _conclude(backend: Backend, delivery: Delivery) -> tuple[str, Mapping[str, Any]]:
+def _conclude(
+    backend: Backend, delivery: Delivery, reply_to: str
+) -> tuple[str, Mapping[str, Any]]:
     """Store the end that an epilogue tells of; returns its state and its reply."""
     _, options, reply = json.loads(delivery.payload)
     celery = Job.from_options(options).celery
     told: Mapping[str, Any] = {"state": FAILURE, **reply}
     if celery.get("id") and not celery.get("ignore_result"):
-        backend.write(str(celery["id"]), told)
+        backend.write(str(celery["id"]), told, reply_to)
     return str(told["state"]), told

@@ -108,6 +108,23 @@ class KombuClient:
             raise
         self._back(line)
 
+    def publish_result(self, queue: str, body: bytes, task_id: str, content: tuple[str, str]) -> None:
+        """Publish a result (``rpc://``) to the queue of who waits for it.
+
+        Raises:
+            OperationalError: no broker takes it.
+        """
+        line = self._ready([])
+        try:
+            line.publish_result(queue, body, task_id, content)
+        except (*line.errors, *line.refusals) as exc:
+            self._gone(line)
+            raise line.told(exc, sent=True) from exc
+        except BaseException:
+            self._gone(line)
+            raise
+        self._back(line)
+
     @staticmethod
     def _send(line: Line, message: Publish) -> None:
         celery = line.celery(message)

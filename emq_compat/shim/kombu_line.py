@@ -43,6 +43,7 @@ class KombuBroker:
         delivery_mode: where neither the call nor the queue's exchange says one (task_default_delivery_mode).
         accept: accept_content, for messages that are made of packed ones.
         delays: one of the app's queues is a quorum queue: the broker holds what has an eta.
+        reply_to: returns the queue that results come to, for messages that name none; empty: none.
     """
 
     url: str
@@ -55,6 +56,7 @@ class KombuBroker:
     delivery_mode: int = 2
     accept: tuple[str, ...] = ("json",)
     delays: bool = False
+    reply_to: Callable[[], str] = str
 
     @property
     def is_amqp(self) -> bool:
@@ -202,6 +204,8 @@ class Line:
         properties = dict(celery.properties)
         for name in ("delivery_info", "delivery_tag", "body_encoding"):
             properties.pop(name, None)
+        if not properties.get("reply_to"):
+            properties["reply_to"] = self._broker.reply_to()
         mode = properties.pop("delivery_mode", None) or getattr(queue.exchange, "delivery_mode", None)
         confirm = {"confirm_timeout": limit_s} if self._broker.is_amqp else {}
         self.fresh = False
@@ -217,6 +221,28 @@ class Line:
             retry=False,
             **confirm,
             **properties,
+        )
+        self._used = time.monotonic()
+
+    def publish_result(self, queue: str, body: bytes, task_id: str, content: tuple[str, str]) -> None:
+        """Publish a result to a queue that is there, or was; errors as ``publish``'s.
+
+        Args:
+            content: content type and encoding.
+        """
+        self._limit(time.monotonic() + self._broker.limit_s)
+        confirm = {"confirm_timeout": self._broker.limit_s} if self._broker.is_amqp else {}
+        self.fresh = False
+        self._producer.publish(
+            body,
+            exchange="",
+            routing_key=queue,
+            content_type=content[0],
+            content_encoding=content[1],
+            correlation_id=task_id,
+            delivery_mode=1,
+            retry=False,
+            **confirm,
         )
         self._used = time.monotonic()
 

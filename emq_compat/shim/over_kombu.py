@@ -58,6 +58,7 @@ def _broker_of(app: Sender, url: str) -> KombuBroker:
         failover=conf.broker_failover_strategy,
         delivery_mode=int(conf.task_default_delivery_mode or 2),
         accept=tuple(conf.accept_content or ("json",)),
+        reply_to=lambda: app.reply_to,
         delays=bool(conf.worker_detect_quorum_queues) and queues.current.quorum,
     )
 

@@ -20,6 +20,8 @@ __all__ = ["codec_of"]
 class _Json:
     """JSON, with kombu's envelopes left in it as they are until a value is asked for."""
 
+    content = ("application/json", "utf-8")
+
     def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
         return json.dumps(record).encode()
 
@@ -42,6 +44,7 @@ class _Kombu:
             self._accept = serialization.prepare_accept_content(accept)
         except KeyError as exc:
             raise ImproperlyConfigured(f"there is no result_serializer {serializer!r}") from exc
+        self.content = (self._content_type, self._encoding)
         self._serialization = serialization
         self._name = serializer
 

@@ -73,6 +73,7 @@ class Sender(Connecting):
             connection += (
                 conf.broker_transport_options, conf.broker_use_ssl, conf.broker_login_method,
                 conf.broker_failover_strategy, conf.task_publish_retry, conf.task_default_delivery_mode,
+                conf.result_backend,
             )  # fmt: skip
         if connection != self._connection:
             self._connection = connection
@@ -122,6 +123,13 @@ class Sender(Connecting):
         """Whether the broker is RabbitMQ, Redis or another one that kombu speaks to: it counts no chords."""
         self._refresh()
         return self._over_kombu and not self._client_is_given
+
+    @property
+    def reply_to(self) -> str:
+        """The queue that results of this process come to (``rpc://``); empty: they are kept elsewhere."""
+        if not self.over_kombu or not self.backend.store.addressed:
+            return ""
+        return self.backend.store.reply_to
 
     @property
     def stock(self) -> bool:

@@ -194,14 +194,20 @@ class StoreAccess:
         )
         return answer if isinstance(answer, dict) else {}
 
-    def write(self, task_id: str, reply: Mapping[str, Any]) -> None:
+    def write(self, task_id: str, reply: Mapping[str, Any], reply_to: str = "") -> None:
         """Store a reply's JSON object as it is.
+
+        ``reply_to`` is what the task's message named; where results go there and it named nothing, nobody
+        is told.
 
         Raises:
             BackendStoreError: the store was tried as often as result_backend_max_retries says.
         """
         try:
-            self._insisted(lambda: self.store.write(task_id, reply))
+            if not self.store.addressed:
+                self._insisted(lambda: self.store.write(task_id, reply))
+            elif reply_to:
+                self._insisted(lambda: self.store.write_to(reply_to, task_id, reply))
         except OperationalError as exc:
             if self._patience is None:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,9 @@ class Both(MixedSite):
         return json.loads(done.stdout.rpartition("->")[2])
 
 
-@pytest.fixture(scope="module", params=["redis", "amqp"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    folder: Path = tmp_path_factory.mktemp(f"both-{request.param}")
+@contextmanager
+def open_both(request: pytest.FixtureRequest, folder: Path, **settings: Any) -> Iterator[Both]:
+    """A site on the broker that the parameter names, with both workers."""
     procs = Procs(folder)
     try:
         site = Both(
@@ -152,6 +153,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         )  # fmt: skip
         try:
             site.start_broker()
+            site.write_project(**settings)
             site.start_all()
             yield site
         finally:
@@ -160,6 +162,27 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         procs.close()
         if request.session.testsfailed:
             print(procs.report())
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    with open_both(request, tmp_path_factory.mktemp(f"both-{request.param}")) as site:
+        yield site
+
+
+@pytest.fixture(params=["redis", pytest.param("amqp", marks=pytest.mark.long)])
+def by_rpc(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Both]:
+    """The same with results by messages."""
+    with open_both(request, tmp_path, result_backend="rpc://") as site:
+        yield site
+
+
+@pytest.fixture(params=["redis", pytest.param("amqp", marks=pytest.mark.long)])
+def in_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Both]:
+    """The same with results in an SQL database."""
+    backend = f"db+sqlite:///{tmp_path / 'results.db'}"
+    with open_both(request, tmp_path, result_backend=backend, result_chord_retry_interval=0.3) as site:
+        yield site
 
 
 #: Canvas → its value, wherever its tasks run.
@@ -302,3 +325,30 @@ def test_own_features_say_what_they_need(both: Both) -> None:
     """A unique call, and others that our broker is needed for, are refused by name."""
     with pytest.raises(Raised, match=r"ImproperlyConfigured.*need an emq:// broker"):
         both.ask("same.apply_async((1,), unique_for=10)")
+
+
+def test_results_by_messages(by_rpc: Both) -> None:
+    """rpc:// takes results to whoever asked, ours or Celery's, from either worker; it has no chords."""
+    for queue, kind in (("shim", "emq_compat"), ("celery_queue", "celery")):
+        asked = f"who.apply_async(queue={queue}).get(timeout=20)"
+        assert kind == by_rpc.ask(asked) == by_rpc.ask_celery(asked)
+        chained = f"chain(add.s(1, 2), add.s(3)).apply_async(queue={queue}).get(timeout=20)"
+        assert 6 == by_rpc.ask(chained) == by_rpc.ask_celery(chained)
+        with pytest.raises(Raised, match="ValueError: boom"):
+            by_rpc.ask(f"boom.apply_async(queue={queue}).get(timeout=20)")
+    assert [0, 2, 4] == by_rpc.ask("group(add.s(i, i) for i in range(3)).apply_async().get(timeout=20)")
+    with pytest.raises(Raised, match="NotImplementedError"):
+        by_rpc.ask("chord([add.s(1)], total.s()).apply_async()")
+
+
+def test_chords_by_results_in_a_database(in_database: Both) -> None:
+    """Celery's task that polls runs on either worker, and a part that failed ends the chord."""
+    parts = "[who.s().set(queue=q) for q in (shim, celery_queue) * 2]"
+    for queue in ("shim", "celery_queue"):
+        found = in_database.ask(f"chord({parts}, same.s().set(queue={queue})).apply_async().get(timeout=20)")
+        assert ["emq_compat", "celery"] * 2 == found
+        in_database.ask(f"r = chord([same.s(1), boom.s()], noted.s().set(queue={queue})).apply_async()")
+        with pytest.raises(Raised, match=r"ChordError|boom"):
+            in_database.ask("r.get(timeout=20)")
+        wait_until(lambda: in_database.ask("r.state") == "FAILURE", 10)
+    assert 0 == in_database.count("noted")

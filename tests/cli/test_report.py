@@ -35,7 +35,7 @@ def test_secrets_are_hidden(name: str, value: object, shown: object) -> None:
 def test_report_shows_versions_settings_and_broker(site: Site) -> None:
     """Versions, changed settings, misspelt ones and the broker's state are there, and no password."""
     with (site.folder / "proj.py").open("a") as file:
-        file.write("\napp.conf.update(redis_password='geheim', task_acks_lates=True, result_backend='rpc://')\n")
+        file.write("\napp.conf.update(redis_password='geheim', task_acks_lates=True, result_backend='sentinel://')\n")
     site.start_broker()
     env = {"CELERY_BROKER_URL": "amqp://u:geheim@h//", "EMQ_KEYS": ""}
 
@@ -46,7 +46,7 @@ def test_report_shows_versions_settings_and_broker(site: Site) -> None:
     assert "proj: proj, 4 tasks" in text
     assert "redis_password = '(hidden)'" in text
     assert "unknown setting task_acks_lates: is task_acks_late meant?" in text
-    assert "a worker refuses to start: setting result_backend is 'rpc://': results over rpc://" in text
+    assert "a worker refuses to start: setting result_backend is 'sentinel://': Redis Sentinel" in text
     assert "CELERY_BROKER_URL=amqp://u:(hidden)@h//" in text
     assert "published = 0" in text
     assert "geheim" not in text

@@ -59,13 +59,14 @@ def test_where_settings_are(files: dict[str, str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "status", "reason"),
     [
-        ("broker_url = 'redis://:secret@h'", "different", "redis:// is not served"),
+        ("broker_url = 'redis://:secret@h'", "supported", ""),
+        ("broker_url = 'zmq://:secret@h'", "different", "zmq:// is not served"),
         ("broker_url = 'emq://h'", "supported", ""),
         ("broker_url = f'emq://{host}'", "supported", ""),
-        ("broker_url = os.environ.get('B', 'amqp://')", "different", "amqp:// is not served"),
+        ("broker_url = os.environ.get('B', 'amqp://')", "supported", ""),
         ("result_backend = 'redis://h'", "supported", ""),
         ("result_backend = 'mongodb://h'", "unsupported", "mongodb"),
-        ("result_backend = 'rpc://'", "unsupported", "rpc://"),
+        ("result_backend = 'rpc://'", "supported", ""),
         ("worker_pool = 'gevent'", "unsupported", "gevent"),
         ("s3_bucket = 'b'", "unsupported", "no such result backend"),
         ("worker_lost_wait = 3", "different", "without effect"),

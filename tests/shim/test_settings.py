@@ -224,7 +224,7 @@ def test_numbers_written_as_text_are_taken_and_told() -> None:
         ("task_publish_retry_policy", "x", "a mapping"),
         ("task_default_rate_limit", "fast", "/s, /m or /h"),
         ("result_expires", "x", "seconds"),
-        ("result_backend", "rpc://", "RabbitMQ"),
+        ("result_backend", "sentinel://", "redis://"),
         ("result_backend", 5, "an address"),
         ("task_queues", 5, "a list of queues"),
         ("accept_content", 5, "a list"),

@@ -262,6 +262,8 @@ class Signature(dict[str, Any]):
             options["chord"] = chord
         if group_index is not None:
             options["group_index"] = group_index
+        if reply_to := self.app.reply_to:
+            options.setdefault("reply_to", reply_to)
         return self.AsyncResult(task_id)
 
     _freeze = freeze

@@ -17,6 +17,9 @@ DIFFERENT: Final[dict[str, str]] = {
     "broker_connection_timeout": (
         "seconds within which a publish or a question to the broker is answered, or raises"
     ),
+    "broker_failover_strategy": (
+        "with kombu brokers, where tasks are published; a worker takes the addresses in turn"
+    ),
     "broker_heartbeat": "with RabbitMQ",
     "broker_login_method": "with RabbitMQ",
     "broker_native_delayed_delivery_queue_type": "with RabbitMQ",
@@ -36,9 +39,13 @@ DIFFERENT: Final[dict[str, str]] = {
     "event_queue_ttl": "with kombu brokers",
     "event_serializer": "what is received may be of it, what is sent is JSON",
     "result_accept_content": "JSON is always accepted, too",
+    "result_chord_expires": "with kombu brokers, where the result backend counts",
+    "result_chord_join_timeout": "with kombu brokers, where the result backend counts",
+    "result_chord_retry_interval": "with kombu brokers and results in a database",
     "result_expires": "until it is set, the broker's `--result-expires` counts for results that it keeps",
     "task_create_missing_queue_type": "with RabbitMQ",
     "task_create_missing_queues": "false: publishing to a queue that task_queues lacks raises QueueNotFound",
+    "task_default_delivery_mode": "with RabbitMQ",
     "task_default_exchange": "over emq:// only a name by which task_queues, a route or a call finds a queue",
     "task_default_exchange_type": "topic: a routing_key alone leads to the queue that is bound so",
     "task_default_queue_type": "with RabbitMQ",
@@ -85,16 +92,11 @@ _REASONS: Final[dict[str, str]] = {
         database_short_lived_sessions override_backends redis_backend_credential_provider
         redis_retry_on_timeout result_backend_thread_safe
         """,
-    "the broker counts a chord's parts, nobody waits for them": """
-        result_chord_expires result_chord_join_timeout result_chord_retry_interval
-        """,
     "a soft shutdown waits only where something runs": "worker_enable_soft_shutdown_on_idle",
     "messages and results have one form here": """
         result_exchange result_exchange_type result_persistent task_protocol
         """,
-    "there are only queues here, all durable, all with priorities": """
-        task_create_missing_queue_exchange_type task_default_delivery_mode
-        """,
+    "there are only queues here, all durable, all with priorities": "task_create_missing_queue_exchange_type",
     "it belongs to parts of Celery's worker that aren't here": """
         worker_agent worker_consumer worker_pool_putlocks worker_timer worker_timer_precision
         """,
@@ -106,7 +108,7 @@ _REASONS: Final[dict[str, str]] = {
     "nothing is fetched ahead of need": "worker_enable_prefetch_count_reduction",
     "connections are made, kept and renewed by other rules": """
         broker_channel_error_retry broker_connection_max_retries broker_connection_retry
-        broker_connection_retry_on_startup broker_failover_strategy broker_heartbeat_checkrate
+        broker_connection_retry_on_startup broker_heartbeat_checkrate
         broker_pool_acquire_timeout broker_transport
         """,
     "the address holds all of it; keys protect the connection": """

@@ -78,13 +78,18 @@ class Endings:
         *,
         follow_ups: Sequence[Publish] = (),
         keep: bool = True,
+        counts: bool = True,
     ) -> None:
-        """Note an outcome of which its worker has done what follows; its follow-ups are published already."""
+        """Note an outcome of which its worker has done what follows; its follow-ups are published already.
+
+        ``counts`` is False where a kombu consumer has acknowledged the message: what its task comes to in a
+        chord is told by a settled message.
+        """
         if headers.task_id and state not in (IGNORED, REJECTED):
             self._store(headers, state, body, now, keep=keep)
         if headers.once:
             self.locks.ended(msgid, headers, follow_ups)
-        if headers.chord and not _passed_on(headers, state, follow_ups):
+        if headers.chord and counts and not _passed_on(headers, state, follow_ups):
             self._count(headers, msgid, state, body, now)
         if self._followed and (state in FINAL_STATES or all(f.headers.settled for f in follow_ups)):
             self._end_followers(msgid, headers, state, body, now)
@@ -160,9 +165,7 @@ class Endings:
             named = f"{headers.task or '-'}[{headers.task_id}]"
             self._desk.note("warning", f"no epilogue for {named}: its payload is no run")
             return
-        head = Headers(
-            task=headers.task, priority=headers.priority, retries=headers.retries, concludes=True
-        )
+        head = Headers(task=headers.task, priority=headers.priority, retries=headers.retries, concludes=True)
         self._entry.add(queue, new_id(), head, head.encode(), text, now)
 
     # Messages that no worker has seen

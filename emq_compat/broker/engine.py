@@ -41,6 +41,7 @@ from emq_compat.errors import MessageError
 from emq_compat.message import (
     ACKNOWLEDGED,
     FINAL_STATES,
+    IGNORED,
     REJECTED,
     REQUEUED,
     RETRY,
@@ -234,8 +235,10 @@ class Engine:
         else:
             self._journal.finish(flight.key, msgid)
         self.desk.counters["finished"] += 1
+        acknowledged = False
         if (holder := self.fleet.workers.get(flight.worker)) is not None:
             holder.finished += 1
+            acknowledged = holder.consumer and state == IGNORED
         if command.follow_ups:
             known = self._journal.known([p.msgid for p in command.follow_ups])
             for message in command.follow_ups:
@@ -254,7 +257,9 @@ class Engine:
             queue = self.queues.by_id[queue_of(flight.key)]
             self.endings.unattended(msgid, told, queue, payload, state, body, now, keep=keep)
         else:
-            self.endings.attended(msgid, told, state, body, now, follow_ups=ups, keep=keep)
+            self.endings.attended(
+                msgid, told, state, body, now, follow_ups=ups, keep=keep, counts=not acknowledged
+            )
 
     def _on_update(self, worker: Worker, command: Update, now: Moment) -> None:
         flight, headers = self.flights.by_msgid.get(command.request_msgid), command.headers

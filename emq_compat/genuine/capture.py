@@ -7,7 +7,7 @@ becomes part of the Reply: one transaction in the broker. What it doesn't take i
 
 | who asks | is taken |
 | --- | --- |
-| ``publish``, while the body runs | what repeats or replaces the running task: a message with its task id |
+| ``publish``, while the body runs | what repeats or replaces the running task |
 | ``publish``, after the body | everything |
 | ``store`` | a state of the running task; one that isn't final is told at once, by the worker |
 
@@ -16,14 +16,15 @@ A Capture belongs to one thread: what the task's other threads do is not its end
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from emq_compat.message import FINAL_STATES, IGNORED, RETRY, Publish
 from emq_compat.run import Report
 
-__all__ = ["Capture", "capturing", "current"]
+__all__ = ["Capture", "capturing", "current", "replaces_current"]
 
 _current: ContextVar[Capture | None] = ContextVar("emq_compat_capture", default=None)
 
@@ -41,6 +42,17 @@ def capturing(capture: Capture | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def replaces_current(message: Mapping[str, Any]) -> bool:
+    """Whether a message of kombu's is one of those by which the running task is replaced (Task.replace)."""
+    nesting = (message.get("headers") or {}).get("replaced_task_nesting")
+    if not nesting:
+        return False
+    from celery._state import get_current_task  # noqa: PLC0415 - kombu is used without celery, too
+
+    task = get_current_task()
+    return task is not None and nesting > (task.request.get("replaced_task_nesting") or 0)
 
 
 class Capture:
@@ -68,9 +80,13 @@ class Capture:
         self.body: bytes | None = None
         self.body_ended = False
 
-    def publish(self, message: Publish) -> bool:
-        """Take a message; False: it is to be sent at once."""
-        if not self.body_ended and message.headers.task_id != self.task_id:
+    def publish(self, message: Publish, *, replaces: bool = False) -> bool:
+        """Take a message; False: it is to be sent at once.
+
+        ``replaces``: it belongs to what the running task is replaced by, under whatever id: a chain's first
+        step, a chord's parts.
+        """
+        if not self.body_ended and not replaces and message.headers.task_id != self.task_id:
             return False
         self.follow_ups.append(message)
         return True

@@ -1,7 +1,7 @@
 """Chords of a genuine app, counted in our broker: their bodies are held there, their parts' ends counted.
 
 A body that is one task is held as its own message. Any other (a group, a chain …), and one whose countdown
-counts from then, is held as a message of the builtin task ``emq_compat.chord_body``, which publishes it as
+counts from then, is held as a message of the builtin task ``celery.emq_chord_body``, which publishes it as
 Celery's other backends do.
 """
 
@@ -24,6 +24,7 @@ from kombu.utils.uuid import uuid
 from emq_compat.genuine import chord_marks
 from emq_compat.genuine.backend_record import exception_record, reply_of
 from emq_compat.genuine.capture import current
+from emq_compat.genuine.concluding import add_conclude_task
 
 if TYPE_CHECKING:
     from emq_compat.genuine.backend import EmqBackend
@@ -32,7 +33,7 @@ __all__ = ["BODY_TASK", "Chords"]
 
 logger = logging.getLogger("celery.emq_compat.chords")
 
-BODY_TASK: Final = "emq_compat.chord_body"
+BODY_TASK: Final = "celery.emq_chord_body"
 #: Chords that are begun and whose size isn't known yet, at most.
 _BEGUN: Final = 1000
 
@@ -46,6 +47,7 @@ class Chords:
         self._begun: dict[str, tuple[Any, Any]] = {}
         before_task_publish.connect(chord_marks.tell_broker, dispatch_uid="emq_compat.chords")
         _add_body_task(self._app)
+        add_conclude_task(self._app)
 
     @property
     def are_counted(self) -> bool:
@@ -161,7 +163,10 @@ class Chords:
         if request is None or getattr(request, "task", None) != BODY_TASK or not request.args:
             return
         callback = maybe_signature(request.args[-2], app=self._app)
-        self._backend.chord_error_from_stack(callback, exc)
+        try:
+            raise exc
+        except BaseException:  # noqa: BLE001 - Celery looks for the exception that is being handled
+            self._backend.chord_error_from_stack(callback, exc)
         chord = callback.options.get("chord")
         if chord:  # of the chord around it, the body was a part
             part = Context(callback)

@@ -19,6 +19,7 @@ from kombu.transport import virtual as kombu_virtual
 from emq_compat import __version__
 from emq_compat.address import Address
 from emq_compat.errors import ConfigurationError
+from emq_compat.genuine.concluding import prepare_apps
 from emq_compat.genuine.transport_channel import Channel as KombuChannel
 from emq_compat.genuine.transport_link import BrokerLost, Link, Refused
 from emq_compat.genuine.transport_session import Session
@@ -54,6 +55,7 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
+        prepare_apps()
         _keep_options(client)
         self.link: Link | None = None
         self._loop: Any = None

@@ -17,6 +17,7 @@ from kombu.utils.uuid import uuid
 
 from emq_compat.bulk import publish_frames
 from emq_compat.errors import MessageError
+from emq_compat.genuine.capture import current, replaces_current
 from emq_compat.genuine.transport_link import BrokerLost, Link, Refused
 from emq_compat.genuine.transport_messages import MSGID, raw_of, request_of
 from emq_compat.genuine.transport_session import Session
@@ -214,6 +215,9 @@ class Channel(virtual.Channel):
         """Publish; returns once it is on the broker's disk (a transient message that is no task: sent)."""
         message["properties"].setdefault(MSGID, new_id())
         publish, confirm = request_of(message, exchange or "", routing_key or "")
+        capture = current()
+        if confirm and capture is not None and capture.publish(publish, replaces=replaces_current(message)):
+            return
         if confirm:
             frames = publish_frames(publish, stock=False)
         else:

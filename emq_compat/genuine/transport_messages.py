@@ -11,6 +11,7 @@ from typing import Any
 
 from emq_compat.celery_message import CeleryMessage, message_of, publish_of
 from emq_compat.errors import MessageError
+from emq_compat.genuine.concluding import epilogue_message
 from emq_compat.headers import via_text
 from emq_compat.kombu_message import is_wrapped, unwrapped, wrapped
 from emq_compat.message import Headers, Publish
@@ -111,8 +112,8 @@ def _expires(value: Any) -> float:
 def raw_of(queue: str, headers: Headers, payload: bytes, tag: str) -> dict[str, Any]:
     """Return a hand-out as a virtual channel of kombu's takes it; ``tag``: its delivery tag there.
 
-    What concludes a task that the broker has ended (revoked, given up) comes as that task's message, expired:
-    a Celery worker doesn't run it, and stores it as revoked.
+    What concludes a task that the broker has ended (revoked, given up) comes as a message of the task that
+    does so (concluding.py).
 
     Raises:
         MessageError: it is nothing that kombu knows.
@@ -120,7 +121,7 @@ def raw_of(queue: str, headers: Headers, payload: bytes, tag: str) -> dict[str, 
     if is_wrapped(payload):
         message = unwrapped(payload)
     elif headers.concludes:
-        message = _expired(message_of(headers, _concluded(payload)))
+        message = epilogue_message(queue, headers, payload)
     else:
         message = message_of(headers, payload)
     exchange, key = headers.route or ("", queue)
@@ -134,17 +135,3 @@ def raw_of(queue: str, headers: Headers, payload: bytes, tag: str) -> dict[str, 
         "headers": dict(message.headers),
         "properties": {**message.properties, "delivery_tag": tag, "delivery_info": info},
     }
-
-
-def _concluded(payload: bytes) -> bytes:
-    try:
-        kind, options, _ = json.loads(payload)
-        if kind != "epilogue":
-            raise ValueError(kind)
-    except (ValueError, TypeError, RecursionError) as exc:
-        raise MessageError(f'the payload is not ["epilogue", {{…}}, {{…}}]: {exc}') from exc
-    return json.dumps(["run", options]).encode()
-
-
-def _expired(message: CeleryMessage) -> CeleryMessage:
-    return replace(message, headers={**message.headers, "eta": None, "expires": "1970-01-01T00:00:01+00:00"})

@@ -19,6 +19,7 @@ demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their resu
 	@$(BIN)/python examples/quickstart/demo.py
 
 test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
+	@$(BIN)/python -m tests.environments >/dev/null # here, and not within the time that a test may take
 	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile
 	$(WITH_CELERY) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile tests/genuine
 

@@ -206,10 +206,10 @@ def build_with(
         plan.check(*values, *args, **kwargs)
     if plan.stock:
         _refuse_for_stock(plan, options)
-    elif plan.over_kombu and options.terms is not None:
+    elif plan.over_kombu and (options.terms is not None or "exhausted" in options.extra):
         raise ImproperlyConfigured(
-            f"{plan.name}: unique tasks, concurrency keys and shared rates need an emq:// broker; "
-            "RabbitMQ, Redis and the like have no such thing"
+            f"{plan.name}: unique tasks, concurrency keys, shared rates and link_exhausted need an emq:// "
+            "broker; RabbitMQ, Redis and the like have no such thing"
         )
     task_id = options.task_id or new_id()
     extra: dict[str, Any] = dict(options.extra)

@@ -46,6 +46,7 @@ class Sender(Connecting):
         self._backend_is_given = False
         self._seen_version = -1
         self._connection: tuple[object, ...] = ()
+        #: As far as the settings were read; see ``over_kombu``.
         self._over_kombu = False
         self._eager = False
         self._sends_sent = False

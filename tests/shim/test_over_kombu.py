@@ -123,7 +123,9 @@ def test_chords_need_results_that_can_be_read(app: Celery) -> None:
         add.delay().get(timeout=1)
 
 
-@pytest.mark.parametrize("option", [{"unique_for": 10}, {"concurrency_key": "k"}])
+@pytest.mark.parametrize(
+    "option", [{"unique_for": 10}, {"concurrency_key": "k"}, {"link_exhausted": {"task": "folder.add"}}]
+)
 def test_what_only_our_broker_has_is_refused(app: Celery, option: dict[str, Any]) -> None:
     """Unique tasks, concurrency keys and what is asked of our broker raise errors that say what they need."""
     with pytest.raises(ImproperlyConfigured, match="emq:// broker"):

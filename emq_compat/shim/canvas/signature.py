@@ -262,8 +262,9 @@ class Signature(dict[str, Any]):
             options["chord"] = chord
         if group_index is not None:
             options["group_index"] = group_index
-        if reply_to := self.app.reply_to:
-            options.setdefault("reply_to", reply_to)
+        app = self.app
+        if app._over_kombu and app.reply_to:
+            options.setdefault("reply_to", app.reply_to)
         return self.AsyncResult(task_id)
 
     _freeze = freeze

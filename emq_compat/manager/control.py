@@ -124,6 +124,9 @@ def _stats(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
             name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")
         },
     }
+    upstreams = [figures for upstream in manager.upstreams if (figures := upstream.stats())]
+    if upstreams:
+        told["upstreams"] = upstreams
     if manager.autoscaler is not None:
         told["autoscaler"] = manager.autoscaler.info()
     return manager.program.onlooker.stats(told)

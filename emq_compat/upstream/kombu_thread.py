@@ -15,22 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from emq_compat.celery_message import delivery_of
-from emq_compat.errors import MessageError
 from emq_compat.ids import new_id
-from emq_compat.message import REJECTED, REQUEUED, RETURNED, Delivery, Reply
-from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, UpstreamEvent
+from emq_compat.message import Delivery
+from emq_compat.upstream.base import Asked, Connected, Disconnected, UpstreamEvent
 from emq_compat.upstream.kombu_connection import Broker
 from emq_compat.upstream.kombu_control import ControlNode
-from emq_compat.upstream.kombu_ledger import Held, Ledger, epilogue_of, identity_of
+from emq_compat.upstream.kombu_messages import Messages
 from emq_compat.upstream.kombu_pipe import Pipe
-from emq_compat.upstream.kombu_publish import Publisher
-from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Saying, Tap
-
-if TYPE_CHECKING:
-    from kombu.asynchronous.hub import Hub
+from emq_compat.upstream.kombu_tap import KombuSettings
 
 __all__ = ["Worker"]
 
@@ -42,16 +36,12 @@ _BACKOFF_MAX_S: Final = 3.0
 _STANDING_S: Final = 5.0
 #: Between two log lines about the same standing trouble.
 _COMPLAINT_S: Final = 60.0
-#: A follow-up that could not be published is tried again after so long.
-_PUBLISH_AGAIN_S: Final = 1.0
 _BEAT_S: Final = 1.0
-#: So often an end that its task had no word in is given to a child.
-_EPILOGUES: Final = 3
 #: What came beyond the credit goes back after so long.
 _SURPLUS_S: Final = 1.5
 
 
-class Worker(threading.Thread):
+class Worker(Messages, threading.Thread):
     """One connection's thread.
 
     Args:
@@ -62,10 +52,6 @@ class Worker(threading.Thread):
 
     Attributes:
         connected: there is a connection.
-        survives: what is held outlives a connection.
-        unanswered: replies that were given and whose messages are not settled.
-        unreadable: messages that were no task's.
-        copies: copies of what was here.
     """
 
     def __init__(
@@ -75,41 +61,19 @@ class Worker(threading.Thread):
         settings: KombuSettings,
         tell: Callable[[int, UpstreamEvent], None],
     ) -> None:
-        super().__init__(name=f"kombu-{name}", daemon=True)
-        self._settings = settings
-        self._broker = Broker(f"{name}/{os.getpid()}.{new_id()[:8]}", settings)
+        threading.Thread.__init__(self, name=f"kombu-{name}", daemon=True)
+        Messages.__init__(self, settings, Broker(f"{name}/{os.getpid()}.{new_id()[:8]}", settings), tell)
         self._queues = tuple(queues)
-        self._tell = tell
         self._commands: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._pipe = Pipe()
-        self._ledger = Ledger()
-        #: To be given to the job manager when it has credit.
-        self._waiting: deque[Held] = deque()
-        self._waiting_since = 0.0
-        #: What was to be said of tags while there was no connection.
-        self._unsaid: list[Saying] = []
-        self._eta_timer: float | None = None
-        #: Ended, and not settled yet: their follow-ups are to be published first.
-        self._ending: deque[tuple[Held, Reply]] = deque()
-        self._publish_at = 0.0
-        self._credit = 0
-        self._number = 0
-        self._tap: Tap | None = None
-        self._hub: Hub | None = None
-        self._publisher = Publisher(self._broker, settings)
         self._control: ControlNode | None = None
         if settings.control is not None:
             self._control = ControlNode(name, settings.control, self._asked)
-        self._leaving = False
         self._stop_at: float | None = None
         self._failures = 0
         self._connected_at = 0.0
         self._complain_at = 0.0
         self.connected = False
-        self.survives = self._broker.survives
-        self.unanswered = 0
-        self.unreadable = 0
-        self.copies = 0
 
     # From the other side.
 
@@ -301,47 +265,6 @@ class Worker(threading.Thread):
                     raise
                 logger.exception("%s can't be done", what)
 
-    def _do_ready(self, connection: int, count: int) -> None:
-        if connection == self._number:
-            self._credit += count
-
-    def _do_recall(self, connection: int) -> None:
-        if connection == self._number:
-            self._credit = 0
-
-    def _do_began(self, msgids: Sequence[str]) -> None:
-        acks_late = self._settings.acks_late
-        for msgid in msgids:
-            held = self._ledger.get(msgid)
-            if held is None or held.began:
-                continue
-            held.began = True
-            if held.concludes is None and not acks_late(held.delivery.headers.task):
-                held.acked = True
-                self._ack(held)
-
-    def _do_nack(self, msgids: Sequence[str]) -> None:
-        for msgid in msgids:
-            held = self._ledger.get(msgid)
-            if held is None:
-                continue
-            held.given = False
-            if held.concludes is None and (self._leaving or not held.tags):
-                self._back(held)
-                continue
-            # There may be a slot for it soon; if not, it goes back with all that is too much.
-            if not self._waiting:
-                self._waiting_since = time.monotonic()
-            self._waiting.appendleft(held)
-
-    def _do_reply(self, msgid: str, reply: Reply) -> None:
-        held = self._ledger.get(msgid)
-        if held is None:
-            self.unanswered -= 1
-            return
-        held.began = True
-        self._ending.append((held, reply))
-
     def _do_answer(self, asked: str, body: bytes) -> None:
         if self._control is not None and self.connected:
             self._control.answer(asked, body)
@@ -387,175 +310,3 @@ class Worker(threading.Thread):
 
     def _asked(self, asked: Asked) -> None:
         self._tell(self._number, asked)
-
-    # What has come.
-
-    def _take(self, arrival: Arrival) -> None:
-        message, ledger = arrival.message, self._ledger
-        try:
-            msgid = arrival.identity or identity_of(message)
-            known = ledger.get(msgid)
-            if known is not None and arrival.redelivered:
-                self.copies += 1
-                logger.warning(
-                    "%s was delivered again while it is still here: it isn't started twice",
-                    known.delivery.headers.task_id or msgid,
-                )
-                ledger.join(known, arrival.tag)
-                if known.acked:
-                    self._ack(known)
-                return
-            if arrival.redelivered and ledger.has_ended(msgid):
-                self.copies += 1
-                logger.warning("%s was delivered again after it had ended here: it isn't run again", msgid)
-                self._say("ack", arrival.tag)
-                return
-            if known is not None:
-                msgid = ledger.free_name(msgid)
-            delivery = delivery_of(
-                message, queue=arrival.queue, msgid=msgid, attempt=1, redelivered=arrival.redelivered
-            )
-        except Exception as exc:  # noqa: BLE001 - whatever was sent must not stop the worker
-            self._refuse(arrival, exc)
-            return
-        held = Held(delivery, arrival.tag)
-        ledger.add(held)
-        if self._leaving:
-            self._back(held)
-        elif delivery.headers.eta > time.time():
-            ledger.hold(held)
-        else:
-            self._put(held)
-
-    def _say(self, what: str, tag: Any, **how: Any) -> None:
-        """Have the tap ``ack``, ``reject`` or ``give_back``: now, or when there is one again."""
-        if self._tap is not None:
-            getattr(self._tap, what)(tag, **how)
-        elif self.survives:
-            self._unsaid.append((what, tag, how))
-
-    def _refuse(self, arrival: Arrival, exc: Exception) -> None:
-        self.unreadable += 1
-        logger.error(
-            "a message in %s is refused (%d so far): %s; its body begins with %r",
-            arrival.queue,
-            self.unreadable,
-            exc if isinstance(exc, MessageError) else repr(exc),
-            arrival.message.body[:200],
-        )
-        self._say("reject", arrival.tag)
-
-    def _put(self, held: Held) -> None:
-        if not self._waiting:
-            self._waiting_since = time.monotonic()
-        self._waiting.append(held)
-
-    def _take_due(self) -> None:
-        due = self._ledger.next_eta()
-        if due is None:
-            return
-        now = time.time()
-        if due <= now:
-            for held in self._ledger.due(now):
-                self._put(held)
-        elif self._hub is not None and (self._eta_timer is None or due < self._eta_timer):
-            self._eta_timer = due
-            self._hub.call_later(due - now, self._eta_has_come)
-
-    def _eta_has_come(self) -> None:
-        self._eta_timer = None
-
-    def _give(self) -> None:
-        waiting = self._waiting
-        while waiting and self._credit > 0 and not self._leaving:
-            held = waiting.popleft()
-            held.given = True
-            self._credit -= 1
-            self._waiting_since = time.monotonic()
-            self._tell(self._number, Delivered(delivery=held.delivery))
-
-    def _give_surplus_back(self) -> None:
-        """Let others have what there was no credit for."""
-        kept = [held for held in self._waiting if held.concludes is not None]
-        for held in self._waiting:
-            if held.concludes is None:
-                self._back(held)
-        self._waiting = deque(kept)
-        self._waiting_since = time.monotonic()
-
-    # How it ended.
-
-    def _end(self, now: float) -> None:
-        """Settle what has ended: its follow-ups are published first."""
-        ending = self._ending
-        if not ending or now < self._publish_at:
-            return
-        while ending:
-            held, reply = ending[0]
-            publishes = [message for message in reply.follow_ups if not message.headers.settled]
-            if publishes and reply.state not in (REQUEUED, RETURNED):
-                try:
-                    self._publisher.publish(publishes)
-                except Exception as exc:  # noqa: BLE001 - whatever a transport makes of a lost connection
-                    self._publish_at = now + _PUBLISH_AGAIN_S
-                    self._publisher.close()
-                    logger.error(
-                        "what follows from %s can't be published: %r; trying again",
-                        held.delivery.headers.task_id or held.delivery.msgid,
-                        exc,
-                    )
-                    return
-            ending.popleft()
-            self._settle(held, reply)
-
-    def _settle(self, held: Held, reply: Reply) -> None:
-        self.unanswered -= 1
-        state = reply.state
-        if held.concludes is not None:
-            self._settle_epilogue(held, state)
-        elif state in (REQUEUED, RETURNED):
-            if held.acked:
-                logger.error(
-                    "Task %s[%s] can't go back to its queue: it was acknowledged when it began",
-                    held.delivery.headers.task,
-                    held.delivery.headers.task_id,
-                )
-            self._back(held, began=state == REQUEUED)
-        elif state == REJECTED and not held.acked:
-            for tag in self._ledger.settle(held):
-                self._say("reject", tag)
-            self._ledger.remove(held, ended=True)
-        elif reply.unattended and (epilogue := epilogue_of(held.delivery, reply.body)) is not None:
-            end = Held(epilogue)
-            end.concludes = held
-            self._ledger.add(end)
-            self._put(end)
-        else:
-            self._ack(held)
-            self._ledger.remove(held, ended=True)
-
-    def _settle_epilogue(self, end: Held, state: str) -> None:
-        assert end.concludes is not None
-        end.tries += 1
-        if state in (REQUEUED, RETURNED) and end.tries < _EPILOGUES:
-            end.given = end.began = False
-            self._put(end)
-            return
-        if state in (REQUEUED, RETURNED):
-            logger.error("what follows from the end of %s was lost", end.delivery.msgid)
-        self._ledger.remove(end, ended=False)
-        self._ack(end.concludes)
-        self._ledger.remove(end.concludes, ended=True)
-
-    def _ack(self, held: Held) -> None:
-        for tag in self._ledger.settle(held):
-            self._say("ack", tag)
-
-    def _back(self, held: Held, *, began: bool = False) -> None:
-        """Put a message back into its queue; copies of it are acknowledged."""
-        tags = self._ledger.settle(held)
-        for copy in tags[:-1]:
-            self._say("ack", copy)
-        if tags:
-            self._say("give_back", tags[-1], began=began)
-        self._ledger.remove(held, ended=False)

@@ -29,8 +29,8 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from tests.services import rabbitmq
-program, port, folder, more = sys.argv[1:]
-print(json.dumps(asdict(rabbitmq.start(program, int(port), Path(folder), more))))
+program, port, folder, advanced = sys.argv[1:]
+print(json.dumps(asdict(rabbitmq.start(program, int(port), Path(folder), advanced))))
 """
 
 
@@ -41,9 +41,9 @@ class Node:
         self._program, self._port, self._folder = program, port, folder
         self.service: Service | None = None
 
-    def start(self, more: str = "") -> None:
+    def start(self, advanced: str = "") -> None:
         # By a process that ends: this one must not be the parent of what it ends and starts again.
-        argv = (sys.executable, "-c", START, self._program, str(self._port), str(self._folder), more)
+        argv = (sys.executable, "-c", START, self._program, str(self._port), str(self._folder), advanced)
         told = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=150).stdout)
         owned = tuple(Owned(**one) for one in told["owned"])
         self.service = Service(name="amqp", url=told["url"], folder=str(self._folder), owned=owned)
@@ -95,7 +95,10 @@ def site(
 
 
 @pytest.mark.parametrize(
-    "site", ["consumer_timeout = 5000\nchannel_tick_interval = 1000\n"], indirect=True, ids=["5s"]
+    "site",
+    ["[{rabbit, [{consumer_timeout, 5000}, {channel_tick_interval, 1000}]}]."],
+    indirect=True,
+    ids=["5s"],
 )
 def test_the_consumer_timeout_ends_no_task(site: MixedSite) -> None:
     """A task of 12 s under a timeout of 5 s runs once, and its result comes; the worker lives (41b)."""

@@ -22,12 +22,12 @@ def program() -> str | None:
     return SCRIPT if os.access(SCRIPT, os.X_OK) else shutil.which("rabbitmq-server")
 
 
-def start(executable: str, port: int, folder: Path, more: str = "") -> Service:
-    """Start a node on 127.0.0.1:`port` with its data in `folder`; ``more`` are lines of its configuration.
+def start(executable: str, port: int, folder: Path, advanced: str = "") -> Service:
+    """Start a node on 127.0.0.1:`port` with its data in `folder`, configured by Erlang terms.
 
     :raises NotStarted: when it does not answer.
     """
-    env = _environment(port, folder, more)
+    env = _environment(port, folder, advanced)
     epmd = _start_epmd(env, folder)
     log = folder / "node.log"
     try:
@@ -46,14 +46,15 @@ def start(executable: str, port: int, folder: Path, more: str = "") -> Service:
     )
 
 
-def _environment(port: int, folder: Path, more: str) -> dict[str, str]:
+def _environment(port: int, folder: Path, advanced: str) -> dict[str, str]:
     for name in ("mnesia", "log", "home"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "enabled_plugins").write_text("[].\n")
     # A test queue needs little; the default limit of 50 MB free disk, and of 40 % memory, stay.
     (folder / "rabbitmq.conf").write_text(
-        f"listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n{more}"
+        f"listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n"
     )
+    (folder / "advanced.config").write_text(advanced or "[].")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
     return {
         **inherited,
@@ -69,6 +70,7 @@ def _environment(port: int, folder: Path, more: str) -> dict[str, str]:
         "RABBITMQ_PID_FILE": str(folder / "node.pid"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_CONF_ENV_FILE": os.devnull,  # the system's own settings
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }

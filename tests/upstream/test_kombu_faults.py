@@ -257,6 +257,7 @@ def test_follow_ups_wait_for_the_broker(bench: Bench, proxy: Proxy) -> None:
     worker.upstream.reply(key(one), Outcome(state=SUCCESS, follow_ups=follow_ups).encode())
     proxy.cut()
     worker.until(lambda: not worker.upstream.unacknowledged(), 15, "the end of the reply")
+    worker.again()
     worker.upstream.ready(1)
     [first] = worker.get(1, timeout_s=15)  # the copy of what has ended is settled before it
     worker.upstream.nack([key(first)])

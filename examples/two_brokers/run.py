@@ -48,7 +48,7 @@ def main() -> int:
         step("the new broker, and a worker for both")
         ipc = ["--ipc", f"{folder}/sockets", "--data", f"{folder}/data"]
         stack.enter_context(run.started("broker", ["emq-compat", "broker", *ipc], ", journal "))
-        both = ["emq-compat", "worker", "-A", "shop", "-b", old, "-b", new, "-c", "2", "-l", "info"]
+        both = ["emq-compat", "worker", "-A", "shop", "-b", new, "-b", old, "-c", "2", "-l", "info"]
         with run.started("worker of both", both, " ready"):
             run.orders("meanwhile", EACH)
 

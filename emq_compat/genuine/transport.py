@@ -58,6 +58,8 @@ class Transport(virtual.Transport):
         prepare_apps()
         _keep_options(client)
         self.link: Link | None = None
+        #: An earlier connection had consumers, which are gone.
+        self._orphaned = False
         self._loop: Any = None
         self._watched: dict[Session, tuple[int, ...]] = {}
 
@@ -89,6 +91,7 @@ class Transport(virtual.Transport):
     def _forget(self) -> None:
         """Close what is left of an earlier connection, which was lost, or is another process's."""
         link, self.link = self.link, None
+        self._orphaned = bool(self._sessions())
         super().close_connection(self)
         if link is not None:
             link.close()
@@ -99,10 +102,16 @@ class Transport(virtual.Transport):
             self.link.close()
 
     def verify_connection(self, connection: Any) -> bool:
-        """Tell whether the connection stands, as far as is known; a forked process's does not."""
-        if self.link is None or not self.link.usable:
+        """Tell whether the connection stands, as far as is known; a forked process's does not.
+
+        Where there are consumers, they tell: a loss must be heard by who drains, before kombu connects anew.
+        """
+        if self.link is None:
             return False
-        return not any(session.lost for session in self._sessions())
+        sessions = self._sessions()
+        if not sessions:
+            return self.link.usable
+        return not any(session.lost for session in sessions)
 
     @property
     def connected(self) -> bool:
@@ -147,6 +156,10 @@ class Transport(virtual.Transport):
         sessions = self._sessions()
         if any(session.waiting for session in sessions):
             return
+        if self._orphaned:
+            self._orphaned = False
+            if not sessions:
+                raise BrokerLost("the connection was lost, and its consumers with it")
         poll = select.poll()
         for session in sessions:
             for fd in session.fds():

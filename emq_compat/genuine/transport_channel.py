@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from amqp.protocol import queue_declare_ok_t
-from kombu.exceptions import ChannelError
+from kombu.exceptions import ChannelError, EncodeError
 from kombu.transport import base
 from kombu.transport import virtual as kombu_virtual
 from kombu.utils.uuid import uuid
 
 from emq_compat.bulk import publish_frames
-from emq_compat.errors import MessageError
+from emq_compat.errors import LocalProtocolError, MessageError
 from emq_compat.genuine.capture import current, replaces_current
 from emq_compat.genuine.transport_link import BrokerLost, Link, Refused
 from emq_compat.genuine.transport_messages import MSGID, raw_of, request_of
@@ -212,20 +212,30 @@ class Channel(virtual.Channel):
     def basic_publish(
         self, message: Mapping[str, Any], exchange: str = "", routing_key: str = "", **kwargs: Any
     ) -> None:
-        """Publish; returns once it is on the broker's disk (a transient message that is no task: sent)."""
+        """Publish; returns once it is on the broker's disk (a transient message that is no task: sent).
+
+        Raises:
+            EncodeError: it can't be carried, or is too large.
+            BrokerLost, ChannelError, Refused: it was not, or may not have been, taken.
+        """
         message["properties"].setdefault(MSGID, new_id())
-        publish, confirm = request_of(message, exchange or "", routing_key or "")
-        capture = current()
-        if confirm and capture is not None and capture.publish(publish, replaces=replaces_current(message)):
-            return
-        if confirm:
-            frames = publish_frames(publish, stock=False)
-        else:
-            frames = encode(
-                Request(
-                    msgid=publish.msgid, queue=publish.queue, headers=publish.headers, payload=publish.payload
+        try:
+            publish, confirm = request_of(message, exchange or "", routing_key or "")
+            capture = current()
+            if (
+                confirm
+                and capture is not None
+                and capture.publish(publish, replaces=replaces_current(message))
+            ):
+                return
+            if confirm:
+                frames = publish_frames(publish, stock=False)
+            else:
+                frames = encode(
+                    Request(msgid=publish.msgid, queue="", headers=publish.headers, payload=publish.payload)
                 )
-            )
+        except (MessageError, LocalProtocolError) as exc:
+            raise EncodeError(str(exc)) from exc
         limit_s = kwargs.get("confirm_timeout") or kwargs.get("timeout")
         try:
             self._link.publish(frames, publish.msgid, confirm=confirm, limit_s=limit_s)
@@ -349,15 +359,15 @@ class Channel(virtual.Channel):
         return tags[: tags.index(delivery_tag) + 1] if delivery_tag in self._unsettled else []
 
     def _settle(self, delivery_tag: str, state: str) -> None:
+        if self.closed:
+            raise BrokerLost("the channel was closed: its messages are handed out again")
         held = self._unsettled.pop(delivery_tag, None)
         if held is None:
             return
         msgid, attempt, fetched = held
         if fetched:
             self._ask("basic_ack", "settle", msgid=msgid, attempt=attempt, state=state)
-        elif self.session is None:
-            raise BrokerLost("the channel was closed: its messages are handed out again")
-        else:
+        elif self.session is not None:
             self.session.settle(msgid, attempt, state)
 
     def basic_qos(

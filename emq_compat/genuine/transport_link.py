@@ -92,9 +92,16 @@ class Link:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection stands, as far as is known."""
+        """Whether the connection stands; looked up, unless another thread uses it at the moment."""
         channel = self._channel
-        return channel is not None and self._pid == os.getpid() and channel.connected
+        if channel is None or self._pid != os.getpid():
+            return False
+        if not self._lock.acquire(blocking=False):
+            return channel.connected
+        try:
+            return not channel.closed and channel.usable()
+        finally:
+            self._lock.release()
 
     def publish(
         self, frames: Sequence[bytes], msgid: str, *, confirm: bool, limit_s: float | None = None

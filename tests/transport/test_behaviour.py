@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu.exceptions import EncodeError
 from kombu.pidbox import Mailbox
 
 from tests.broker_process import Broker
@@ -461,6 +462,19 @@ def test_nobody_waits_for_a_reply(emq: Connection, shared_broker: Broker, name: 
     headers = {"task": "proj.add", "id": "1", "retries": 0, "timelimit": [None, None]}
     emq.Producer().publish([[1, 2], {}, {}], exchange="", routing_key=name("tasks"), headers=headers)
     assert 1 == shared_broker.waiting(name("tasks"))
+
+
+def test_too_large(emq: Connection, name: Name) -> None:
+    """A message that is larger than the broker takes is an EncodeError, and the connection goes on."""
+    queue = emq.SimpleQueue(name("q"))
+    with pytest.raises(EncodeError, match="payload"):
+        queue.producer.publish(b"x" * (65 << 20), content_type="application/data", content_encoding="binary")
+    wrong = emq.default_channel.prepare_message("x", properties={"expiration": "soon"})
+    with pytest.raises(EncodeError, match="milliseconds"):
+        emq.default_channel.basic_publish(wrong, "", name("q"))
+    queue.put("x")
+    assert "x" == queue.get(timeout=5).payload
+    queue.close()
 
 
 def test_undeclared_exchange(emq: Connection, name: Name) -> None:

@@ -111,6 +111,33 @@ def test_broker_killed(broker: Broker) -> None:
         assert [1, 2] == sorted(took(connection, "q", 2))
 
 
+def test_consumers_are_told(broker: Broker) -> None:
+    """Who goes on draining after a loss hears of it, though kombu connects anew by itself meanwhile."""
+    broker.start()
+    with Connection(broker.url) as connection, Consumer(connection.default_channel, [Queue("q")]):
+        assert broker.proc is not None
+        broker.proc.kill()
+        broker.start()
+        with pytest.raises(BrokerLost):
+            connection.drain_events(timeout=5)
+        with pytest.raises(BrokerLost):
+            connection.drain_events(timeout=5)
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.1)
+
+
+def test_restarted_between_two_calls(broker: Broker) -> None:
+    """Who publishes without kombu's retries needs none where the broker was restarted since the last time."""
+    broker.start()
+    with Connection(broker.url) as connection:
+        connection.Producer().publish("x", exchange="amq.direct", routing_key="k")
+        assert broker.proc is not None
+        broker.proc.kill()
+        broker.start()
+        wait_until(lambda: not connection.connected)
+        connection.Producer().publish("y", exchange="amq.direct", routing_key="k")
+
+
 def test_no_broker(name: Callable[[str], str]) -> None:
     """Publishing without a broker is an OperationalError within the limit, and works once there is one."""
     with Connection(f"emq://127.0.0.1:{unused_port()}", connect_timeout=4) as connection:

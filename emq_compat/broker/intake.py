@@ -164,9 +164,22 @@ class Intake:
 
     def publish(self, message: Publish, now: Moment) -> None:
         """Publish a message of the broker's own, or a follow-up of an outcome."""
-        headers = message.headers
-        queue = self._queues.get(message.queue)
-        self._publish(queue, message.msgid, headers, headers.encode(), message.payload, now)
+        headers, msgid = message.headers, message.msgid
+        if headers.route is None or message.queue:
+            queues = [self._queues.get(message.queue)]
+        else:
+            exchange, key = headers.route
+            try:
+                queues = self._exchanges.route(exchange, key)
+            except NotDeclared as exc:
+                queues = []
+                self._desk.note("warning", f"{headers.task or msgid} is dropped: {exc}")
+            if not queues:
+                self._desk.counters["unroutable"] += 1
+                self._journal.remember(msgid)
+        for n, queue in enumerate(queues):
+            copy = f"{msgid}.{n}" if n else msgid
+            self._publish(queue, copy, headers, headers.encode(), message.payload, now)
 
     def _publish(
         self,

@@ -12,9 +12,9 @@ from emq_compat.broker.asks import Asks
 from emq_compat.broker.exchanges import Exchange
 from emq_compat.headers import via_text
 from emq_compat.kombu_message import json_body, unwrapped, wrapped_json
-from emq_compat.message import Headers, new_id
+from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Answer, Ask, Kbye, PublishTopic, Reply, Request
-from tests.broker.bench import CLIENT, Bench, answer
+from tests.broker.bench import CLIENT, Bench, answer, job
 
 pytestmark = pytest.mark.unit
 
@@ -116,6 +116,22 @@ def test_unroutable(bench: Asking) -> None:
     bench.send("no-such-exchange", "k")
     [refused] = bench.commands(Reply)
     assert "NotDeclared" == json.loads(refused.body)["error"]["type"]
+
+
+def test_follow_ups(bench: Asking) -> None:
+    """What follows from an outcome may go by an exchange, too; a dead letter goes back to its own queue."""
+    bench.bound("fanout", ("", "a"), ("", "b"))
+    bench.publish()
+    [hand_out] = bench.worker(tasks={})
+    follow_up = Publish(queue="", headers=Headers(via=via_text("x", "")), payload=job())
+    nowhere = Publish(queue="", headers=Headers(via=via_text("y", "")), payload=job())
+    bench.reply(hand_out, follow_ups=(follow_up, nowhere))
+    assert {"a": 1, "b": 1, "q": 0} == bench.waiting()
+    assert 1 == bench.ask("stats")["unroutable"]
+    [dead] = bench.worker(b"w.2", queues=("a",))
+    bench.reply(dead, "REJECTED")
+    assert 1 == bench.ask("dead_requeue", all=True)
+    assert {"a": 1, "b": 1, "q": 0} == bench.waiting()
 
 
 def test_without_name(bench: Asking) -> None:

@@ -349,6 +349,8 @@ class Celery(Declarer):
         close = getattr(self._client, "close", None)
         if close is not None:
             close()
+        if self._kombu_pools is not None:
+            self._kombu_pools.close()
 
     def __enter__(self) -> Celery:
         return self

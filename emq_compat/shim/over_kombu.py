@@ -118,3 +118,11 @@ class KombuPools:
         assert self._connections is not None
         assert self._producers is not None
         return self._connections, self._producers
+
+    def close(self) -> None:
+        """Close the connections that this process has made; the next use makes new ones."""
+        with self._lock:
+            connections, self._connections, self._producers = self._connections, None, None
+            made_here, self._pid = self._pid == os.getpid(), 0
+        if connections is not None and made_here:
+            connections.force_close_all()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+from emq_compat.address import is_kombu
+
 __all__ = ["Events"]
 
 
@@ -40,6 +42,7 @@ class Events:
         self, hostname: str | None = None, enabled: bool = True, buffer_while_offline: bool = False
     ) -> Iterator[Any]:
         """A dispatcher for a block, on the connection that tasks are published by."""
-        connection = self.app.connection_for_write()
+        # On a broker of kombu's the dispatcher takes a connection of the pool, and gives it back.
+        connection = None if is_kombu(self.app.broker_url) else self.app.connection_for_write()
         with self.Dispatcher(connection, hostname, enabled, None, buffer_while_offline) as dispatcher:
             yield dispatcher

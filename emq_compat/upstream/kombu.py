@@ -54,10 +54,15 @@ class KombuUpstream(Upstream):
         self._heard.wake()
 
     def start(self) -> None:
+        self._heard.open()
         self._worker.start()
 
     def fds(self) -> Sequence[int]:
-        return () if self._stopped else (self._heard.fileno(),)
+        return (self._heard.fileno(),) if self._runs else ()
+
+    @property
+    def _runs(self) -> bool:
+        return self._worker.ident is not None and not self._stopped
 
     def deadline(self) -> float | None:
         return 0.0 if self._events else None
@@ -138,6 +143,8 @@ class KombuUpstream(Upstream):
         self._worker.do("leave")
 
     def epilogues(self) -> list[Delivery]:
+        if not self._runs:
+            return []
         found: list[Delivery] = []
         done = threading.Event()
         self._worker.do("epilogues", found, done)
@@ -147,6 +154,8 @@ class KombuUpstream(Upstream):
         return list(found)
 
     def stop(self, timeout_s: float) -> None:
+        if not self._runs:
+            return
         self._stopped = True
         end = time.monotonic() + timeout_s
         self._worker.do("stop", end)

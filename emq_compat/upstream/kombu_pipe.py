@@ -8,13 +8,22 @@ __all__ = ["Pipe"]
 
 
 class Pipe:
-    """``wake`` makes ``fileno()`` readable until ``drain``; one that is awake is not woken again."""
+    """``wake`` makes ``fileno()`` readable until ``drain``; one that is awake is not woken again.
+
+    There is no pipe before ``open``: what is forked before doesn't get it.
+    """
 
     def __init__(self) -> None:
+        self._read = self._write = -1
+        self._awake = True
+
+    def open(self) -> None:
+        """Make the pipe; it is awake at first, as something may have been said before."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         self._awake = False
+        self.wake()
 
     def fileno(self) -> int:
         """Return the descriptor to poll for reading."""
@@ -32,7 +41,7 @@ class Pipe:
 
     def drain(self) -> None:
         """Be asleep again: call it before looking at what was said."""
-        if not self._awake:
+        if not self._awake or self._read < 0:
             return
         try:
             os.read(self._read, 4096)
@@ -43,5 +52,7 @@ class Pipe:
     def close(self) -> None:
         """Close both ends."""
         self._awake = True
-        os.close(self._read)
-        os.close(self._write)
+        for fd in (self._read, self._write):
+            if fd >= 0:
+                os.close(fd)
+        self._read = self._write = -1

@@ -77,6 +77,11 @@ class Worker(Messages, threading.Thread):
 
     # From the other side.
 
+    def start(self) -> None:
+        """Start the thread: nothing is forked any more."""
+        self._pipe.open()
+        super().start()
+
     def do(self, what: str, *arguments: Any) -> None:
         """Have the thread do one of ``_do_…``."""
         self._commands.append((what, arguments))
@@ -110,7 +115,10 @@ class Worker(Messages, threading.Thread):
                 while not self._is_done():
                     self._turn()
             except Exception as exc:  # noqa: BLE001 - whatever a transport makes of a lost connection
-                self._lost(exc)
+                try:
+                    self._lost(exc)
+                except Exception:
+                    logger.exception("what is left of a lost connection can't be put away")
                 self._pause()
         self._close()
 

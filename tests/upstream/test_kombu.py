@@ -11,6 +11,7 @@ import pytest
 
 from emq_compat.message import REJECTED, REQUEUED, RETURNED, REVOKED, Headers, Job, Outcome, Publish
 from emq_compat.upstream.base import Connected
+from emq_compat.upstream.kombu import KombuUpstream
 from tests.upstream.kombu_bench import DONE, Bench, id_of, key, payload
 
 pytestmark = pytest.mark.integration
@@ -230,6 +231,15 @@ def test_idle_credit_is_not_spent_twice(real: Bench) -> None:
     assert worker.quiet()
     worker.upstream.ready(1)
     assert "c" == id_of(worker.get()[0])
+
+
+def test_one_that_never_started_stops() -> None:
+    """Where a worker fails before it starts, there is nothing to wait for, and nothing to poll."""
+    bench = Bench("redis://127.0.0.1:1/0")
+    upstream = KombuUpstream(name="w1@here", queues=((10, "q"),), settings=bench.settings)
+    upstream.leave()
+    assert ([], ()) == (upstream.epilogues(), upstream.fds())
+    upstream.stop(10)
 
 
 def test_connects_when_a_broker_is_there(free_port: object) -> None:

@@ -167,10 +167,17 @@ class Chords:
         payload: bytes,
         now: Moment,
     ) -> Completed | Failed | None:
-        """Take in a body. Returns what becomes of it, if that is settled already."""
+        """Take in a body. Returns what becomes of it, if that is settled already.
+
+        A second message of the same task is dropped.
+        """
         assert headers.barrier is not None
         chord_id, size = headers.barrier
         chord = self._get(chord_id, now)
+        if chord.body is not None and headers.task_id and headers.task_id == chord.body.headers.task_id:
+            # What applied the chord was run twice: the body is here already.
+            self._journal.remember(msgid)
+            return None
         home = home_key(queue_id, headers.priority)
         body = Body(self._journal.next_sequence(), home, msgid, headers)
         self._journal.add_held(body.key, home, msgid, header_text, payload, marked(headers))

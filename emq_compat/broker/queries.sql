@@ -283,9 +283,8 @@ SELECT c.number, c.id, c.size, c.grown, c.arrived, c.body, c.failure, c.at,
     FROM chords c LEFT JOIN messages m ON m.key = c.body ORDER BY c.number
 
 -- name: put_chord
-INSERT INTO chords (number, id, size, grown, arrived, body, failure, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (number) DO UPDATE SET size = excluded.size, grown = excluded.grown, arrived = excluded.arrived,
-        body = excluded.body, failure = excluded.failure, at = excluded.at
+-- One that was begun anew under its id takes the place of that which the same batch drops.
+INSERT OR REPLACE INTO chords (number, id, size, grown, arrived, body, failure, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: drop_chord
 DELETE FROM chords WHERE number = ?

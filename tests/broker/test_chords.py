@@ -369,3 +369,42 @@ def test_a_backup_holds_chords(tmp_path: Path) -> None:
     restored = Bench(copy)
     (d,) = restored.reply(held["c-1"], body=value(1)) or restored.worker(b"w2.1", credit=2, slots=2)
     assert [[0, 1]] == args_of(d)
+
+
+def settled(chord: str, place: int, value: Any) -> Request:
+    """The end of a part that is told by a message."""
+    head = Headers(settled="SUCCESS", chord=f"{chord}:{place}", guarantee=True)
+    return request(head, json.dumps({"value": value}).encode())
+
+
+def test_a_body_that_is_published_twice_runs_once() -> None:
+    """What applied the chord was run twice: the second message of the body's task is dropped."""
+    b = Bench()
+    held = started(b, body("c", 1), part("c", 0), body("c", 1))
+    (d,) = b.reply(held["c-0"], body=value(7))
+    assert [[7]] == args_of(d)
+    b.reply(d)
+    assert ("SUCCESS", "") == result(b, "body-c")
+    assert (0, 0, 0) == rows(b)
+
+
+def test_a_chord_is_begun_anew_in_the_moment_in_which_it_ends() -> None:
+    """Its id is free again in the transaction that ends it."""
+    b = Bench()
+    started(b, body("c", 1))
+    (d,) = send(b, settled("c", 0, 1), body("c", 1, task_id="again"))
+    assert ("body-c", [[1]]) == (name_of(d), args_of(d))
+    assert (1, 0, 2) == rows(b)
+    b.reply(d)
+    (d,) = send(b, settled("c", 0, 2))
+    assert ("again", [[2]]) == (name_of(d), args_of(d))
+
+
+def test_an_acknowledgement_by_a_kombu_consumer_counts_for_no_chord() -> None:
+    """Celery's own worker has the message; its result backend tells what the part came to."""
+    b = Bench()
+    held = started(b, body("c", 1), part("c", 0), consumer=True)
+    assert [] == b.reply(held["c-0"], state="IGNORED")
+    assert result(b, "body-c") is None
+    (d,) = send(b, settled("c", 0, 5))
+    assert [[5]] == args_of(d)

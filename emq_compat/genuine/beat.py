@@ -116,6 +116,9 @@ class LedScheduler:
     def _go_on(self, term: int) -> None:
         """Have each entry go on from the last run that any beat has noted."""
         entries = {str(entry.name): entry for entry in self._real.schedule.values()}
+        self._leader.ledger.shown = {
+            name: (str(entry.task), str(entry.schedule)) for name, entry in entries.items()
+        }
         known = self._leader.runs(term, entries)
         if self._cls is Scheduler:  # its entries are nowhere else
             before = {} if known else self._last_runs()

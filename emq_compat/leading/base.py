@@ -56,6 +56,7 @@ class Ledger(ABC):
 
     Attributes:
         where: the store in words, without passwords.
+        shown: entry → its task and its schedule in words, for those who look into a store that shows them.
     """
 
     where: str
@@ -64,6 +65,7 @@ class Ledger(ABC):
         self.schedule = schedule
         self.owner = owner
         self.life_s = life_s
+        self.shown: dict[str, tuple[str, str]] = {}
 
     @abstractmethod
     def lead(self) -> Held:

@@ -34,7 +34,6 @@ class BrokerLedger(Ledger):
     Args:
         client: of the broker; threads share it.
         url: the broker's, to be told.
-        shown: of entries: (task, schedule in words), for ``emq-compat schedules``.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class BrokerLedger(Ledger):
         life_s: float,
         *,
         url: str,
-        shown: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__(schedule, owner, life_s)
         self.where = f"the broker {without_password(url)}"
         self._client = client
         self._lock = f"{schedule}:leader"
-        self._shown = shown if shown is not None else {}
         #: Entry → the token of its last run that was seen.
         self._tokens: dict[str, str] = {}
 
@@ -98,7 +95,7 @@ class BrokerLedger(Ledger):
     def begin(self, entries: Mapping[str, LastRun], *, only: bool) -> None:
         rows = []
         for name, run in entries.items():
-            task, shown = self._shown.get(name, ("?", "?"))
+            task, shown = self.shown.get(name, ("?", "?"))
             rows.append(
                 {
                     "name": name,

@@ -166,3 +166,16 @@ def test_a_lease_that_is_none_is_named(given: str) -> None:
     with pytest.raises(ConfigurationError, match="EMQ_BEAT_LEASE"):
         life_from({"EMQ_BEAT_LEASE": given})
     assert (15.0, 2.5) == (life_from({}), life_from({"EMQ_BEAT_LEASE": "2.5"}))
+
+
+def test_the_broker_shows_what_an_entry_is() -> None:
+    """Its task and its schedule, for `emq-compat schedules`."""
+    broker: Any = BrokerHere()
+    broker.set_clock(datetime.now(timezone.utc))
+    ledger = BrokerLedger(broker, "s", "first", LIFE_S, url="emq://here")
+    ledger.shown = {"e": ("proj.t", "every minute")}
+    ledger.lead()
+    ledger.begin({"e": LastRun(at=100.0, total=0)}, only=True)
+    [row] = [row for row in broker.ask("periodic") if row["schedule"] == "s"]
+    assert ("proj.t", "every minute") == (row["task"], row["shown"])
+    Bench.opened.pop().store.close()

@@ -41,6 +41,9 @@ class LedKept:
         Raises:
             Deposed: this beat leads no more.
         """
+        entries = list(entries)
+        shown = {str(entry.name): (str(entry.task), str(entry.schedule)) for entry in entries}
+        self._leader.ledger.shown.update(shown)
         first = {
             str(entry.name): LastRun(
                 at=maybe_make_aware(entry.last_run_at).timestamp(), total=entry.total_run_count

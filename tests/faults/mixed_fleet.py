@@ -111,6 +111,9 @@ def publish(tasks):
 '''
 
 
+QUEUED = "app.connection_for_read().default_channel.queue_declare(queue, passive=True).message_count"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What became of the work.
@@ -121,6 +124,7 @@ class Report:
         received: the worker whose log says last that it received a step's message: step → worker.
         popped: steps whose message was in a Redis list last: it was taken and not noted as unacknowledged,
             which Celery's worker does in two steps, and ours in one.
+        queued: messages that still wait in the end.
         kills: how often each worker was killed.
         seconds: from the first publish to the last word.
     """
@@ -129,6 +133,7 @@ class Report:
     lines: Sequence[tuple[str, str, str]]
     received: Mapping[str, str]
     popped: Collection[str]
+    queued: int
     kills: Mapping[str, int]
     seconds: float
 
@@ -176,8 +181,8 @@ class Report:
                     f"{name} {count} ({100 * count / total:.0f} %)" for name, count in sorted(shares.items())
                 ),
                 f"run again after a kill: {self.repeats()}; wrong chords: {self.wrong() or 'none'}",
-                f"lost: {len(lost)}",
-                *(f"  {step}: {worker} had it last" for step, worker in lost.items()),
+                f"lost: {len(lost)}; by worker: {dict(Counter(lost.values()))}; still queued: {self.queued}",
+                *(f"  {step}: {worker} had it last" for step, worker in itertools.islice(lost.items(), 30)),
             ]
         )
 
@@ -208,13 +213,14 @@ class Fleet:
     def run(self, tasks: int, *, every_s: float, kills: int, timeout_s: float) -> Report:
         """Publish, kill one worker after the other until all is done (at most so often), wait, report.
 
-        Nobody is killed before its first step: a worker that is still starting would lose nothing.
+        Who is next is killed when it takes work: one that is still starting has nothing to lose.
         """
         began = time.monotonic()
         steps: dict[str, tuple[str, list[str]]] = self.site.ask("publish(n)", n=tasks, timeout_s=300)
         deadline = time.monotonic() + timeout_s
         next_kill = time.monotonic() + every_s
         names = itertools.cycle(list(self.workers))
+        victim = next(names)
         quiet_since, known = time.monotonic(), 0
         # What can still come does so within the visibility timeout and what Celery's own check of it takes.
         patience_s = 3 * VISIBILITY_S if self.site.kind == "redis" else 30
@@ -226,9 +232,10 @@ class Fleet:
                 break
             if time.monotonic() - quiet_since > patience_s:
                 break
-            if sum(self.kills.values()) < kills and time.monotonic() >= next_kill:
-                self._kill(next(names))
-                next_kill += every_s
+            due = sum(self.kills.values()) < kills and time.monotonic() >= next_kill
+            if due and " ready" in self.workers[victim].output():
+                self._kill(victim)
+                victim, next_kill = next(names), time.monotonic() + every_s
             time.sleep(0.05)
         return self._report(steps, quiet_since - began)
 
@@ -246,6 +253,7 @@ class Fleet:
             lines=[(word[0], word[1], word[2]) for word in words if word[0] in ("start", "end", "wrong")],
             received=self._received(steps),
             popped=self._popped(steps),
+            queued=self.site.ask(QUEUED, queue=self.site.queue("celery")),
             kills=self.kills,
             seconds=seconds,
         )
@@ -266,6 +274,7 @@ class Fleet:
         # Redis tells every command: a message that was put into a list and later into no hash was popped.
         if self.tape is None:
             return set()
+        # What was put back last may also wait there: `queued` says so.
         last: dict[str, str] = {}
         for line in self.tape.output().splitlines():
             found = re.search(r'] "(LPUSH|RPUSH|HSET)" .*correlation_id[^0-9a-f]+([0-9a-f-]{36})', line, re.I)

@@ -111,7 +111,16 @@ def publish(tasks):
 '''
 
 
-QUEUED = "app.connection_for_read().default_channel.queue_declare(queue, passive=True).message_count"
+#: What is still on the broker: how many messages, and on Redis their texts, taken ones included.
+LEFT = """
+channel, texts = app.connection_for_read().default_channel, []
+if hasattr(channel, "_size"):
+    texts = channel.client.lrange(queue, 0, -1) + channel.client.hvals(channel.unacked_key)
+    count = len(texts)
+else:
+    count = channel.queue_declare(queue, passive=True).message_count
+left = count, [text.decode() for text in texts]
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,8 @@ class Report:
         received: the worker whose log says last that it received a step's message: step → worker.
         popped: steps whose message was in a Redis list last: it was taken and not noted as unacknowledged,
             which Celery's worker does in two steps, and ours in one.
-        queued: messages that still wait in the end.
+        left: messages that the broker still has in the end.
+        held: steps whose message is one of them, where that can be told: they wait, and aren't lost.
         kills: how often each worker was killed.
         seconds: from the first publish to the last word.
     """
@@ -133,7 +143,8 @@ class Report:
     lines: Sequence[tuple[str, str, str]]
     received: Mapping[str, str]
     popped: Collection[str]
-    queued: int
+    left: int
+    held: Collection[str]
     kills: Mapping[str, int]
     seconds: float
 
@@ -145,7 +156,7 @@ class Report:
         ended = {step for what, step, _ in self.lines if what == "end"}
         missing = [step for step in self.follows if step not in ended]
         first = [step for step in missing if all(before in ended for before in self.follows[step])]
-        return {step: self._laid_to(step) for step in first}
+        return {step: self._laid_to(step) for step in first if step not in self.held}
 
     def _laid_to(self, step: str) -> str:
         began = [worker for what, name, worker in self.lines if what == "start" and name == step]
@@ -181,7 +192,7 @@ class Report:
                     f"{name} {count} ({100 * count / total:.0f} %)" for name, count in sorted(shares.items())
                 ),
                 f"run again after a kill: {self.repeats()}; wrong chords: {self.wrong() or 'none'}",
-                f"lost: {len(lost)}; by worker: {dict(Counter(lost.values()))}; still queued: {self.queued}",
+                f"lost: {len(lost)}; by worker: {dict(Counter(lost.values()))}; still there: {self.left}",
                 *(f"  {step}: {worker} had it last" for step, worker in itertools.islice(lost.items(), 30)),
             ]
         )
@@ -222,8 +233,8 @@ class Fleet:
         names = itertools.cycle(list(self.workers))
         victim = next(names)
         quiet_since, known = time.monotonic(), 0
-        # What can still come does so within the visibility timeout and what Celery's own check of it takes.
-        patience_s = 3 * VISIBILITY_S if self.site.kind == "redis" else 30
+        # Kombu looks every 100 s for what has passed the visibility timeout.
+        patience_s = 110 + VISIBILITY_S if self.site.kind == "redis" and kills > 100 else 30
         while time.monotonic() < deadline:
             runs = self.site.runs()
             if len(runs) > known:
@@ -248,12 +259,15 @@ class Fleet:
 
     def _report(self, steps: Mapping[str, tuple[str, list[str]]], seconds: float) -> Report:
         words = [line.split() for line in self.site.runs()]
+        self.site.ask(LEFT, queue=self.site.queue("celery"))
+        left, texts = self.site.ask("left")
         return Report(
             follows={step: before for step, (_, before) in steps.items()},
             lines=[(word[0], word[1], word[2]) for word in words if word[0] in ("start", "end", "wrong")],
             received=self._received(steps),
             popped=self._popped(steps),
-            queued=self.site.ask(QUEUED, queue=self.site.queue("celery")),
+            left=left,
+            held={step for step, (task_id, _) in steps.items() if any(task_id in text for text in texts)},
             kills=self.kills,
             seconds=seconds,
         )

@@ -48,5 +48,6 @@ def test_workers_are_killed_in_turn(
     print(report)
     assert [] == lost_by(report, "ours"), str(report)
     assert [] == lost_by(report, "unknown"), str(report)
-    assert (0, []) == (report.queued, report.wrong()), str(report)
+    assert [] == report.wrong(), str(report)
+    assert 0 == report.left or kills < 100, str(report)
     assert all(count > 0 for name, count in report.shares().items() if name.startswith("ours"))

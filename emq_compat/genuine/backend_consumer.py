@@ -172,6 +172,10 @@ class ResultConsumer(BaseResultConsumer):
             self._seen.turn = self._turn
         try:
             yield from super()._wait_for_pending(result, *args, **kwargs)
+            on_interval, meta = kwargs.get("on_interval"), getattr(result, "_cache", None)
+            if on_interval and isinstance(meta, dict) and meta["status"] in states.PROPAGATE_STATES:
+                # What failed in front of it is raised instead, however soon both were known.
+                on_interval()
         finally:
             with self._changed:
                 self._waiting -= 1

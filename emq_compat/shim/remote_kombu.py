@@ -42,6 +42,8 @@ def connected(app: Any, given: Any = None) -> Iterator[Connection]:
             connection = given
         else:
             connection = borrowed.enter_context(app.pool.acquire(block=True))
+        if not connection.connected:
+            connection.collect(socket_timeout=0.1)  # kombu would leave its socket open
         connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=limit_s)
         yield connection
 

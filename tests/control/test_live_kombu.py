@@ -1,4 +1,4 @@
-"""A shim worker on RabbitMQ and on Redis, asked and heard by a shim app; its connections are cut, too."""
+"""A shim worker on Redis, asked and heard by a shim app; its connections are cut meanwhile."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Place:
         current.set_default_app(None)
 
 
-@pytest.fixture(scope="module", params=["redis", "amqp"])
+@pytest.fixture(scope="module", params=["redis"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     backend = request.getfixturevalue("redis_url")
     url = request.getfixturevalue(f"{request.param}_url")

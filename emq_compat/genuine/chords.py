@@ -8,6 +8,7 @@ Celery's other backends do.
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,8 @@ __all__ = ["BODY_TASK", "Chords"]
 logger = logging.getLogger("celery.emq_compat.chords")
 
 BODY_TASK: Final = "celery.emq_chord_body"
+#: What the broker's ChordError begins with.
+_DEPENDENCY: Final = re.compile(r"Dependency (\S+) raised ")
 #: Chords that are begun and whose size isn't known yet, at most.
 _BEGUN: Final = 1000
 
@@ -163,6 +166,7 @@ class Chords:
         if request is None or getattr(request, "task", None) != BODY_TASK or not request.args:
             return
         callback = maybe_signature(request.args[-2], app=self._app)
+        exc.__cause__ = exc.__cause__ or self._cause_of(exc)
         try:
             raise exc
         except BaseException:  # noqa: BLE001 - Celery looks for the exception that is being handled
@@ -172,6 +176,18 @@ class Chords:
             part = Context(callback)
             part.update(callback.options, id=callback.id, group_index=callback.options.get("group_index"))
             self.count(part, states.FAILURE, exc)
+
+    def _cause_of(self, exc: BaseException) -> BaseException | None:
+        """Return what the part raised that a ChordError names: the tasks of a group fail with that."""
+        named = _DEPENDENCY.match(str(exc))
+        if named is None:
+            return None
+        try:
+            cause = self._backend.get_task_meta(named[1]).get("result")
+        except Exception as error:  # noqa: BLE001 - it only says more
+            logger.debug("the result of %s can't be read: %s", named[1], error)
+            return None
+        return cause if isinstance(cause, Exception) else None
 
 
 def _first_task(sig: Any) -> Mapping[str, Any]:

@@ -163,8 +163,10 @@ class EmqBackend(AsyncBackendMixin, Backend):
             chord=chord,
             keep_s=self.failure_keep_s if state == states.FAILURE else self.keep_s,
         )
-        payload = json.dumps(dict(reply), separators=(",", ":")).encode()
         capture = current()
+        if capture is None and state not in self.READY_STATES:
+            reply = {**reply, "from": "store_result"}  # a revoke leaves such a state as it is
+        payload = json.dumps(dict(reply), separators=(",", ":")).encode()
         if capture is not None:
             if task_id and capture.store(task_id, state, payload):
                 return

@@ -66,7 +66,7 @@ def ask(upstream: FakeUpstream, method: str, **arguments: Any) -> Any:
 
 def test_what_celery_answers_of_the_app(upstream: FakeUpstream, app: celery.Celery) -> None:
     """What is only read of the app is told by Celery's functions."""
-    assert ["proj.add [rate_limit=100/s]"] == ask(upstream, "registered")
+    assert "proj.add [rate_limit=100/s]" in ask(upstream, "registered")
     assert app.bugreport() == ask(upstream, "report")["ok"]
     told = ask(upstream, "conf")
     assert "secret" not in json.dumps(told)

@@ -30,7 +30,10 @@ _PREFETCH_MAX: Final = 65_535
 #: Frames read in one turn.
 _FRAMES: Final = 768
 
-_PROPERTIES: Final = ("correlation_id", "reply_to", "priority", "delivery_mode", "expiration", "message_id")
+_PROPERTIES: Final = (
+    "correlation_id", "reply_to", "priority", "delivery_mode", "expiration", "message_id",
+    "type", "app_id", "user_id", "timestamp",
+)  # fmt: skip
 
 
 def prepare(connection: Connection) -> None:

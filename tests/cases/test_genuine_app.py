@@ -17,6 +17,11 @@ IMPORTS = """
 from celery import chain, chord, group, signals
 
 KIND = "celery"
+
+
+@app.task(bind=True)
+def properties(self):
+    return {name: self.request.properties.get(name) for name in ("app_id", "type", "reply_to")}
 """
 
 
@@ -109,6 +114,14 @@ def test_a_lost_part_fails_its_chord(genuine: MixedSite) -> None:
     with pytest.raises(Raised, match=r"WorkerLostError|ChordError"):
         genuine.ask("r.get(timeout=20)")
     wait_until(lambda: genuine.ask("r.state") == "FAILURE", 10)
+
+
+def test_a_task_sees_its_message_s_properties(genuine: MixedSite) -> None:
+    """What the call says of app_id and type arrives with the task."""
+    found = genuine.ask("properties.apply_async(app_id='1234', type='kind').get(timeout=20)")
+
+    assert ("1234", "kind") == (found["app_id"], found["type"])
+    assert found["reply_to"]
 
 
 def test_an_unknown_name(genuine: MixedSite) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 from emq_compat.ids import new_id
+from emq_compat.kombu_json import as_kombu, revived
 from emq_compat.message import MAX_ID_BYTES, Delivery, Headers, Job, Publish
 from emq_compat.stamps import tags_of
 
@@ -114,7 +115,7 @@ def message_of(headers: Headers, payload: bytes, *, accept: Iterable[str] = ()) 
     wire = job.celery.get("wire")
     if isinstance(wire, dict) and isinstance(wire.get("headers"), dict):
         if b'"__type__"' in payload:
-            wire = _revived(wire)
+            wire = revived(wire)
         return CeleryMessage(
             body=_body_of(job, wire, accept),
             content_type=str(wire.get("content_type", _JSON)),
@@ -219,7 +220,7 @@ def _request_of(
         "celery": celery,
     }
     try:
-        return headers, json.dumps(["run", body], separators=(",", ":"), default=_as_kombu).encode()
+        return headers, json.dumps(["run", body], separators=(",", ":"), default=as_kombu).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"a header of the message can't be carried: {exc}") from exc
 
@@ -336,27 +337,9 @@ def _time(value: Any, name: str, *, utc: bool) -> float:
     return moment if moment > 1.0 else 1.0
 
 
-def _as_kombu(value: Any) -> Any:
-    """Return what kombu's JSON has for a value that plain JSON lacks; raises TypeError if it has nothing."""
-    from kombu.utils.json import JSONEncoder  # noqa: PLC0415 - heavy, and headers are plain values mostly
-
-    return JSONEncoder().default(value)
-
 
 # And back.
 
-
-def _revived(value: Any) -> Any:
-    """Return decoded JSON with the values that ``_as_kombu`` gave away."""
-    from kombu.utils.json import object_hook  # noqa: PLC0415 - heavy, and headers are plain values mostly
-
-    if isinstance(value, dict):
-        document = {key: _revived(item) for key, item in value.items()}
-        try:
-            return object_hook(document)
-        except Exception:  # noqa: BLE001 - a type that is not known here stays as it is
-            return document
-    return [_revived(item) for item in value] if isinstance(value, list) else value
 
 
 def _body_of(job: Job, wire: Mapping[str, Any], accept: Iterable[str]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from emq_compat.celery_message import CeleryMessage
 from emq_compat.errors import MessageError
+from emq_compat.kombu_json import as_kombu, revived
 
 __all__ = ["is_wrapped", "json_body", "unwrapped", "wrapped", "wrapped_json"]
 
@@ -39,7 +40,7 @@ def wrapped(message: CeleryMessage) -> bytes:
     if message.properties:
         document["properties"] = dict(message.properties)
     try:
-        return json.dumps(["kombu", document], separators=(",", ":"), default=_as_kombu).encode()
+        return json.dumps(["kombu", document], separators=(",", ":"), default=as_kombu).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"a header of the message can't be carried: {exc}") from exc
 
@@ -65,7 +66,7 @@ def unwrapped(payload: bytes) -> CeleryMessage:
     """
     document = _document(payload)
     if b'"__type__"' in payload:
-        document = {**document, **{key: _revived(document.get(key)) for key in ("headers", "properties")}}
+        document = {**document, **{key: revived(document.get(key)) for key in ("headers", "properties")}}
     return CeleryMessage(
         body=_body(document),
         content_type=str(document.get("content_type", "")),
@@ -110,23 +111,3 @@ def _body(document: Mapping[str, Any]) -> bytes:
     except binascii.Error as exc:
         raise MessageError(f"the message's body is no base64: {exc}") from exc
     raise MessageError("the message has no body")
-
-
-def _as_kombu(value: Any) -> Any:
-    """Return what kombu's JSON has for a value that plain JSON lacks; raises TypeError if it has nothing."""
-    from kombu.utils.json import JSONEncoder  # noqa: PLC0415 - heavy, and headers are plain values mostly
-
-    return JSONEncoder().default(value)
-
-
-def _revived(value: Any) -> Any:
-    """Return decoded JSON with the values that ``_as_kombu`` gave away."""
-    from kombu.utils.json import object_hook  # noqa: PLC0415 - heavy, and headers are plain values mostly
-
-    if isinstance(value, dict):
-        document = {key: _revived(item) for key, item in value.items()}
-        try:
-            return object_hook(document)
-        except Exception:  # noqa: BLE001 - a type that is not known here stays as it is
-            return document
-    return [_revived(item) for item in value] if isinstance(value, list) else value

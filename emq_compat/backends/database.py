@@ -14,12 +14,14 @@ import logging
 import pickle
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, TypeVar
 
 from emq_compat.backends.base import ResultStore, Tree, without_password
 from emq_compat.backends.keyvalue import RecordCodec
 from emq_compat.backends.record import EXTENDED, record_of, result_of
+from emq_compat.backends.transactions import in_transaction
 from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.message import SUCCESS
 from emq_compat.stored import StoredResult
@@ -275,20 +277,21 @@ class DatabaseStore(ResultStore):
             self._made_engine = None
 
     def _in_transaction(self, do: Callable[[Any], T]) -> T:
-        """Do something with a connection; once more where the database was busy, or another was first."""
-        for last in (False, False, True):
-            try:
-                if not self._has_tables:
-                    self._metadata.create_all(self._engine)
-                    self._has_tables = True
-                with self._engine.begin() as connection:
-                    return do(connection)
-            except self._sql.exc.SQLAlchemyError as exc:
-                if last:
-                    raise OperationalError(f"the database {without_password(self.url)}: {exc}") from exc
-                logger.warning("the database %s is asked again: %s", without_password(self.url), exc)
-                self.close()
-        raise AssertionError("unreachable")
+        where = f"the database {without_password(self.url)}"
+
+        def again(exc: Exception) -> None:
+            logger.warning("%s is asked again: %s", where, exc)
+            self.close()
+
+        return in_transaction(
+            self._begin, do, errors=self._sql.exc.SQLAlchemyError, where=where, again=again
+        )
+
+    def _begin(self) -> AbstractContextManager[Any]:
+        if not self._has_tables:
+            self._metadata.create_all(self._engine)
+            self._has_tables = True
+        return self._engine.begin()  # type: ignore[no-any-return]
 
     def _unpickled(self, value: bytes | None) -> Any:
         if value is None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from celery import signals
@@ -21,6 +20,7 @@ from emq_compat.genuine.tracing import Tracing
 from emq_compat.message import Delivery, Reply
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Onlooker, Report, TaskPolicy
+from emq_compat.shim.app_program import AppProgram
 from emq_compat.shim.checks import interval_of
 from emq_compat.shim.events.telling import Switch
 from emq_compat.shim.registry import nearest
@@ -30,7 +30,7 @@ __all__ = ["GenuineProgram", "captures", "rebuild"]
 logger = logging.getLogger(__name__)
 
 
-class GenuineProgram:
+class GenuineProgram(AppProgram):
     """The tasks of a celery.Celery, run by Celery's tracer (run.Program).
 
     Args:
@@ -67,37 +67,7 @@ class GenuineProgram:
             if found_as
             else None
         )
-        self._policies: dict[str, TaskPolicy] | None = None
         self._made: Tracing | None = None
-
-    @property
-    def name(self) -> str:
-        """The app's name."""
-        return self.app.main or "__main__"
-
-    @property
-    def default_queue(self) -> str:
-        """The setting task_default_queue."""
-        return str(self.app.conf.task_default_queue)
-
-    @property
-    def default_policy(self) -> TaskPolicy:
-        """The settings task_acks_late, task_time_limit …, for what names no registered task."""
-        conf = self.app.conf
-        return TaskPolicy(
-            acks_late=bool(conf.task_acks_late),
-            reject_on_worker_lost=bool(conf.task_reject_on_worker_lost),
-            limit_s=conf.task_time_limit,
-            soft_limit_s=conf.task_soft_time_limit,
-        )
-
-    @property
-    def policies(self) -> dict[str, TaskPolicy]:
-        """Task name → policy of every registered task; imports the app's task modules first."""
-        if self._policies is None:
-            self.load()
-            self._policies = {name: self.policy_of(task) for name, task in self.app.tasks.items()}
-        return self._policies
 
     def policy_of(self, task: Any) -> TaskPolicy:
         """Return the policy of a registered task.
@@ -121,11 +91,6 @@ class GenuineProgram:
                 task.acks_on_failure_or_timeout if acks_on_timeout is None else acks_on_timeout
             ),
         )
-
-    def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:
-        """Give a registered task other time limits, in seconds (None: none), from its next run on."""
-        policies = self.policies
-        policies[task] = replace(policies[task], limit_s=limit_s, soft_limit_s=soft_limit_s)
 
     def load(self) -> None:
         """Make the app current and import its task modules.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from emq_compat.backends.base import without_password
-from emq_compat.errors import OperationalError
+from emq_compat.backends.transactions import in_transaction
 from emq_compat.leading.base import Held, LastRun, Ledger
 
 __all__ = ["DatabaseLedger"]
@@ -190,18 +191,13 @@ class DatabaseLedger(Ledger):
         self._engine.dispose()
 
     def _in_transaction(self, do: Callable[[Any], T]) -> T:
-        """Do something with a connection; again, twice, where the database was busy."""
-        for last in (False, False, True):
-            try:
-                if not self._has_tables:
-                    self._metadata.create_all(self._engine)
-                    self._has_tables = True
-                with self._engine.begin() as connection:
-                    return do(connection)
-            except self._sql.exc.SQLAlchemyError as exc:
-                if last:
-                    raise OperationalError(f"{self.where}: {exc}") from exc
-        raise AssertionError("unreachable")
+        return in_transaction(self._begin, do, errors=self._sql.exc.SQLAlchemyError, where=self.where)
+
+    def _begin(self) -> AbstractContextManager[Any]:
+        if not self._has_tables:
+            self._metadata.create_all(self._engine)
+            self._has_tables = True
+        return self._engine.begin()  # type: ignore[no-any-return]
 
 
 def _key(name: str) -> str:

@@ -33,6 +33,7 @@ from emq_compat.run import Onlooker, Report, TaskPolicy
 from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
+from emq_compat.shim.app_program import AppProgram
 from emq_compat.shim.call_terms import shares_of
 from emq_compat.shim.carrying import result_text
 from emq_compat.shim.codec import dumps, too_large
@@ -67,7 +68,7 @@ __all__ = ["ShimProgram", "rebuild"]
 logger = logging.getLogger("celery.app.trace")
 
 
-class ShimProgram:
+class ShimProgram(AppProgram):
     """Implements run.Program for an app: runs its registered tasks, and nothing else.
 
     ``found_as`` is what ``-A`` said, by which a spawned process finds the app again; empty: it can't be.
@@ -95,37 +96,7 @@ class ShimProgram:
         self.rebuild: tuple[str, tuple[str, ...]] | None = (
             ("emq_compat.shim.program:rebuild", arguments) if found_as else None
         )
-        self._policies: dict[str, TaskPolicy] | None = None
         self._by_path: dict[tuple[str, str], Task[..., object]] | None = None
-
-    @property
-    def name(self) -> str:
-        """The app's name."""
-        return self.app.main or "__main__"
-
-    @property
-    def default_queue(self) -> str:
-        """The setting task_default_queue."""
-        return str(self.app.conf.task_default_queue)
-
-    @property
-    def default_policy(self) -> TaskPolicy:
-        """The settings task_acks_late, task_time_limit …, for what names no registered task."""
-        conf = self.app.conf
-        return TaskPolicy(
-            acks_late=bool(conf.task_acks_late),
-            reject_on_worker_lost=bool(conf.task_reject_on_worker_lost),
-            limit_s=conf.task_time_limit,
-            soft_limit_s=conf.task_soft_time_limit,
-        )
-
-    @property
-    def policies(self) -> dict[str, TaskPolicy]:
-        """Task name → policy of every registered task; imports the app's task modules first."""
-        if self._policies is None:
-            self.load()
-            self._policies = {name: self.policy_of(task) for name, task in self.app.tasks.items()}
-        return self._policies
 
     def policy_of(self, task: Task[..., Any]) -> TaskPolicy:
         """Return the policy of a registered task."""
@@ -141,12 +112,6 @@ class ShimProgram:
             acks_on_timeout=bool(task.acks_on_timeout),
             shares=shares_of(task),
         )
-
-    def limit_time(self, task: str, limit_s: float | None, soft_limit_s: float | None) -> None:
-        """Give a registered task other time limits, in seconds (None: none), from its next run on."""
-        _ = self.policies
-        assert self._policies is not None
-        self._policies[task] = replace(self._policies[task], limit_s=limit_s, soft_limit_s=soft_limit_s)
 
     def worker_init(self) -> None:
         """Import the app's task modules and say what is odd about its settings and tasks.

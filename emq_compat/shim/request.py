@@ -239,7 +239,7 @@ def _shown(arguments: Any) -> str:
 
 def _as_given(seconds: float | None) -> float | None:
     """Return a limit, which the header has as a float, as the whole number that it most likely was."""
-    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+    return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
 
 
 def iso_of(seconds: float) -> str | None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from amqp.exceptions import RecoverableConnectionError
 
 from emq_compat.celery_message import CeleryMessage
-from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
+from emq_compat.upstream.kombu_tap import Arrival, Tap
 
 if TYPE_CHECKING:
-    from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
 
 __all__ = ["TAP", "prepare"]
@@ -43,16 +42,7 @@ def prepare(connection: Connection) -> None:
 class AmqpTap(Tap):
     """Consumers on one channel."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        hub: Hub,
-        settings: KombuSettings,
-        name: str,
-        take: Callable[[Arrival], None],
-        declare: Callable[[Any, Any], Any],
-    ) -> None:
-        super().__init__(connection, hub, settings, name, take, declare)
+    def _attach(self) -> None:
         self._channel: Any = None
         self._queues: tuple[Any, ...] = ()
         self._names: tuple[str, ...] = ()
@@ -66,13 +56,13 @@ class AmqpTap(Tap):
         #: Delivery tags that are not settled, in order; and those of them that may be acknowledged.
         self._open: dict[int, None] = {}
         self._acked: set[int] = set()
-        amqp = connection.connection
+        amqp = self.connection.connection
         self._amqp: Any = amqp
         amqp.transport.raise_on_initial_eintr = True
-        hub.add_reader(amqp.sock, self._read)
-        heartbeat = connection.get_heartbeat_interval()
+        self.hub.add_reader(amqp.sock, self._read)
+        heartbeat = self.connection.get_heartbeat_interval()
         if heartbeat:
-            hub.call_repeatedly(heartbeat / 2.0, self._beat_amqp)
+            self.hub.call_repeatedly(heartbeat / 2.0, self._beat_amqp)
 
     def open(self, queues: Sequence[Any]) -> None:
         self._queues = tuple(queues)

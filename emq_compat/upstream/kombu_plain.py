@@ -8,10 +8,9 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.celery_message import CeleryMessage
-from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
+from emq_compat.upstream.kombu_tap import Arrival, Tap
 
 if TYPE_CHECKING:
-    from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
 
 __all__ = ["TAP", "prepare"]
@@ -33,17 +32,8 @@ def prepare(connection: Connection) -> None:
 class PlainTap(Tap):
     """One channel, looked at in turns."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        hub: Hub,
-        settings: KombuSettings,
-        name: str,
-        take: Callable[[Arrival], None],
-        declare: Callable[[Any, Any], Any],
-    ) -> None:
-        super().__init__(connection, hub, settings, name, take, declare)
-        self._channel: Any = connection.channel()
+    def _attach(self) -> None:
+        self._channel: Any = self.connection.channel()
         self._queues: tuple[str, ...] = ()
         self._credit = 0
         qos = self._channel.qos

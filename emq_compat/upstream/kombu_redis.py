@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -21,10 +21,9 @@ from kombu.utils.json import dumps, loads
 from emq_compat.celery_message import CeleryMessage
 from emq_compat.upstream.kombu_idle import WAITS, Idle, put_back
 from emq_compat.upstream.kombu_scripts import ACK, FETCH, RENEW, RESTORE, call
-from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Saying, Tap
+from emq_compat.upstream.kombu_tap import Arrival, Saying, Tap
 
 if TYPE_CHECKING:
-    from kombu.asynchronous.hub import Hub
     from kombu.connection import Connection
 
 __all__ = ["TAP", "prepare"]
@@ -83,27 +82,18 @@ class RedisTap(Tap):
 
     survives = True
 
-    def __init__(
-        self,
-        connection: Connection,
-        hub: Hub,
-        settings: KombuSettings,
-        name: str,
-        take: Callable[[Arrival], None],
-        declare: Callable[[Any, Any], Any],
-    ) -> None:
-        super().__init__(connection, hub, settings, name, take, declare)
+    def _attach(self) -> None:
         self.credit = 0
         self._cancelled = False
         self._queues: tuple[str, ...] = ()
         self._turns = 0
         self._acks: list[str] = []
         self._backs: list[tuple[tuple[str, str], bool]] = []
-        channel = self._channel = connection.channel()
+        channel = self._channel = self.connection.channel()
         prefix = self._prefix = channel.global_keyprefix or ""
         self._unacked = prefix + channel.unacked_key
         self._index = prefix + channel.unacked_index_key
-        self._held = f"{prefix}{HELD}{name}"
+        self._held = f"{prefix}{HELD}{self.name}"
         self._holders = prefix + HOLDERS
         self._visible_s = float(channel.visibility_timeout)
         self._beat_due = self._renew_due = 0.0
@@ -112,8 +102,8 @@ class RedisTap(Tap):
         self._looked_at = 0.0
         channel._qos = _TapQoS(channel, self)
         channel.tap = self
-        self._idle = Idle(channel.client, hub, prefix, name, self._moved)
-        connection.transport.register_with_event_loop(connection.connection, hub)
+        self._idle = Idle(channel.client, self.hub, prefix, self.name, self._moved)
+        self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
         # That our messages are due is told to the server before it is to say whose have expired.
         self.beat()
 

@@ -34,8 +34,8 @@ class SqsTap(PlainTap):
 
     survives = True
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def _attach(self) -> None:
+        super()._attach()
         self._channel.do_restore = False  # it would send a copy of what becomes visible by itself
         self._visible_s = float(self._channel.visibility_timeout)
         self._held: dict[Any, None] = {}

@@ -114,6 +114,11 @@ class Tap(ABC):
         self.take = take
         self.declare = declare
         self._loop: Any = None
+        self._attach()
+
+    @abstractmethod
+    def _attach(self) -> None:
+        """Make what this kind of broker needs of the connection, and watch it in the loop."""
 
     @abstractmethod
     def open(self, queues: Sequence[Any]) -> None:

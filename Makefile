@@ -20,8 +20,10 @@ demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their resu
 
 test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
 	@$(BIN)/python -m tests.environments >/dev/null # here, and not within the time that a test may take
-	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile
-	$(WITH_CELERY) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile tests/genuine
+	@status=0; \
+	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile || status=1; \
+	$(WITH_CELERY) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile tests/genuine || status=1; \
+	exit $$status
 
 check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
 	@failed=; for tool in "ruff check --output-format concise" "mypy --strict" "lint-imports"; do \

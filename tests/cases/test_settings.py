@@ -19,7 +19,7 @@ CELERY_TASK_ROUTES = {"shop.tasks.*": {"queue": "shop"}}
 CELERY_BEAT_SCHEDULE = {"often": {"task": "shop.tasks.state", "schedule": 60}}
 CELERYBEAT_SCHEDULE = {"old": {}}
 CELERY_TASK_ROUTS = {"x": "y"}
-CELERY_BROKER_HEARTBEAT = 5
+CELERY_BROKER_HEARTBEAT_CHECKRATE = 5
 """
 
 APP = """
@@ -144,7 +144,7 @@ def test_a_django_project_s_settings(site: Site) -> None:
     log = worker.output()
     assert "unknown setting CELERYBEAT_SCHEDULE: the old name of CELERY_BEAT_SCHEDULE" in log
     assert "unknown setting CELERY_TASK_ROUTS: is CELERY_TASK_ROUTES meant?" in log
-    assert "setting broker_heartbeat has no effect" in log
+    assert "setting broker_heartbeat_checkrate has no effect" in log
     assert "setting CELERY_TASK_ROUTES" not in log
     assert "unknown setting CELERY_BEAT_SCHEDULE" not in log
     call = site.procs.python("call.py", cwd=site.folder)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration]
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ("1", ["shop/settings.py:5:1: different: setting broker_url", "all "]),
+        ("1", ["shop/settings.py:7:1: different: setting result_expires", "all "]),
         ("2", ["+celery_shim.install()", VALUES, "and back"]),
         ("3", ["+from emq_compat.celery_shim import chord, shared_task", VALUES, "and back"]),
         ("4", [VALUES, "receipts: order 0, order 1, order 2\none summary: True monday"]),

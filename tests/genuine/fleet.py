@@ -17,6 +17,7 @@ __all__ = ["CELERYS", "OURS", "Fleet"]
 
 CELERYS, OURS = "celerys@fleet", "ours@fleet"
 NAME = "fleetproj"
+#: Its tasks are not shared: several fleets of one process would give every other app two of each name.
 PROJECT = '''
 import time
 from celery import Celery
@@ -33,22 +34,22 @@ app.conf.update(
 )
 
 
-@app.task(rate_limit="1000/s")
+@app.task(rate_limit="1000/s", shared=False)
 def add(x, y):
     return x + y
 
 
-@app.task
+@app.task(shared=False)
 def fail():
     raise ValueError("no")
 
 
-@app.task
+@app.task(shared=False)
 def sleep(seconds):
     time.sleep(seconds)
 
 
-@app.task
+@app.task(shared=False)
 def notes(file, line):
     with open(file, "a") as out:
         out.write(line + "\\n")

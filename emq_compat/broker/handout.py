@@ -1,6 +1,7 @@
 """Who gets what: first idle slots, one message each in turn, then reserves.
 
-So an idle worker never waits behind a busy one's reserve. A worker takes from its heaviest queues first;
+So an idle worker never waits behind a busy one's reserve; of equally idle ones that gets it which has waited
+longest. A worker takes from its heaviest queues first;
 those of one weight take turns. A message whose task a worker doesn't have, or may not have yet by its rate
 limit, is set aside for those that may; it keeps its place before younger ones.
 """
@@ -46,6 +47,7 @@ class HandOut:
         self._shares = flights.gates.shares
         #: how many more messages this run may park.
         self._may_park = 0
+        self._served = 0
 
     def run(self, now: Moment) -> None:
         """Hand out all that can be handed out now."""
@@ -66,7 +68,7 @@ class HandOut:
         if not ready:
             return
         if len(ready) > 1:
-            ready.sort(key=lambda w: (-w.weight, -w.idle_slots))
+            ready.sort(key=lambda w: (-w.weight, -w.idle_slots, w.served))
         takers = [w for w in ready if w.idle_slots > 0]
         while takers:
             takers = [w for w in takers if self._give(w, now, idle=True) and w.idle_slots > 0]
@@ -218,6 +220,8 @@ class HandOut:
     def _assign(self, worker: Worker, queue: MessageQueue, message: Waiting, now: Moment) -> None:
         attempt, headers = self._track(worker, queue, message, now), message.headers
         worker.credit -= 1
+        self._served += 1
+        worker.served = self._served
         if worker.stock:
             text = stock_headers(headers)
         else:

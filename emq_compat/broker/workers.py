@@ -22,6 +22,7 @@ class Worker:
             messages, which listens on no queue and is there as long as its connection.
         slots: how many it runs at once; 0 for stock workers (unknown).
         credit: how many more it has asked for.
+        served: the number of the last hand-out that it got, of all hand-outs of this broker process.
         tiers: its queues by weight, heaviest first; queues of one weight take turns.
         tasks: registered task names and their flags, None: it runs any path.
         paces: task name → how often it may have one, of the tasks that it limits.
@@ -47,6 +48,8 @@ class Worker:
         "paces",
         "pid",
         "present",
+        "served",
+        "served",
         "slots",
         "stock",
         "tasks",
@@ -63,6 +66,7 @@ class Worker:
         self.fetches = False
         self.slots = 0
         self.credit = 0
+        self.served = 0
         self.tiers: list[list[MessageQueue]] = []
         self.weight = 0
         #: its queues as it named them, (weight, queue).

@@ -75,6 +75,20 @@ def test_an_idle_worker_never_waits_behind_a_busy_ones_reserve() -> None:
     assert {b"a.1", b"b.1"} == {d.identity for d in b.sent if isinstance(d, Dispatch)}
 
 
+def test_equally_idle_workers_take_turns() -> None:
+    """Of idle workers that gets the next message which has waited longest for one."""
+    b = Bench()
+    b.worker(b"a.1")
+    b.worker(b"b.1")
+    got = []
+    for _ in range(4):
+        b.publish()
+        [one] = [d for d in b.sent if isinstance(d, Dispatch)]
+        got.append(one.identity)
+        b.reply(one, ready=1)
+    assert [b"a.1", b"b.1", b"a.1", b"b.1"] == got
+
+
 def test_a_result_its_follow_ups_and_the_end_of_the_hand_out_are_one_transaction() -> None:
     """After the turn of a REPLY the result is stored, the follow-up waits and nothing is in flight."""
     b = Bench()

@@ -97,10 +97,12 @@ def children(site: Site) -> list[psutil.Process]:
     found = []
     for pid in answer["ok"]["pool"]["processes"]:
         try:
-            found.append(psutil.Process(pid))
+            child = psutil.Process(pid)
+            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
         except psutil.NoSuchProcess:
             continue  # killed a moment ago
-    return [child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 #: Kill their own processes: the one once, the other at each try.

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from celery import Celery, signals
-from celery._state import _set_task_join_will_block
 from celery.backends.cache import _DUMMY_CLIENT_CACHE
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu.serialization import dumps
@@ -32,7 +31,6 @@ def app() -> Iterator[Celery]:
     yield made
     made.close()
     _DUMMY_CLIENT_CACHE.clear()
-    _set_task_join_will_block(False)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ class Fleet:
         about = command.capabilities
         self._strangers.pop(identity, None)
         worker = self.workers.get(identity)
+        told_before = worker is not None and worker.present
         if worker is None:
             worker = self.workers[identity] = Worker(identity, now.mono, present=True)
         self._forget_tasks(worker)
@@ -127,20 +128,25 @@ class Fleet:
             )
             hello = {**self._desk.about, "dead_after_s": self._desk.options.dead_after_s}
             self._desk.to_worker(identity, Hello(msgid=new_id(), about=hello))
-            self._warn_of_namesake(worker)
+            if not worker.consumer:
+                self._warn_of_namesake(worker)
         if self.left is not None and before:
             self.left([queue for queue in before if queue not in worker.queues], now)
         self._beat_one(worker, now)
         for queue in worker.queues:
             queue.release()
         self._next_check = min(self._next_check, now.mono + self._desk.options.dead_after_s)
-        kind = "consumer" if worker.consumer else "worker"
-        self._desk.note("info", f"{kind} {worker.name}: {', '.join(q.name for q in worker.queues)}")
+        # A consumer of kombu's begins and ends to listen with each answer that it waits for.
+        again = worker.consumer and told_before
+        self._note_of(worker, ": " + ", ".join(q.name for q in worker.queues), "debug" if again else "info")
+
+    def _note_of(self, worker: Worker, what: str, level: str = "info") -> None:
+        self._desk.note(level, f"{'consumer' if worker.consumer else 'worker'} {worker.name}{what}")
 
     def _warn_of_namesake(self, worker: Worker) -> None:
         name = worker.name.rpartition(".")[0]
         for other in self.workers.values():
-            if other is worker or not other.present or other.gone is not None:
+            if other is worker or other.consumer or not other.present or other.gone is not None:
                 continue
             if name and other.name.rpartition(".")[0] == name:
                 self._desk.note("warning", f"a second worker is named {name}: give each its own name (-n)")
@@ -192,7 +198,7 @@ class Fleet:
         """A worker leaves; ours has given back or answered what it held, a stock one may still answer."""
         worker.credit = 0
         worker.leaving = True
-        self._desk.note("info", f"worker {worker.name} leaves")
+        self._note_of(worker, " leaves")
         if not worker.stock:
             self._lost(worker, now, "left")
         self._next_check = now.mono

@@ -222,6 +222,17 @@ def test_exclusive(bench: Asking) -> None:
     assert {} == bench.waiting()
 
 
+def test_consumers_in_the_log(bench: Asking) -> None:
+    """Consumers of one program share a name without a warning, and only their coming is told."""
+    bench.engine.desk.notes.clear()
+    for queues in (("q",), (), ("other",)):
+        bench.worker(b"kombu-consumer.1", queues, consumer=True, credit=0)
+    bench.worker(b"kombu-consumer.2", consumer=True, credit=0)
+    told = [(level, text.partition(":")[0]) for level, text in bench.engine.desk.notes]
+    first, second = "consumer kombu-consumer.1", "consumer kombu-consumer.2"
+    assert [("info", first), ("debug", first), ("debug", first), ("info", second)] == told
+
+
 def test_exclusive_with_a_consumer(bench: Asking) -> None:
     """An exclusive queue whose connection goes before its consumer does ends with the consumer."""
     bench.ask("declare_queue", queue="q", durable=False, exclusive=True, auto_delete=True)

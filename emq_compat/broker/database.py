@@ -2,27 +2,40 @@
 
 Writes are collected and executed in bulk, in an order in which they can't disturb each other, when the batch
 is committed or when a read needs to see them.
+
+SQLite's transaction stays open over many commits: a commit is a record in the redo log, and SQLite's own one
+has in it what has come since its last (``fold``). A start executes what is in the log anew. A batch that is
+large, or has written in SQLite directly, is folded at once.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
+import math
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
+from emq_compat.broker.redo import TOKEN_BYTES, RedoLog, Writes
 from emq_compat.errors import JournalError
 
 __all__ = ["SCHEMA_VERSION", "SQL", "Database"]
+
+logger = logging.getLogger(__name__)
 
 #: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
 SCHEMA_VERSION = 5
 _FILE = "journal.sqlite3"
 _LOCK = "lock"
+_REDO = "journal.redo"
+#: For so long commits stand in the redo log only; and after a fold that failed, the next is tried.
+_FOLD_AFTER_S = 1.0
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
 _SEQUENCE_BLOCK = 1_000_000
 
@@ -82,6 +95,7 @@ class Database:
         self._lock: IO[str] | None = None
         self.path: Path | None = None
         self._copying: list[sqlite3.Connection] = []
+        self._redo: RedoLog | None = None
         if folder is not None:
             self._lock = _claim(folder)
             self.path = folder / _FILE
@@ -104,9 +118,24 @@ class Database:
         self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
         self._dirty = False
         self._in_transaction = False
-        row = self._db.execute(SQL["get_meta"], ("finished",)).fetchone()
-        self._generation = int(row[0]) if row else 0
+        #: What was executed and is in no record yet: of this batch, and of those before it that told nothing.
+        self._executed: Writes = []
+        self._unrecorded: Writes = []
+        #: This batch has written in SQLite directly: no record can repeat that.
+        self._direct = False
+        self._generation = 0
+        #: The transaction lacks what is in the redo log: nothing may be committed.
+        self._behind = False
+        #: The monotonic time at which ``commit`` is to be called though nothing was written.
+        self.fold_at = math.inf
         self._sequence, self._sequence_end = self._reserved(), 0
+        try:
+            self._repeat()
+            if folder is not None:
+                self._open_redo(folder / _REDO, synced=durability == "full")
+        except BaseException:
+            self._release()
+            raise
 
     # Opening
 
@@ -139,27 +168,68 @@ class Database:
         row = self._db.execute(SQL["get_meta"], ("sequence",)).fetchone()
         return int(row[0]) if row else 0
 
+    def _open_redo(self, file: Path, *, synced: bool) -> None:
+        """Open the redo log and execute what is in it; without room for one each commit is SQLite's."""
+        try:
+            self._redo = RedoLog(file, synced=synced)
+        except OSError as exc:
+            logger.warning("%s can't be made (%s): every commit is slower", file, exc.strerror or exc)
+            return
+        try:
+            self._repeat()
+            self._begin()
+            self._fold()
+        except (sqlite3.Error, OSError) as exc:
+            raise JournalError(f"what is in {file} can't be brought into the journal: {exc}") from exc
+
+    def _repeat(self) -> None:
+        """Execute what is in the redo log, in a transaction that stays open."""
+        row = self._db.execute(SQL["get_meta"], ("finished",)).fetchone()
+        self._generation = int(row[0]) if row else 0
+        if self._redo is None:
+            return
+        row = self._db.execute(SQL["get_meta"], ("redo",)).fetchone()
+        for writes in self._redo.read(row[0] if row else bytes(TOKEN_BYTES)):
+            self._begin()
+            for name, rows in writes:
+                self._db.executemany(self._sql(name), rows)
+
     def close(self) -> None:
-        """Commit nothing more; close the file and free the folder."""
+        """Bring what is committed into the database, and nothing more; free the folder."""
+        if self._dirty or self._executed or self._direct:
+            self._undo()
+        if not self._behind:
+            try:
+                self._fold()
+            except sqlite3.Error as exc:
+                logger.warning("the next start will take up what is in %s: %s", _REDO, exc)
+        self._release()
+
+    def _release(self) -> None:
         self._db.close()
+        if self._redo is not None:
+            self._redo.close()
+            self._redo = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     # Transactions
 
+    def _sql(self, name: str) -> str:
+        sql = SQL[name]
+        return sql.format(current=self._generation) if name == "remember_finished" else sql
+
     def _flush(self) -> None:
         if not self._dirty:
             return
-        self._begin()
         try:
+            self._begin()
             for name, rows in self._pending.items():
                 if rows:
-                    sql = SQL[name]
-                    if name == "remember_finished":
-                        sql = sql.format(current=self._generation)
-                    self._db.executemany(sql, rows)
-                    rows.clear()
+                    self._db.executemany(self._sql(name), rows)
+                    self._executed.append((name, rows))
+                    self._pending[name] = []
         except sqlite3.Error as exc:
             self._undo()
             raise JournalError(f"the journal can't be written: {exc}") from exc
@@ -171,43 +241,119 @@ class Database:
             self._in_transaction = True
 
     def _undo(self) -> None:
+        """Undo what isn't committed, with it the batches that told nothing."""
         for rows in self._pending.values():
             rows.clear()
-        self._dirty = False
+        self._dirty = self._direct = False
+        self._executed, self._unrecorded = [], []
+        self._sequence_end = self._sequence  # its reservation may be undone, too
         if self._in_transaction:
             self._in_transaction = False
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        self._behind = True
+        try:
+            self._repeat()
+        except (sqlite3.Error, JournalError) as exc:
+            logger.warning("what is in %s can't be brought into the journal now: %s", _REDO, exc)
+        else:
+            self._behind = False
 
-    def commit(self) -> None:
+    def commit(self, *, told: bool = True) -> None:
         """Make everything since the last commit durable at once.
+
+        Args:
+            told: somebody will be told something that follows from it. If not, it may be lost with the
+                process as if it had never been received; it becomes durable with a later commit, within
+                ``_FOLD_AFTER_S``.
 
         Raises:
             JournalError: it could not be written (disk full …); all of it is undone.
         """
         self._flush()
-        if not self._in_transaction:
-            return
+        redo = self._redo
+        if redo is not None and not self._direct:
+            self._unrecorded += self._executed
+            self._executed = []
+            now = time.monotonic()
+            due = now >= self.fold_at
+            if not (told or due) or self._record(redo):
+                if due:
+                    self._fold_or_wait(now)
+                elif self.fold_at == math.inf and (self._unrecorded or not redo.empty):
+                    self.fold_at = now + _FOLD_AFTER_S
+                return
         try:
-            self._db.execute("COMMIT")
+            self._fold()
         except sqlite3.Error as exc:
             self._undo()
             raise JournalError(f"the journal can't be written: {exc}") from exc
-        self._in_transaction = False
+
+    def _record(self, redo: RedoLog) -> bool:
+        """Append what is in no record yet to the redo log; False: it is full."""
+        if not self._unrecorded:
+            return True
+        try:
+            appended = redo.append(self._unrecorded)
+        except OSError as exc:
+            self._undo()
+            raise JournalError(f"the journal can't be written: {exc}") from exc
+        if appended:
+            self._unrecorded = []
+        return appended
+
+    def fold(self) -> None:
+        """Bring what is committed into the database, for others that read it; right after a ``commit``.
+
+        Where the disk is full it stays in the redo log.
+
+        Raises:
+            JournalError: the database can't be read any more.
+        """
+        self._fold_or_wait(time.monotonic())
+
+    def _fold_or_wait(self, now: float) -> None:
+        try:
+            self._fold()
+        except sqlite3.Error as exc:
+            logger.warning("the journal can't be written: %s; what was confirmed stands in %s", exc, _REDO)
+            self._undo()
+            self.fold_at = now + _FOLD_AFTER_S
+            if self._behind:
+                raise JournalError(f"the journal can't be read: {exc}") from exc
+
+    def _fold(self) -> None:
+        """Commit SQLite's transaction; the redo log starts over."""
+        if self._in_transaction:
+            token = os.urandom(TOKEN_BYTES)
+            if self._redo is not None:
+                self._db.execute(SQL["set_meta"], ("redo", token))
+            self._db.execute("COMMIT")
+            self._in_transaction = False
+            if self._redo is not None:
+                self._redo.begin(token)
+        self._executed, self._unrecorded = [], []
+        self._direct = False
+        self.fold_at = math.inf
 
     def probe(self) -> bool:
         """Return whether the disk takes a write again."""
         try:
+            self._undo()
+            if self._behind:
+                return False
+            self._begin()
             self._db.execute(SQL["set_meta"], ("probe", os.urandom(8192)))
+            self._fold()
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error:
             return False
         return True
 
     def backup(self, file: Path) -> None:
-        """Write a consistent copy of the last committed state to ``file``, from a connection of its own.
+        """Write a consistent copy of what was committed when ``fold`` was called last to ``file``.
 
-        May be called in a thread of its own while the others are used.
+        It has a connection of its own, and may be called in a thread of its own while the others are used.
 
         Raises:
             JournalError: the journal is in memory, the file exists, or it can't be written.
@@ -243,18 +389,22 @@ class Database:
     def _execute(self, name: str, parameters: Sequence[Any] = (), *, writes: bool = False) -> sqlite3.Cursor:
         self._flush()
         try:
-            if writes:
-                self._begin()
-            return self._db.execute(SQL[name], parameters)
+            if not writes:
+                return self._db.execute(SQL[name], parameters)
+            self._begin()
+            cursor = self._db.execute(SQL[name], parameters)
+            self._direct = self._direct or cursor.rowcount != 0
+            return cursor
         except sqlite3.Error as exc:
             self._undo()
             raise JournalError(f"the journal can't be {'written' if writes else 'read'}: {exc}") from exc
 
     def _execute_many(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         self._flush()
-        self._begin()
         try:
+            self._begin()
             self._db.executemany(SQL[name], rows)
+            self._direct = True
         except sqlite3.Error as exc:
             self._undo()
             raise JournalError(f"the journal can't be written: {exc}") from exc

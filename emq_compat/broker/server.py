@@ -106,6 +106,7 @@ class Server:
         #: What the last poll found readable.
         self._ready: set[Polled] = set()
         self._since_trim = 0
+        self._backups_asked: list[tuple[Path, Callable[[EmqError | None], None]]] = []
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
         try:
@@ -171,7 +172,8 @@ class Server:
         if self._probe_at is not None:
             return max(0, int((self._probe_at - now.mono) * 1000) + 1)
         deadline = self.engine.next_deadline(now)
-        for other in (self.asks.next_deadline(), *(wire.deadline() for wire in self._wires)):
+        wires = (wire.deadline() for wire in self._wires)
+        for other in (self.asks.next_deadline(), self.store.fold_at, *wires):
             if other is not None and other < deadline:
                 deadline = other
         timeout_ms = max(0, int((deadline - now.mono) * 1000) + 1)
@@ -210,9 +212,11 @@ class Server:
         self.asks.tick(now)
         engine.hand_out(now)
         engine.close_turn(now)
-        self.store.commit()
+        self.store.commit(told=bool(engine.desk.outbox))
         self._turn_publishes = []
         self._send(engine.take_outbox())
+        if self._backups_asked:
+            self._begin_backups()
         if published := engine.topics.take():
             self._pass_on(published)
         if engine.desk.notes:
@@ -356,9 +360,15 @@ class Server:
         return False
 
     def _backup(self, file: Path, done: Callable[[EmqError | None], None]) -> None:
-        """Copy the journal in a thread of its own: the broker goes on."""
+        """Have the journal copied as it is at the end of this turn."""
+        self._backups_asked.append((file, done))
 
-        def copy() -> None:
+    def _begin_backups(self) -> None:
+        """Copy the journal, each in a thread of its own: the broker goes on."""
+        asked, self._backups_asked = self._backups_asked, []
+        self.store.fold()
+
+        def copy(file: Path, done: Callable[[EmqError | None], None]) -> None:
             error: EmqError | None = None
             try:
                 self.store.backup(file)
@@ -367,9 +377,10 @@ class Server:
             self._backups_done.append((done, error))
             self._wake()
 
-        thread = threading.Thread(target=copy, name="backup", daemon=True)
-        self._backups.append(thread)
-        thread.start()
+        for one in asked:
+            thread = threading.Thread(target=copy, args=one, name="backup", daemon=True)
+            self._backups.append(thread)
+            thread.start()
 
     def _end_backups(self) -> None:
         """Tell those who asked for a backup what has become of it."""
@@ -418,7 +429,7 @@ class Server:
                 signal.signal(signum, handler)
 
     def close(self) -> None:
-        """Close sockets and journal. Nothing needs to be written: every turn was committed."""
+        """Close sockets and journal; every turn was committed."""
         self.store.interrupt_backups()
         for thread in self._backups:
             thread.join()

@@ -229,7 +229,7 @@ class Store(Database):
 
     def put_chord(self, chord: ChordState) -> None:
         """Store a chord, or what it has become."""
-        self._write("put_chord", chord)
+        self._write("put_chord", tuple(chord))
 
     def drop_chord(self, number: int) -> None:
         """Delete a chord."""
@@ -308,7 +308,7 @@ class Store(Database):
 
     def put_lock(self, row: LockRow) -> None:
         """Store who holds a unique key."""
-        self._write("put_lock", row)
+        self._write("put_lock", tuple(row))
 
     def drop_lock(self, key: str, owner: str) -> None:
         """See Journal."""

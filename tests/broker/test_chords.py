@@ -365,6 +365,7 @@ def test_a_backup_holds_chords(tmp_path: Path) -> None:
     b.reply(held["c-0"], body=value(0))
     copy = tmp_path / "copy"
     copy.mkdir(mode=0o700)
+    b.store.fold()
     b.store.backup(copy / "journal.sqlite3")
     restored = Bench(copy)
     (d,) = restored.reply(held["c-1"], body=value(1)) or restored.worker(b"w2.1", credit=2, slots=2)

@@ -1,0 +1,147 @@
+"""What is durable and not in the database yet: one small file, written from its start again and again.
+
+A database that is to keep one message writes every page which that touches, and a file that grows has its own
+place on the disk noted with each fsync. So a turn of the broker becomes durable as one record in a file that
+is as large as it will ever be, and the database has many turns at once. A record counts if it names the state
+of the database that it follows (a token, new with each commit there) and is whole; the first one that doesn't
+ends the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from emq_compat.errors import JournalError
+
+__all__ = ["TOKEN_BYTES", "RedoLog", "Writes"]
+
+#: The names of a turn's buffered writes with their rows, in the order in which they are executed.
+Writes: TypeAlias = "list[tuple[str, list[tuple[Any, ...]]]]"
+
+TOKEN_BYTES = 8
+#: A turn that writes more goes into the database at once: there a page is not the price of one message.
+RECORD_BYTES = 1 << 16
+_FILE_BYTES = 4 << 20
+_CHECKED = struct.Struct(f"<BI{TOKEN_BYTES}s")  # synced, length of the body, token
+_SUM = struct.Struct("<I")
+_HEAD_BYTES = _SUM.size + _CHECKED.size
+
+
+class RedoLog:
+    """The file of one journal.
+
+    Args:
+        file: made if it isn't there, and as large as it will ever be.
+        synced: each record is on the disk when ``append`` returns, else in the system's hands.
+
+    Raises:
+        OSError: the file can't be made, or there is no room for it.
+    """
+
+    def __init__(self, file: Path, *, synced: bool) -> None:
+        self.file = file
+        self._synced = synced
+        self._token = b""
+        self._at = 0
+        _make(file)
+        self._fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if synced else 0))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was appended since ``begin``."""
+        return self._at == 0
+
+    def begin(self, token: bytes) -> None:
+        """Start over: what is appended from now on follows the state of the database that has this token."""
+        self._token = token
+        self._at = 0
+
+    def append(self, writes: Writes) -> bool:
+        """Make writes durable; False: they are too many, or there is no room until ``begin``.
+
+        Raises:
+            OSError: the file can't be written; the record doesn't count.
+        """
+        body = pickle.dumps(writes, 4)
+        if len(body) > RECORD_BYTES or self._at + _HEAD_BYTES + len(body) > _FILE_BYTES:
+            return False
+        checked = _CHECKED.pack(self._synced, len(body), self._token)
+        record = b"".join((_SUM.pack(zlib.crc32(body, zlib.crc32(checked))), checked, body))
+        if os.pwrite(self._fd, record, self._at) != len(record):
+            raise OSError(f"{self.file} was written in part")
+        self._at += len(record)
+        return True
+
+    def read(self, token: bytes) -> Iterator[Writes]:
+        """Yield what was appended since ``begin(token)``; what is appended next stands behind it.
+
+        Raises:
+            JournalError: a record in the middle is damaged.
+        """
+        self.begin(token)
+        content = os.pread(self._fd, _FILE_BYTES, 0)
+        while (body := self._body(content, self._at)) is not None:
+            self._at += _HEAD_BYTES + len(body)
+            yield _Plain(io.BytesIO(body)).load()
+        self._check_end(content)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _body(self, content: bytes, at: int) -> bytes | None:
+        """Return the body of the record that begins here; None: there is none that counts."""
+        if at + _HEAD_BYTES > len(content):
+            return None
+        _, length, token = _CHECKED.unpack_from(content, at + _SUM.size)
+        body = content[at + _HEAD_BYTES : at + _HEAD_BYTES + length]
+        checked = content[at + _SUM.size : at + _HEAD_BYTES]
+        whole = (zlib.crc32(body, zlib.crc32(checked)),) == _SUM.unpack_from(content, at)
+        return body if whole and token == self._token else None
+
+    def _check_end(self, content: bytes) -> None:
+        """Tell a record that was just being written from one that was damaged later.
+
+        One that is synced is written when all before it are on the disk.
+        """
+        if self._at + _HEAD_BYTES > len(content):
+            return
+        _, length, token = _CHECKED.unpack_from(content, self._at + _SUM.size)
+        behind = self._at + _HEAD_BYTES + length
+        if token == self._token and self._body(content, behind) is not None and content[behind + _SUM.size]:
+            raise JournalError(
+                f"{self.file} is damaged at byte {self._at}: restore a backup, or move this file away "
+                "to go on without the last second before the end"
+            )
+
+
+class _Plain(pickle.Unpickler):
+    """Reads numbers, texts, bytes, lists and tuples, and nothing else."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} doesn't belong here")
+
+
+def _make(file: Path) -> None:
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        missing = _FILE_BYTES - os.fstat(fd).st_size
+        if missing > 0:
+            os.lseek(fd, 0, os.SEEK_END)
+            while missing > 0:
+                missing -= os.write(fd, bytes(missing))
+            os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+        raise
+    finally:
+        os.close(fd)

@@ -120,6 +120,7 @@ class EmqUpstream(Session):
         again = [self._stock_requests.pop(key) for key in returned if key in self._stock_requests]
         if again:
             self._publish_again(again)
+        self._given_back, self._inform_covers = frozenset(self._replies), False
         # While the connection is down, what the next INFORM doesn't list is handed out again.
         if self._state is State.LIVE and self.ours:
             self._send(commands.Nack(msgid=self._number(), returned=tuple(returned)))
@@ -190,15 +191,19 @@ class EmqUpstream(Session):
         self._leaving = True
         poller: select.poll | None = None
         polled: Sequence[int] = ()
-        while self._replies and self._state is not State.CLOSED:
+        while (self._replies or self._must_be_heard()) and self._state is not State.CLOSED:
             now = time.monotonic()
             if now >= end:
+                unheard = "" if self._given_back is None else ", nor what was given back"
                 logger.error(
-                    "%d replies were not acknowledged within %g s: the broker will take their tasks for lost",
+                    "%d replies were not acknowledged within %g s%s: the broker takes their tasks for lost",
                     len(self._replies),
                     timeout_s,
+                    unheard,
                 )
                 break
+            if self._must_be_heard() and self._state is State.LIVE and not self._inform_pending:
+                self._send_inform()
             if poller is None or polled != self.fds():
                 polled, poller = self.fds(), select.poll()
                 for fd in polled:
@@ -218,6 +223,14 @@ class EmqUpstream(Session):
         if self._context is not None:
             self._context.term()
             self._context = None
+
+    def _must_be_heard(self) -> bool:
+        """Return whether the broker may take for held by this worker what it has not, or not any more."""
+        if not self.ours:
+            return False
+        # One that is away, and was told nothing that it may have missed, isn't waited for.
+        connected = self._wire is not None and self._wire.connected
+        return self._given_back is not None or (self._inform_pending and connected)
 
     # What is heard.
 
@@ -255,6 +268,8 @@ class EmqUpstream(Session):
         key = (request.msgid, request.headers.attempt)
         if self._state is not State.LIVE or (self._inform_pending and self.ours):
             # Crossed our INFORM, which didn't list it: the broker hands it out again.
+            if self._given_back is None:
+                self._given_back = frozenset(self._replies)
             logger.debug("dropped the delivery %s: it crossed an INFORM", request.msgid)
             return
         if key in self._held:
@@ -282,8 +297,13 @@ class EmqUpstream(Session):
     def _on_ack(self, ack: commands.Ack) -> None:
         replies = self._replies
         for msgid in ack.acked:
-            if replies.pop(msgid, None) is None and msgid == self._inform:
+            if replies.pop(msgid, None) is not None:
+                if self._given_back is not None and msgid not in self._given_back:
+                    self._given_back = None
+            elif msgid == self._inform:
                 self._inform_pending = False
+                if self._inform_covers:
+                    self._given_back = None
                 if self._state is State.CONNECTING:
                     self._state = State.INFORMED
 

@@ -155,6 +155,11 @@ class Session(Upstream):
         self._held: dict[Key, bool] = {}
         #: Request's msgid → (attempt, REPLY's frames) until the broker acknowledges it.
         self._replies: dict[str, tuple[int, list[bytes]]] = {}
+        #: Something was given back, and our broker may not have heard of it; None: it has. These are the
+        #: msgids of the REPLYs said before: the ACK of any other tells it, or of an INFORM said since.
+        self._given_back: frozenset[str] | None = None
+        #: The INFORM on its way was said after all that was given back.
+        self._inform_covers = False
         #: A stock router takes nothing back: what it delivered, so that it can be published again.
         self._stock_requests: dict[Key, commands.Request] = {}
 
@@ -260,7 +265,7 @@ class Session(Upstream):
 
     def _send_inform(self) -> None:
         self._inform = self._number()
-        self._inform_pending = True
+        self._inform_pending = self._inform_covers = True
         capabilities = commands.Capabilities(
             slots=self.slots,
             held=(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -20,6 +22,8 @@ from tests.processes import wait_until
 from tests.upstream.fake_broker import FakeBroker, only
 
 pytestmark = pytest.mark.integration
+
+C = TypeVar("C")
 
 QUICK = Timings(
     connect_s=0.1,
@@ -280,7 +284,6 @@ def test_no_broker_is_told_in_one_line_and_tried_for_ever(
     finally:
         upstream.stop(0.0)
         (again or FakeBroker()).close()
-        broker.__init__()  # type: ignore[misc] # the fixture closes it again
 
 
 def test_a_name_that_does_not_resolve_is_told(
@@ -364,6 +367,102 @@ def test_stopping_waits_for_acknowledgements(broker: FakeBroker, upstream: EmqUp
     assert time.monotonic() - begun >= 0.2
     broker.listen()
     broker.last(commands.Kbye)
+
+
+def stopped_in_a_thread(upstream: EmqUpstream) -> threading.Thread:
+    """Have an upstream stop while the test plays the broker."""
+    upstream.leave()
+    thread = threading.Thread(target=upstream.stop, args=(5.0,))
+    thread.start()
+    return thread
+
+
+def heard_from_now_on(broker: FakeBroker, kind: type[C]) -> C:
+    """Wait for a command of an upstream that runs in a thread."""
+    broker.heard.clear()
+
+    def heard() -> int:
+        broker.listen()
+        return broker.count(kind)
+
+    wait_until(heard, timeout_s=5)
+    return broker.last(kind)
+
+
+def test_stopping_waits_until_what_was_given_back_is_known(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A broker that ends before it has read the NACK is told again, by the INFORM to its successor."""
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.drive(upstream, upstream.held)
+    upstream.leave()
+    broker.wait_for(upstream, commands.Inform)
+    upstream.nack([("m1", 1)])
+    port = broker.port
+    broker.close()
+    stopping = stopped_in_a_thread(upstream)
+    after = FakeBroker(port)
+    try:
+        inform = heard_from_now_on(after, commands.Inform)
+        assert inform.capabilities is not None
+        assert () == inform.capabilities.held
+        assert stopping.is_alive()
+        after.say(commands.Ack(msgid="a", acked=(inform.msgid,)))
+        stopping.join(2)
+        assert not stopping.is_alive()
+    finally:
+        stopping.join(10)
+        after.close()
+
+
+def test_stopping_asks_whether_what_was_given_back_is_known(
+    broker: FakeBroker, upstream: EmqUpstream
+) -> None:
+    """The ACK of an INFORM that was said before the NACK doesn't tell that the broker has read it."""
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.drive(upstream, upstream.held)
+    upstream.leave()
+    early = broker.wait_for(upstream, commands.Inform)
+    upstream.nack([("m1", 1)])
+    broker.wait_for(upstream, commands.Nack)
+    stopping = stopped_in_a_thread(upstream)
+    broker.heard.clear()
+    broker.say(commands.Ack(msgid="a", acked=(early.msgid,)))
+    again = heard_from_now_on(broker, commands.Inform)
+    assert stopping.is_alive()
+    broker.say(commands.Ack(msgid="a", acked=(again.msgid,)))
+    heard_from_now_on(broker, commands.Kbye)
+    stopping.join(2)
+    assert not stopping.is_alive()
+
+
+def test_stopping_goes_on_once_a_later_reply_is_acknowledged(
+    broker: FakeBroker, upstream: EmqUpstream
+) -> None:
+    """A broker that has acknowledged what was said after the NACK has read the NACK."""
+    broker.welcome(upstream)
+    broker.deliver("m1")
+    broker.deliver("m2")
+    broker.drive(upstream, lambda: len(upstream.held()) == 2)
+    upstream.nack([("m1", 1)])
+    upstream.reply(("m2", 1), OK)
+    broker.wait_for(upstream, commands.Reply)
+    broker.say(commands.Ack(msgid="a", acked=("m2",)))
+    broker.drive(upstream, lambda: not upstream.unacknowledged())
+    begun = time.monotonic()
+    upstream.stop(5.0)
+    assert time.monotonic() - begun < 3.0
+
+
+def test_a_worker_that_owes_nothing_waits_for_no_broker(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """Without anything given back, one whose broker is gone ends at once."""
+    broker.welcome(upstream)
+    broker.close()
+    wait_until(lambda: upstream.step(time.monotonic()) or not upstream.connected, timeout_s=5)
+    upstream.leave()
+    begun = time.monotonic()
+    upstream.stop(5.0)
+    assert time.monotonic() - begun < 3.0
 
 
 def test_remote_control_and_goodbye_become_events(broker: FakeBroker, upstream: EmqUpstream) -> None:

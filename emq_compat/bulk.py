@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from emq_compat.channel import Channel
-from emq_compat.errors import BrokerRefused, DuplicateTask, EmqError, NotPublished, QueueFull
+from emq_compat.errors import BrokerRefused, DuplicateTask, EmqError, NotPermitted, NotPublished, QueueFull
 from emq_compat.message import Publish
 from emq_compat.protocol.commands import Ack, Command, Reply, Request
 from emq_compat.protocol.frames import encode
@@ -40,6 +40,8 @@ def refused_as(error: object) -> BrokerRefused:
         kind, text = str(error.get("type", kind)), str(error.get("message", ""))
     if kind == QueueFull.__name__:
         return QueueFull(text or None)
+    if kind == NotPermitted.__name__:
+        return NotPermitted(text or None)
     if kind == DuplicateTask.__name__ and isinstance(error, dict):
         return DuplicateTask(text or None, first=str(error.get("first", "")))
     return BrokerRefused(f"{kind}: {text}" if text else kind)

@@ -19,6 +19,7 @@ __all__ = [
     "NotConfirmed",
     "NotDeclared",
     "NotEquivalent",
+    "NotPermitted",
     "NotPublished",
     "NotResolved",
     "OperationalError",
@@ -97,6 +98,10 @@ class BrokerRefused(OperationalError):
 
 class QueueFull(BrokerRefused):
     """The queue holds as many messages as its limit allows."""
+
+
+class NotPermitted(BrokerRefused):
+    """The key of this connection doesn't open that."""
 
 
 class DuplicateTask(BrokerRefused):

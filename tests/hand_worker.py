@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import zmq
 
+from emq_compat.keys import Keys
 from emq_compat.message import Headers, Job, Publish, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Ack, Capabilities, Heartbeat, Inform, Kbye, Ready, Reply, Request
 from emq_compat.wire import Wire
@@ -22,9 +23,10 @@ class HandWorker:
         endpoint: str,
         *queues: str,
         tasks: Mapping[str, str] | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.identity = new_id().encode()
-        self.wire = Wire(context, endpoint, identity=self.identity)
+        self.wire = Wire(context, endpoint, identity=self.identity, keys=keys)
         self.taken: list[Request] = []
         self.acked: set[str] = set()
         capabilities = Capabilities(slots=4, pid=os.getpid(), hostname="test", tasks=tasks)

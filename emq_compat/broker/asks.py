@@ -64,6 +64,10 @@ class Asks:
             body = ok if isinstance(ok, bytes) else json.dumps({"ok": ok}).encode()
             self._answer(client, command.msgid, body)
 
+    def refuse(self, client: bytes, command: Ask, exc: EmqError) -> None:
+        """Answer one ASK with an error."""
+        self._answer_error(client, command.msgid, exc)
+
     def _answered(self, worker: bytes, answer: Answer, now: Moment) -> None:
         if not self.commands.answered(answer, now):
             self.inspections.answered(worker, answer, now)
@@ -137,6 +141,9 @@ class Asks:
         for flight in engine.flights.by_msgid.values():
             queue_id = queue_of(flight.key)
             in_flight[queue_id] = in_flight.get(queue_id, 0) + 1
+        names = arguments.get("names")
+        if names is not None and not isinstance(names, list):
+            raise MessageError("'names' is a list of queues' names")
         return [
             {
                 "name": queue.name,
@@ -150,6 +157,7 @@ class Asks:
                 ),
             }
             for queue in engine.queues.by_name.values()
+            if names is None or queue.name in names
         ]
 
     def _delayed(

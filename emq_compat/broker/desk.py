@@ -16,6 +16,7 @@ _COUNTERS = (
     "duplicates",
     "joined",
     "refused",
+    "forbidden",
     "malformed",
     "handed_out",
     "finished",

@@ -27,6 +27,7 @@ from emq_compat import __version__
 from emq_compat.broker import admin
 from emq_compat.broker.asks import Asks
 from emq_compat.broker.engine import Engine, EngineOptions
+from emq_compat.broker.keyed import Keyed
 from emq_compat.broker.memory import trim
 from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
@@ -35,6 +36,8 @@ from emq_compat.config import BrokerConfig
 from emq_compat.errors import EmqError, JournalError, LocalProtocolError, RemoteProtocolError
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
+from emq_compat.permits import ADMIN, FULL
+from emq_compat.permits import CLIENT as ANY_KEY
 from emq_compat.protocol.commands import (
     Command,
     Disconnect,
@@ -122,20 +125,20 @@ class Server:
         self._gate = Gate(self._context, keys) if keys is not None else None
         self.frontend = self._listen(config.frontend)
         self.backend = self._listen(config.backend)
-        self.admin = self._listen(config.admin)
+        self.admin = self._listen(config.admin, ADMIN)
         if config.publish_in and config.publish_out:
             self._publish_in = self._listen(config.publish_in)
             self._publish_out = self._context.socket(zmq.PUB)
             self._publish_out.setsockopt(zmq.LINGER, 0)
             if self._gate is not None:
-                self._gate.protect(self._publish_out)
+                self._gate.protect(self._publish_out, ADMIN)
             self._publish_out.bind(config.publish_out)
         self._poll = Poll(self._wires, (self._wake_r.fileno(),))
         self._poll_without_disk = Poll((self.frontend,), (self._wake_r.fileno(),))
 
-    def _listen(self, endpoint: str) -> RouterWire:
+    def _listen(self, endpoint: str, role: str = ANY_KEY) -> RouterWire:
         limits = Limits(payload_bytes=self.config.max_message_bytes)
-        wire = RouterWire(self._context, endpoint, gate=self._gate, limits=limits)
+        wire = RouterWire(self._context, endpoint, gate=self._gate, role=role, limits=limits)
         self._wires.append(wire)
         return wire
 
@@ -144,6 +147,7 @@ class Server:
         self.engine = Engine(self.store, self._options, self._about, now)
         self.engine.topics.told_outside = self._publish_out is not None
         self.asks = Asks(self.engine, self._backup, now)
+        self._keyed = Keyed(self.engine, self.asks)
         self.store.commit()
 
     # The loop
@@ -184,21 +188,26 @@ class Server:
         engine = self.engine
         from_workers = self._receive(self.backend)
         from_clients = self._receive(self.frontend)
-        self._turn_publishes = [(i, c) for i, c in from_clients if type(c) is Request]
+        self._turn_publishes = [(i, c) for i, c, _ in from_clients if type(c) is Request]
         now = self.now()
         engine.begin_turn([c for _, c in self._turn_publishes])
-        for identity, command in from_workers:
+        for identity, command, permit in from_workers:
             if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
                 self._refused(WORKER, identity, command)
-            else:
+            elif permit is FULL:
                 engine.from_worker(identity, command, now)
+            else:
+                self._keyed.from_worker(identity, command, permit, now)
         for identity in self.backend.gone():
             engine.connection_gone(identity, now)
-        for identity, command in from_clients:
+            self._keyed.gone(identity)
+        for identity, command, permit in from_clients:
             if isinstance(command, RemoteProtocolError) or type(command) not in CLIENT.says:
                 self._tell_refused(identity, self._refused(CLIENT, identity, command))
-            else:
+            elif permit is FULL:
                 engine.from_client(identity, command, now)
+            else:
+                self._keyed.from_client(identity, command, permit, now)
         for identity in self.frontend.gone():
             engine.client_gone(identity, now)
         self._serve_administration(now)
@@ -253,9 +262,11 @@ class Server:
 
     def _serve_administration(self, now: Moment) -> None:
         commands = self._receive(self.admin)
-        for identity, command in commands:
+        for identity, command, permit in commands:
             if isinstance(command, RemoteProtocolError) or type(command) not in ADMINISTRATOR.says:
                 self._refused(ADMINISTRATOR, identity, command)
+                continue
+            if permit is not FULL and not self._keyed.from_administrator(permit):
                 continue
             answer = admin.answer(self.engine, command, now)
             if answer is not None:
@@ -269,11 +280,13 @@ class Server:
 
     def _take_publishes(self, wire: RouterWire, now: Moment) -> None:
         commands = self._receive(wire)
-        for identity, command in commands:
-            if isinstance(command, PublishTopic):
+        for identity, command, permit in commands:
+            if not isinstance(command, PublishTopic):
+                self._refused(PUBLISHER, identity, command)
+            elif permit is FULL:
                 self.engine.topics.publish(command, now)
             else:
-                self._refused(PUBLISHER, identity, command)
+                self._keyed.announced(command, permit, now)
 
     def _pass_on(self, published: list[tuple[PublishTopic, list[bytes]]]) -> None:
         """Send what was published to who asked for it, and to the subscribers of the PUB socket."""
@@ -332,7 +345,7 @@ class Server:
     def _turn_without_disk(self) -> bool:
         """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
         from_clients = self._receive(self.frontend)
-        for identity, command in from_clients:
+        for identity, command, _ in from_clients:
             if isinstance(command, Request):
                 self._refuse(
                     identity,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,12 +16,43 @@ from emq_compat.keys import (
     authorized_clients,
     new_client,
     new_keys,
+    permit_client,
     remove_client,
 )
+from emq_compat.permits import CLIENT, ROLES, patterns_in
 
 __all__ = ["keys"]
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _what_it_opens(command: F) -> F:
+    """Add the options that say what a key opens."""
+    options = (
+        click.option(
+            "--role",
+            type=click.Choice(ROLES),
+            default=CLIENT,
+            show_default=True,
+            help="client: publishes and reads results. worker: also runs tasks. admin: everything.",
+        ),
+        click.option(
+            "--publish",
+            metavar="QUEUES",
+            help="Queues that it may publish to, with commas between them; * for any text. Left out: all.",
+        ),
+        click.option(
+            "--take", metavar="QUEUES", help="Queues that a worker may take tasks from. Left out: all."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _patterns(given: str | None) -> tuple[str, ...]:
+    return () if given is None else patterns_in(given)
 
 
 @click.group()
@@ -28,14 +61,15 @@ def keys() -> None:
 
     On the broker's machine: `keys new DIR`, then `broker --keys DIR`. For each other machine: `keys
     add-client DIR NAME`, whose folder is moved there; or there `keys new-client`, and here `keys authorise`.
-    The other machine then connects with emq://HOST?keys=FOLDER.
+    The other machine then connects with emq://HOST?keys=FOLDER. --role says what its key opens; the key that
+    `keys new` makes is an admin's.
     """
 
 
 @keys.command()
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 def new(folder: Path) -> None:
-    """Make the broker's keys and one client's, for this machine."""
+    """Make the broker's keys and an admin's, for this machine."""
     with one_line_errors("info"):
         new_keys(folder)
     click.echo(f"Made {folder}: start `emq-compat broker --keys {folder}`, and connect with ?keys={folder}")
@@ -44,10 +78,11 @@ def new(folder: Path) -> None:
 @keys.command("add-client")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.argument("name")
-def add(folder: Path, name: str) -> None:
+@_what_it_opens
+def add(folder: Path, name: str, role: str, publish: str | None, take: str | None) -> None:
     """Let one more machine in; needs no restart of the broker."""
     with one_line_errors("info"):
-        made = add_client(folder, name)
+        made = add_client(folder, name, role=role, publish=_patterns(publish), take=_patterns(take))
     click.echo(f"Made {made}: move it to that machine, as a secret, and connect there with ?keys=FOLDER")
 
 
@@ -70,27 +105,48 @@ def new_client_(folder: Path, broker_pub: Path) -> None:
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.argument("name")
 @click.argument("client_pub", metavar="CLIENT.PUB", type=click.Path(path_type=Path, dir_okay=False))
-def authorise(folder: Path, name: str, client_pub: Path) -> None:
+@_what_it_opens
+def authorise(
+    folder: Path, name: str, client_pub: Path, role: str, publish: str | None, take: str | None
+) -> None:
     """Let in the machine that made CLIENT.PUB by `keys new-client`; needs no restart of the broker."""
     with one_line_errors("info"):
-        authorize(folder, name, client_pub)
+        authorize(folder, name, client_pub, role=role, publish=_patterns(publish), take=_patterns(take))
     click.echo(f"{name} is let in")
+
+
+@keys.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.argument("name")
+@_what_it_opens
+def permit(folder: Path, name: str, role: str, publish: str | None, take: str | None) -> None:
+    """Change what the key of a machine opens, for the connections that it has, too.
+
+    Options that are left out mean what they mean with add-client.
+    """
+    with one_line_errors("info"):
+        permit_client(folder, name, role=role, publish=_patterns(publish), take=_patterns(take))
+    click.echo(f"Changed {name}: it is {role}")
 
 
 @keys.command("remove-client")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.argument("name")
 def remove(folder: Path, name: str) -> None:
-    """Let a machine in no more. Connections that it has stay until they end."""
+    """Let a machine in no more. What comes over connections that it has is refused, within a second."""
     with one_line_errors("info"):
         remove_client(folder, name)
-    click.echo(f"Removed {name}: new connections with its key are refused")
+    click.echo(f"Removed {name}: its key opens nothing any more")
 
 
 @keys.command("list")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 def list_(folder: Path) -> None:
-    """List who is let in, with their public keys."""
+    """List who is let in, what their keys open, and the public keys."""
     with one_line_errors("info"):
         found = authorized_clients(folder)
-    click.echo(table(("client", "public key"), [(name, key.decode()) for key, name in found.items()]))
+    rows = [
+        (one.name, one.role, ", ".join(one.publish) or "all", ", ".join(one.take) or "all", key.decode())
+        for key, one in found.items()
+    ]
+    click.echo(table(("client", "role", "publish", "take", "public key"), rows))

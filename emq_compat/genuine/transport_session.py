@@ -188,6 +188,8 @@ class Session:
             elif isinstance(command, commands.Hello):
                 if command.about.get("inform"):
                     self._give_up("it doesn't know this consumer any more")
+                if refused := command.about.get("refused"):
+                    self._give_up(f"it refuses this consumer: {refused}")
                 self._greeted = True
                 dead_after = command.about.get("dead_after_s")
                 if isinstance(dead_after, int | float) and 0 < dead_after < 1e6:

@@ -335,6 +335,9 @@ class EmqUpstream(Session):
                 )
                 self._inform_again(now, "the broker asks who this is")
             return
+        if refused := hello.about.get("refused"):
+            self._lose(now, events, f"it refuses this worker: {refused}")
+            return
         dead_after = hello.about.get("dead_after_s")
         if isinstance(dead_after, (int, float)) and 0 < dead_after < 1e6:
             self.dead_after_s = float(dead_after)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from types import TracebackType
 
 import zmq
@@ -11,6 +13,7 @@ from zmq.utils import z85
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.keys import Keys, authorized_clients
+from emq_compat.permits import ADMIN, CLIENT, Permit
 from emq_compat.wire.multipart import Socket
 
 __all__ = ["Gate", "client_curve", "server_curve"]
@@ -19,16 +22,21 @@ log = logging.getLogger(__name__)
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
-#: Sockets that name a domain let nobody in while no Gate answers for it.
-_DOMAIN = b"emq"
+#: Sockets that name a domain let nobody in while no Gate answers for it. The domain names the least role.
+_DOMAIN = b"emq."
+#: The folder is looked at so often, at most, for the sake of connections that stand.
+_LOOK_S = 1.0
 
 
-def server_curve(socket: Socket, keys: Keys) -> None:
-    """Make a socket that will be bound ask for CURVE; its context needs a Gate that decides who is let in."""
+def server_curve(socket: Socket, keys: Keys, role: str = CLIENT) -> None:
+    """Make a socket that will be bound ask for CURVE; its context needs a Gate that decides who is let in.
+
+    ``role`` is the least that a key must have (permits.py).
+    """
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-    socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
+    socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN + role.encode())
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
@@ -42,8 +50,8 @@ def client_curve(socket: Socket, keys: Keys) -> None:
 class Gate:
     """Lets in the clients whose public keys lie in the folder of ``keys``; one for a ZeroMQ context.
 
-    The folder is read at each new connection: a key that is added or removed holds for the next one. It
-    answers in a thread of its own (ZeroMQ's ZAP, RFC 27), so that a busy broker keeps nobody waiting.
+    The folder is read at each new connection, in a thread of its own (ZeroMQ's ZAP, RFC 27), so that a busy
+    broker keeps nobody waiting. What a connection that stands may do is told by ``permit``.
     """
 
     def __init__(self, context: zmq.Context[Socket], keys: Keys) -> None:
@@ -52,8 +60,12 @@ class Gate:
         Raises:
             ConfigurationError: the folder can't be used, or the context has a gate already.
         """
-        authorized_clients(keys.folder)
         self.keys = keys
+        self._clients = keys.folder / "clients"
+        #: Public key → what it opens, as it was read last.
+        self._permits = authorized_clients(keys.folder)
+        self._looked = time.monotonic()
+        self._changed_ns = self._folder_changed_ns()
         self._zap: Socket = context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
         try:
@@ -72,9 +84,38 @@ class Gate:
         self._thread = threading.Thread(target=self._run, name="emq-gate", daemon=True)
         self._thread.start()
 
-    def protect(self, socket: Socket) -> None:
-        """Make a socket of the context, before it is bound, ask for CURVE and obey this gate."""
-        server_curve(socket, self.keys)
+    def protect(self, socket: Socket, role: str = CLIENT) -> None:
+        """Make a socket of the context, before it is bound, ask for CURVE and obey this gate.
+
+        ``role`` is the least that a key must have to be let in.
+        """
+        server_curve(socket, self.keys, role)
+
+    def permit(self, key: bytes) -> Permit | None:
+        """Return what a key opens that was let in, as of a second ago; None: nothing any more.
+
+        ``key`` is what ZeroMQ calls a message's User-Id.
+        """
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_S:
+            self._looked = now
+            if self._changed_ns != (changed_ns := self._folder_changed_ns()):
+                self._changed_ns = changed_ns
+                self._read()
+        return self._permits.get(key)
+
+    def _folder_changed_ns(self) -> int:
+        try:
+            return os.stat(self._clients).st_mtime_ns
+        except OSError:
+            return 0
+
+    def _read(self) -> None:
+        try:
+            self._permits = authorized_clients(self.keys.folder)
+        except ConfigurationError as exc:
+            self._permits = {}
+            log.error("nobody is let in: %s", exc)
 
     def close(self) -> None:
         """End the thread. Sockets that the gate protects let nobody in any more."""
@@ -111,22 +152,24 @@ class Gate:
             self._stopped.close(0)
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
-        version, request_id, _domain, address, _identity, mechanism, *credentials = request
-        name = ""
+        version, request_id, domain, address, _identity, mechanism, *credentials = request
         if version == _ZAP_VERSION and mechanism == b"CURVE" and len(credentials) == 1:
             key = z85.encode(credentials[0])
-            try:
-                name = authorized_clients(self.keys.folder).get(key, "")
-            except ConfigurationError as exc:
-                log.error("nobody is let in: %s", exc)
+            self._read()
+            permit = self._permits.get(key)
+            role = domain.removeprefix(_DOMAIN).decode()
+            if permit is not None and permit.is_at_least(role):
+                return [_ZAP_VERSION, request_id, b"200", b"OK", key, b""]
+            if permit is not None:
+                why = f"the key {permit.name!r} is {_a(permit.role)}'s, and {_a(role)}'s is needed"
             else:
-                if not name:
-                    log.warning(
-                        "a client from %s is not let in: unknown key %s", _shown(address), _shown(key)
-                    )
-        if name:
-            return [_ZAP_VERSION, request_id, b"200", b"OK", name.encode(), b""]
+                why = f"unknown key {_shown(key)}"
+            log.warning("a client from %s is not let in: %s", _shown(address), why)
         return [_ZAP_VERSION, request_id, b"400", b"this key is not let in", b"", b""]
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role == ADMIN else f"a {role}"
 
 
 def _shown(raw: bytes) -> str:

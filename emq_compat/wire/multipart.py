@@ -134,6 +134,15 @@ class Multipart:
             frames += self.receive()
         return frames, fd
 
+    def receive_first_of(self) -> tuple[bytes, bytes]:
+        """Return the first frame of the next message, and the key of its connection (with CURVE).
+
+        Raises:
+            zmq.Again: none is waiting.
+        """
+        frame = self._recv(_NOBLOCK, False)
+        return frame.bytes, str(frame.get("User-Id")).encode()
+
     def send(self, frames: Sequence[bytes]) -> bool:
         """Send a message; False: a ROUTER that was told so (ROUTER_MANDATORY) has no such peer any more.
 

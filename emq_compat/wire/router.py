@@ -11,6 +11,7 @@ import zmq
 
 from emq_compat.errors import OperationalError, RemoteProtocolError
 from emq_compat.message import new_id
+from emq_compat.permits import CLIENT, FULL, Permit
 from emq_compat.protocol.commands import Command, Heartbeat
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import Gate
@@ -19,8 +20,8 @@ from emq_compat.wire.multipart import Multipart, Socket
 
 __all__ = ["RouterWire", "is_listened_at"]
 
-#: A peer's identity, and what it said.
-Received: TypeAlias = "tuple[bytes, Command | RemoteProtocolError]"
+#: A peer's identity, what it said, and what the key of its connection opens (None: it was removed).
+Received: TypeAlias = "tuple[bytes, Command | RemoteProtocolError, Permit | None]"
 
 _EVENTS = int(zmq.EVENT_DISCONNECTED) | HANDSHAKE_FAILED
 
@@ -52,15 +53,17 @@ class RouterWire(Watched):
         endpoint: str,
         *,
         gate: Gate | None = None,
+        role: str = CLIENT,
         limits: Limits = LIMITS,
     ) -> None:
-        """Bind; ``gate``: only clients with its keys are let in.
+        """Bind; ``gate``: only clients with its keys are let in, and of these such with the role at least.
 
         Raises:
             OperationalError: the endpoint can't be bound (in use, no such address …).
         """
         self.refused = 0
         self._limits = limits
+        self._gate = gate
         self._fds: dict[bytes, int] = {}
         self._peers: dict[int, set[bytes]] = {}
         self._closed: list[int] = []
@@ -75,7 +78,7 @@ class RouterWire(Watched):
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         if gate is not None:
-            gate.protect(socket)
+            gate.protect(socket, role)
         super().__init__(socket, _EVENTS)
         try:
             if endpoint.startswith("ipc://") and is_listened_at(endpoint.removeprefix("ipc://")):
@@ -95,9 +98,11 @@ class RouterWire(Watched):
         return min(due, default=None)
 
     def receive(self, limit: int = 256) -> list[Received]:
-        """Return what has arrived, at most ``limit`` messages, each with its sender's identity.
+        """Return what has arrived, at most ``limit`` messages, each with its sender's identity and permit.
 
-        A malformed message comes as its error. Ask ``gone`` after having handled them.
+        The permit is that of the very connection a message came over: whoever takes over another's identity
+        doesn't take over its rights. A malformed message comes as its error. Ask ``gone`` after having
+        handled them.
         """
         for event, value in self._events():
             if event == zmq.EVENT_DISCONNECTED:
@@ -107,16 +112,21 @@ class RouterWire(Watched):
             else:
                 self.refused += 1
         received: list[Received] = []
-        multipart, limits, fds = self._multipart, self._limits, self._fds
+        multipart, limits, fds, gate = self._multipart, self._limits, self._fds, self._gate
+        permit: Permit | None = FULL
         drained = False
         try:
             for _ in range(limit):
-                peer = multipart.receive_first()
+                if gate is None:
+                    peer = multipart.receive_first()
+                else:
+                    peer, key = multipart.receive_first_of()
+                    permit = gate.permit(key)
                 frames = multipart.receive() if peer in fds else self._learn(peer)
                 try:
-                    received.append((peer, decode(frames, limits)))
+                    received.append((peer, decode(frames, limits), permit))
                 except RemoteProtocolError as exc:
-                    received.append((peer, exc))
+                    received.append((peer, exc, permit))
         except zmq.Again:
             drained = True
         if self._closed or self._suspects:

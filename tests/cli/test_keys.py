@@ -16,9 +16,9 @@ def test_keys_let_in_who_has_one(site: Site) -> None:
     """With keys the broker answers who is let in, and refuses others, and removed ones, in bounded time."""
     made = site.emq("keys", "new", "keys")
     assert "broker --keys keys" in made
-    assert "handout/laptop" in site.emq("keys", "add-client", "keys", "laptop")
-    assert ["client", "laptop"] == [
-        line.split()[0] for line in site.emq("keys", "list", "keys").splitlines()[1:]
+    assert "handout/laptop" in site.emq("keys", "add-client", "keys", "laptop", "--role", "admin")
+    assert [["client", "admin"], ["laptop", "admin"]] == [
+        line.split()[:2] for line in site.emq("keys", "list", "keys").splitlines()[1:]
     ]
     site.start_broker("--memory", "--keys", "keys")
 
@@ -48,6 +48,8 @@ def test_client_makes_its_own_keys(site: Site) -> None:
     assert "office is let in" in site.emq("keys", "authorise", "keys", "office", "elsewhere/keys/client.pub")
 
     url = f"{site.url}&keys={site.folder / 'elsewhere/keys'}"
+    assert "needs an admin's key, and 'office' is a client's" in site.emq("status", "-b", url, status=1)
+    assert "Changed office" in site.emq("keys", "permit", "keys", "office", "--role", "admin")
     assert 69 == site.run("status", "-b", url).returncode
     again = ("keys", "authorise", "keys", "office2", "elsewhere/keys/client.pub")
     assert "let in already, as 'office'" in site.emq(*again, status=1)
@@ -63,6 +65,13 @@ def test_wrong_folders_and_names_are_told(site: Site) -> None:
     site.emq("keys", "new", "keys")
     assert "already holds keys" in site.emq("keys", "new", "keys", status=1)
     assert "keys new" in site.emq("keys", "add-client", "nothere", "x", status=1)
+    worker = ("keys", "permit", "keys", "client", "--role", "worker", "--publish", "a,b*", "--take")
+    assert "is no list of queues" in site.emq(*worker, "a,,b", status=1)
+    assert "Changed client" in site.emq(*worker, "a, c")
+    assert ["client", "worker", "a,", "b*", "a,", "c"] == site.emq("keys", "list", "keys").split()[6:12]
+    assert "a client takes no messages" in site.emq(
+        "keys", "permit", "keys", "client", "--take", "a", status=1
+    )
     assert "can't name a client" in site.emq("keys", "add-client", "keys", "../x", status=1)
     assert "exists already" in site.emq("keys", "add-client", "keys", "client", status=1)
     assert "lets in no client 'x'" in site.emq("keys", "remove-client", "keys", "x", status=1)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from emq_compat.errors import ConfigurationError
-from emq_compat.keys import Keys, add_client, authorized_clients, new_keys
+from emq_compat.keys import Keys, add_client, authorized_clients, new_keys, permit_client
+from emq_compat.permits import Permit
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +23,7 @@ def test_new_keys(tmp_path: Path) -> None:
 
     assert broker == Keys.for_broker(folder)
     assert broker.public == broker.broker_public == client.broker_public
-    assert {client.public: "client"} == authorized_clients(folder)
+    assert {client.public: Permit(name="client", role="admin")} == authorized_clients(folder)
     for path in (folder, *folder.rglob("*")):
         assert (0o700 if path.is_dir() else 0o600) == stat.S_IMODE(path.stat().st_mode), path
 
@@ -35,7 +36,7 @@ def test_add_client(tmp_path: Path) -> None:
 
     client = Keys.for_client(handout)
     assert broker.public == client.broker_public
-    assert "web-1" == authorized_clients(tmp_path / "keys")[client.public]
+    assert Permit(name="web-1", role="client") == authorized_clients(tmp_path / "keys")[client.public]
     assert not (handout / "broker.key").exists()
 
 
@@ -103,3 +104,97 @@ def test_no_key_in_it(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(ConfigurationError, match=r"broker\.pub"):
         Keys.for_client(tmp_path)
+
+
+def test_what_a_key_opens(tmp_path: Path) -> None:
+    """Role and queues are written beside the public key, read again, and changed in place."""
+    new_keys(tmp_path)
+    key = Keys.for_client(add_client(tmp_path, "w", role="worker", publish=("a", "b.*"), take=("c",))).public
+    made = Permit(name="w", role="worker", publish=("a", "b.*"), take=("c",))
+    assert made == authorized_clients(tmp_path)[key]
+
+    permit_client(tmp_path, "w", role="client", publish=("a",))
+
+    assert Permit(name="w", role="client", publish=("a",)) == authorized_clients(tmp_path)[key]
+    assert ["client.pub", "w.pub"] == sorted(file.name for file in (tmp_path / "clients").iterdir())
+    assert 0o600 == stat.S_IMODE((tmp_path / "clients" / "w.pub").stat().st_mode)
+
+
+def test_a_key_without_a_role_is_a_clients(tmp_path: Path) -> None:
+    """A file that holds a public key alone, with comments and blank lines, opens least."""
+    new_keys(tmp_path)
+    listed = tmp_path / "clients" / "client.pub"
+    public = listed.read_text().splitlines()[0]
+    listed.write_text(f"# ours\n\n{public}\n")
+
+    assert [Permit(name="client", role="client")] == list(authorized_clients(tmp_path).values())
+
+
+BAD_LINES = [
+    ("role: root", "there is no role 'root'"),
+    ("rol: admin", "'rol' isn't one line of public:"),
+    ("publsh: a", "'publsh' isn't one line"),
+    ("role", "'role' isn't one line"),
+    ("role: client\nrole: admin", "'role' isn't one line"),
+    ("publish:", "is no list of queues"),
+    ("publish: a,,b", "is no list of queues"),
+    ("publish: a\x00b", "is no list of queues"),
+    ("take: a", "a client takes no messages"),
+    ("role: admin\npublish: a", "opens every queue"),
+    ("secret: x", "'secret' isn't one line"),
+]
+
+
+@pytest.mark.parametrize(("lines", "why"), BAD_LINES)
+def test_a_line_with_a_slip_lets_nobody_in(tmp_path: Path, lines: str, why: str) -> None:
+    """A line that isn't understood is an error that names file and line, and opens nothing."""
+    new_keys(tmp_path)
+    listed = tmp_path / "clients" / "client.pub"
+    listed.write_text(f"{listed.read_text().splitlines()[0]}\n{lines}\n")
+
+    with pytest.raises(ConfigurationError, match=f"client.pub.*{why}"):
+        authorized_clients(tmp_path)
+
+
+def test_a_key_is_listed_once(tmp_path: Path) -> None:
+    """The same key under two names could open two things, and is refused."""
+    new_keys(tmp_path)
+    text = (tmp_path / "clients" / "client.pub").read_text()
+    (tmp_path / "clients" / "other.pub").write_text(text)
+
+    with pytest.raises(ConfigurationError, match=r"other\.pub holds the key of 'client'"):
+        authorized_clients(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "queue", "open_"),
+    [
+        ((), "any", True),
+        (("a",), "a", True),
+        (("a",), "ab", False),
+        (("a*",), "ab", True),
+        (("*.x",), "a.x", True),
+        (("*.x",), "a.xy", False),
+        (("a.c",), "abc", False),
+        (("b", "a"), "a", True),
+        (("*",), "", True),
+        (("a*a",), "a", False),
+        (("a*b*c",), "axbxc", True),
+        (("a*b*c",), "axcxb", False),
+        (("a*" * 100,), "a" * 254 + "b", True),
+        (("a*" * 100 + "a",), "a" * 254 + "b", False),
+    ],
+)
+def test_patterns_of_queues(patterns: tuple[str, ...], queue: str, open_: bool) -> None:
+    """A pattern's * stands for any text, everything else for itself, and all of a name counts."""
+    assert open_ == Permit(name="k", publish=patterns).may_publish(queue)
+
+
+def test_roles_include_each_other() -> None:
+    """Who takes from a queue may publish to it, a client takes nothing, an admin everything."""
+    worker = Permit(name="w", role="worker", publish=("a",), take=("b",))
+    assert [True, True, False] == [worker.may_publish(queue) for queue in "abc"]
+    assert [False, True, False] == [worker.may_take(queue) for queue in "abc"]
+    client, admin = Permit(name="c"), Permit(name="a", role="admin")
+    assert (False, True) == (client.may_take("a"), admin.may_take("a"))
+    assert [False, True, True] == [one.is_at_least("worker") for one in (client, worker, admin)]

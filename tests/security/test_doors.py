@@ -46,7 +46,7 @@ def test_with_keys_a_task_runs(
     """Client and worker that have keys (one by the URL, one by EMQ_KEYS) run a task; files are 0600."""
     broker.start("--keys", str(keys))
     write("proj.py", PROJECT)
-    other = add_client(keys, "worker-1")
+    other = add_client(keys, "worker-1", role="worker")
     url = broker.url
     procs.emq("worker", "-A", "proj", "-b", url, "-c", "1", "-P", "solo",
               cwd=tmp_path, env={"EMQ_KEYS": str(other)}, ready="ready")  # fmt: skip

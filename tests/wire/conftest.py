@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import zmq
 
+from emq_compat.permits import Permit
 from emq_compat.wire import RouterWire, Wire
 
 TIMEOUT_S = 5.0
@@ -38,6 +39,8 @@ class Driver:
         self.wire = wire
         self.received: list[Any] = []
         self.gone: list[bytes] = []
+        #: Of each message that a router received.
+        self.permits: list[Permit | None] = []
 
     def until(self, condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
         """Drive until `condition` is true; fails after `timeout_s`."""
@@ -56,9 +59,13 @@ class Driver:
 
     def step(self) -> None:
         """Receive once."""
-        self.received += self.wire.receive()
-        if isinstance(self.wire, RouterWire):
-            self.gone += self.wire.gone()
+        if not isinstance(self.wire, RouterWire):
+            self.received += self.wire.receive()
+            return
+        for sender, said, permit in self.wire.receive():
+            self.received.append((sender, said))
+            self.permits.append(permit)
+        self.gone += self.wire.gone()
 
     def messages(self, count: int) -> list[Any]:
         """Drive until `count` messages have come, and return them."""

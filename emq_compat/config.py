@@ -140,8 +140,8 @@ class WorkerConfig:
             (task_time_limit, task_soft_time_limit; GLOBAL_TIMEOUT).
         max_tasks_per_child: a child is replaced after so many (worker_max_tasks_per_child, MAX_JOB_COUNT).
         max_memory_per_child_kb: or once it uses more resident memory, in KiB (worker_max_memory_per_child).
-        prefetch_multiplier: accepted, and without effect but for 1, which forbids any reserve
-            (worker_prefetch_multiplier): a worker reserves only short jobs, and gives them back.
+        prefetch_multiplier: 1 forbids any reserve (worker_prefetch_multiplier): else a worker reserves short
+            jobs, and gives them back, and holds with RabbitMQ so much that expires in its hands.
         soft_shutdown_timeout_s: how long a cold shutdown first waits for running jobs
             (worker_soft_shutdown_timeout).
         enable_soft_shutdown_on_idle: wait even if nothing runs (worker_enable_soft_shutdown_on_idle).

@@ -40,6 +40,14 @@ SETTINGS = """
 app.conf.update({settings!r})
 """
 
+SCRIPT = """
+if __name__ == "__main__":
+    try:
+        print(ping.name, ping.delay("script").get(timeout=30))
+    except Exception as exc:
+        print(ping.name, type(exc).__name__)
+"""
+
 #: Evaluates for its one caller; each thread of the project's process but this one is the app's own.
 DRIVER = """
 import importlib, sys
@@ -184,6 +192,18 @@ class MixedSite:
         )  # fmt: skip
         self._driver = Client(str(self.folder / "driver.sock"), "AF_UNIX")
         return self._driver
+
+    def run_as_script(self, *, named: bool) -> str:
+        """Run a copy of the project's module as a program that calls ``ping``; returns what it printed.
+
+        ``named``: its app has the module's name, else none. It prints the task's name, and the result's.
+        """
+        text = (self.folder / f"{NAME}.py").read_text()
+        path = self.folder / f"script_{named}.py"
+        path.write_text((text if named else text.replace(f"Celery({NAME!r}, ", "Celery(")) + SCRIPT)
+        program = self.procs.start(self.bin / "python", path.name, cwd=self.folder)
+        assert 0 == program.wait(60), program.tail()
+        return program.output().strip().splitlines()[-1]
 
     def runs(self) -> list[str]:
         """The lines that tasks have noted: ``ping MARK``, ``start MARK PID``, ``end MARK``."""

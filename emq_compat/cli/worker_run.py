@@ -226,6 +226,7 @@ def _upstreams(site: WorkerSite, config: WorkerConfig, manager: JobManager) -> S
         conf=app.conf,
         acks_late=lambda task: policies.get(task, default).acks_late,
         emq=manager.upstream_of,
+        prefetch_multiplier=config.prefetch_multiplier,
     )
 
 

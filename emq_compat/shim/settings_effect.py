@@ -60,7 +60,8 @@ DIFFERENT: Final[dict[str, str]] = {
     "worker_enable_remote_control": "false: none over a kombu broker, and none of genuine Celery over ours",
     "worker_eta_task_limit": "with kombu brokers; 10,000 unless it is set",
     "worker_pool_restarts": "allows `pool_restart`; with `reload` the whole worker starts again",
-    "worker_prefetch_multiplier": "only 1 has an effect: no reserve at all",
+    "worker_prefetch_multiplier": "1: no reserve at all; up to 4: with RabbitMQ, how much is held so that it "
+    "expires as REVOKED",
 }
 
 #: Why a setting does nothing, and a project that relies on it lacks something → the settings.

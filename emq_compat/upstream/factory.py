@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from emq_compat.address import Address, is_kombu
@@ -26,6 +27,7 @@ def upstreams_for(
     conf: Mapping[str, Any],
     acks_late: Callable[[str], bool],
     emq: Callable[[Sequence[Address]], Upstream],
+    prefetch_multiplier: int = 1,
 ) -> tuple[Upstream, ...]:
     """Return an upstream for each address, in their order.
 
@@ -37,6 +39,7 @@ def upstreams_for(
         conf: the app's settings, under Celery's names.
         acks_late: task name → whether its messages are acknowledged when they have ended.
         emq: makes the upstream of our broker, or a stock router.
+        prefetch_multiplier: worker_prefetch_multiplier; 1: nothing is held but what can begin.
 
     Raises:
         AddressError: one of them can't be used.
@@ -47,10 +50,12 @@ def upstreams_for(
             made.append(emq(Address.parse(url)))
             continue
         from emq_compat.upstream.kombu import KombuUpstream  # noqa: PLC0415 - where it is used
+        from emq_compat.upstream.kombu_ahead import per_slot  # noqa: PLC0415
 
         settings = kombu_settings(
             url, find_queue=find_queue, declared=declared, conf=conf, acks_late=acks_late
         )
+        settings = replace(settings, ahead=per_slot(prefetch_multiplier))
         made.append(KombuUpstream(name=name, queues=queues, settings=settings))
     return tuple(made)
 

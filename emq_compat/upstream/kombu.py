@@ -48,6 +48,7 @@ class KombuUpstream(Upstream):
         self._connection = 0
         self._deadline: float | None = None
         self._stopped = False
+        self._slots = 0
 
     def _tell(self, connection: int, event: UpstreamEvent) -> None:
         self._events.append((connection, event))
@@ -138,6 +139,11 @@ class KombuUpstream(Upstream):
 
     def stats(self) -> dict[str, Any]:
         return self._worker.stats()
+
+    def resize(self, slots: int) -> None:
+        if slots != self._slots:
+            self._slots = slots
+            self._worker.do("resize", slots)
 
     def leave(self) -> None:
         self._worker.do("leave")

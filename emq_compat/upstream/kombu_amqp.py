@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from amqp.exceptions import RecoverableConnectionError
@@ -66,10 +66,11 @@ class AmqpTap(Tap):
 
     def open(self, queues: Sequence[Any]) -> None:
         self._queues = tuple(queues)
-        channel = self.connection.channel()
+        first = channel = self.connection.channel()
         for queue in queues:
             channel = self.declare(channel, queue)
         self._channel = channel
+        self.reads_ahead = channel is first and all(map(_costs_nothing, queues))
         channel.auto_decode = False
         if self.settings.quorum:
             self._bind_delayed(queues)
@@ -98,6 +99,7 @@ class AmqpTap(Tap):
             channel = self.declare(self._channel, queue)
             if channel is not self._channel:
                 raise RecoverableConnectionError(f"the channel was closed by the declaration of {queue.name}")
+        self.reads_ahead = self.reads_ahead and all(map(_costs_nothing, queues))
         self._prefetch = 0
 
     def _consume(self) -> None:
@@ -149,6 +151,14 @@ class AmqpTap(Tap):
         if credit and not self._listening:
             self._consume()
 
+    def is_wanted_elsewhere(self, queues: Collection[str]) -> bool:
+        own = int(self._listening)
+        for name in queues:
+            told = self._channel.queue_declare(name, passive=True)
+            if not told.message_count and told.consumer_count > own:
+                return True
+        return False
+
     def _read(self) -> None:
         """Take what has come: frames until there is none, or so many that acknowledgements have to leave."""
         amqp = self._amqp
@@ -168,13 +178,16 @@ class AmqpTap(Tap):
             told, properties = message.delivery_info, message.properties
             tag = told["delivery_tag"]
             self._open[tag] = None
+            headers = properties.get("application_headers") or {}
+            if "x-delivery-count" in headers:  # a quorum queue, by the virtual host's default
+                self.reads_ahead = False
             self.take(
                 Arrival(
                     message=CeleryMessage(
                         body=message.body,
                         content_type=properties.get("content_type") or "application/data",
                         content_encoding=properties.get("content_encoding") or "binary",
-                        headers=properties.get("application_headers") or {},
+                        headers=headers,
                         properties={
                             name: properties[name] for name in _PROPERTIES if properties.get(name) is not None
                         },
@@ -228,6 +241,11 @@ class AmqpTap(Tap):
         if self._channel is not None:
             self._channel.close()
 
+
+def _costs_nothing(queue: Any) -> bool:
+    """Return whether a message may be taken and put back: nobody counts that, and none is overtaken."""
+    arguments = queue.queue_arguments or {}
+    return arguments.get("x-queue-type", "classic") == "classic" and "x-max-priority" not in arguments
 
 
 def delays(queue: Any) -> bool:

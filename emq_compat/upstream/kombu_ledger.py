@@ -50,6 +50,11 @@ class Held:
         self.concludes: Held | None = None
         self.tries = 0
 
+    @property
+    def stays(self) -> bool:
+        """It ends here: it is an epilogue, or it has expired and its broker would drop it without a word."""
+        return self.concludes is not None or 0 < self.delivery.headers.expires <= time.time()
+
 
 class Ledger:
     """All that is held, by msgid. ``now`` is unix time where etas are compared, else monotonic."""

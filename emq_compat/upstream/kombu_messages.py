@@ -15,6 +15,7 @@ from emq_compat.celery_message import delivery_of
 from emq_compat.errors import MessageError
 from emq_compat.message import REJECTED, REQUEUED, RETURNED, Reply
 from emq_compat.upstream.base import Delivered, UpstreamEvent
+from emq_compat.upstream.kombu_ahead import Ahead
 from emq_compat.upstream.kombu_connection import Broker
 from emq_compat.upstream.kombu_ledger import Held, Ledger, epilogue_of, identity_of
 from emq_compat.upstream.kombu_publish import Publisher
@@ -31,6 +32,8 @@ logger = logging.getLogger("emq_compat.upstream.kombu")
 _PUBLISH_AGAIN_S: Final = 1.0
 #: So often an end that its task had no word in is given to a child.
 _EPILOGUES: Final = 3
+#: What came beyond the credit, and beyond what may be held, goes back after so long.
+_SURPLUS_S: Final = 1.5
 
 
 class Messages:
@@ -58,6 +61,7 @@ class Messages:
         #: To be given to the job manager when it has credit.
         self._waiting: deque[Held] = deque()
         self._waiting_since = 0.0
+        self._ahead = Ahead(settings.ahead)
         #: What was to be said of tags while there was no connection.
         self._unsaid: list[Saying] = []
         self._eta_timer: float | None = None
@@ -86,6 +90,9 @@ class Messages:
         if connection == self._number:
             self._credit = 0
 
+    def _do_resize(self, slots: int) -> None:
+        self._ahead.resize(slots)
+
     def _do_began(self, msgids: Sequence[str]) -> None:
         acks_late = self._settings.acks_late
         for msgid in msgids:
@@ -103,7 +110,7 @@ class Messages:
             if held is None:
                 continue
             held.given = False
-            if held.concludes is None and (self._leaving or not held.tags):
+            if held.concludes is None and (not held.tags or (self._leaving and not held.stays)):
                 self._back(held)
                 continue
             # There may be a slot for it soon; if not, it goes back with all that is too much.
@@ -205,13 +212,35 @@ class Messages:
             self._waiting_since = time.monotonic()
             self._tell(self._number, Delivered(delivery=held.delivery))
 
-    def _give_surplus_back(self) -> None:
-        """Let others have what there was no credit for."""
-        kept = [held for held in self._waiting if held.concludes is not None]
-        for held in self._waiting:
-            if held.concludes is None:
+    def _room(self, now: float) -> int:
+        """Return how many may wait here without credit."""
+        return self._ahead.room(now) if self._tap is not None and self._tap.reads_ahead else 0
+
+    def _let_go(self, now: float) -> None:
+        """Let others have what there is no credit for: what is too much, and all of it when they want it."""
+        tap, ahead, room = self._tap, self._ahead, self._room(now)
+        assert tap is not None
+        if room and (
+            ahead.is_too_long(now, self._waiting_since)
+            or (
+                ahead.has_to_look(now)
+                and tap.is_wanted_elsewhere({held.delivery.queue for held in self._waiting if not held.stays})
+            )
+        ):
+            tap.cancel()  # or some of it comes back at once
+            ahead.pause(now)
+            self._give_back_beyond(0)
+        elif len(self._waiting) > room and now - self._waiting_since > _SURPLUS_S:
+            self._give_back_beyond(room)
+
+    def _give_back_beyond(self, room: int) -> None:
+        waiting = list(self._waiting)
+        self._waiting = deque(waiting[:room])
+        for held in waiting[room:]:
+            if held.stays:
+                self._waiting.append(held)
+            else:
                 self._back(held)
-        self._waiting = deque(kept)
         self._waiting_since = time.monotonic()
 
     # How it ended.
@@ -251,7 +280,11 @@ class Messages:
                     held.delivery.headers.task,
                     held.delivery.headers.task_id,
                 )
-            self._back(held, began=state == REQUEUED)
+            if held.stays and held.tags:
+                held.given = held.began = False
+                self._put(held)
+            else:
+                self._back(held, began=state == REQUEUED)
         elif state == REJECTED and not held.acked:
             for tag in self._ledger.settle(held):
                 self._say("reject", tag)

@@ -7,7 +7,7 @@ one of the connection's errors ends it; the upstream then makes another one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -44,6 +44,8 @@ class KombuSettings:
         delayed_queue_type: broker_native_delayed_delivery_queue_type.
         accept: accept_content, for messages that must be made of packed ones.
         dead_after_s: on Redis, what a worker held that was silent for so long is taken up by others.
+        ahead: on RabbitMQ, how many messages a worker without a free slot holds for each of its slots
+            (kombu_ahead.py).
         control: of remote control and events; None: neither.
     """
 
@@ -61,6 +63,7 @@ class KombuSettings:
     delayed_queue_type: str = "quorum"
     accept: tuple[str, ...] = ("json",)
     dead_after_s: float = 10.0
+    ahead: int = 0
     control: ControlSettings | None = None
 
 
@@ -97,6 +100,8 @@ class Tap(ABC):
 
     #: A tag is good for as long as this process lives, whatever becomes of the connection.
     survives = False
+    #: What expires in a queue is lost without a word, and taking more than can begin costs a message nothing.
+    reads_ahead = False
 
     def __init__(
         self,
@@ -134,6 +139,10 @@ class Tap(ABC):
 
         Some are taken at once.
         """
+
+    def is_wanted_elsewhere(self, queues: Collection[str]) -> bool:
+        """Return whether others listen on one of these queues and find nothing in it."""
+        return False
 
     def step(self) -> None:
         """Wait until something is to be done (a second at most), and take what has come."""

@@ -37,8 +37,6 @@ _STANDING_S: Final = 5.0
 #: Between two log lines about the same standing trouble.
 _COMPLAINT_S: Final = 60.0
 _BEAT_S: Final = 1.0
-#: What came beyond the credit goes back after so long.
-_SURPLUS_S: Final = 1.5
 
 
 class Worker(Messages, threading.Thread):
@@ -174,14 +172,14 @@ class Worker(Messages, threading.Thread):
         self._end(now)
         tap.beat()
         if not self._leaving:
-            credit = self._credit - len(self._waiting)
+            credit = self._credit + self._room(now) - len(self._waiting)
             if self._ledger.waiting_for_eta >= self._settings.eta_limit:
                 credit = 0
                 self._tell_of_limit(now)
             tap.want(max(0, credit), self._ledger.unsettled)
             self._give()
-            if self._waiting and now - self._waiting_since > _SURPLUS_S:
-                self._give_surplus_back()
+            if self._waiting:
+                self._let_go(now)
         tap.flush()
         if not self._is_done() and not self._commands:
             tap.step()
@@ -291,10 +289,13 @@ class Worker(Messages, threading.Thread):
         self._credit = 0
         if self._tap is not None:
             self._tap.cancel()
-        waiting = [held for held in self._waiting if held.concludes is None]
-        self._waiting = deque(held for held in self._waiting if held.concludes is not None)
-        for held in (*waiting, *self._ledger.held_for_eta()):
-            self._back(held)
+        waiting = (*self._waiting, *self._ledger.held_for_eta())
+        self._waiting.clear()
+        for held in waiting:
+            if held.stays:
+                self._waiting.append(held)
+            else:
+                self._back(held)
 
     def _do_epilogues(self, found: list[Delivery], done: threading.Event) -> None:
         try:

@@ -132,3 +132,13 @@ def test_an_unknown_name(genuine: MixedSite) -> None:
         genuine.ask("r.get(timeout=10)")
     if genuine.kind != "emq":  # there the broker says so: no worker gets it
         assert f"{NAME}.total" in genuine.workers[0].tail(200)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with a main name", "without"])
+def test_a_module_that_is_run_as_a_script(genuine: MixedSite, named: bool) -> None:
+    """28: its task is its app's, and runs; without a main name nobody knows it, and near ones are told."""
+    printed = genuine.run_as_script(named=named)
+
+    assert (f"{NAME}.ping script" if named else "__main__.ping NotRegistered") == printed
+    if not named and genuine.kind != "emq":
+        genuine.workers[0].wait_line("no task '__main__.ping' is registered here; near it: ")

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cases.conftest import pass_s
 from tests.mixed_site import MixedSite, combinations
+from tests.processes import wait_until
 from tests.proxy import Proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -104,6 +105,17 @@ def test_priorities(mixed: MixedSite) -> None:
     mixed.start_worker("-c", "1")
     mixed.wait_runs("ping low199", timeout_s=60)
     assert 10 == sum("high" in line for line in mixed.runs()[:12])
+
+
+@pytest.mark.parametrize("mixed", BOTH, indirect=True)
+def test_what_expires_behind_long_tasks_is_revoked(mixed: MixedSite) -> None:
+    """It never runs, and who waits for it is told so, though RabbitMQ drops what expires in a queue."""
+    mixed.start_worker("-c", "1")
+    do(mixed, "sleep.delay(1.5, 'first'), sleep.delay(0.1, 'second')")
+    mixed.ask("r = ping.apply_async(('late',), expires=0.8)")
+    mixed.wait_runs("end second")
+    wait_until(lambda: mixed.ask("r.state") == "REVOKED", 20, what="REVOKED")
+    assert 0 == mixed.count("ping late")
 
 
 @pytest.mark.parametrize("mixed", BOTH, indirect=True)

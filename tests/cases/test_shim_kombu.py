@@ -353,3 +353,13 @@ def test_chords_by_results_in_a_database(in_database: Both) -> None:
             in_database.ask("r.get(timeout=20)")
         wait_until(lambda: in_database.ask("r.state") == "FAILURE", 10)
     assert 0 == in_database.count("noted")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with a main name", "without"])
+def test_a_module_that_is_run_as_a_script(both: Both, named: bool) -> None:
+    """28: its task is its app's, and runs; without a main name nobody knows it, and near ones are told."""
+    printed = both.run_as_script(named=named)
+
+    assert (f"{NAME}.ping script" if named else "__main__.ping NotRegistered") == printed
+    if not named:
+        both.workers[0].wait_line("no task '__main__.ping' is registered here; near it: ")

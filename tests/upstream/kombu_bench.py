@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from kombu import Connection, Exchange, Producer, Queue
@@ -56,6 +57,10 @@ class Bench:
     def publish(self, *ids: str, task: str = "late", body: Any = None, **headers: Any) -> None:
         """Publish task messages of protocol 2, as Celery does."""
         priority = headers.pop("priority", None)
+        expires_s = headers.pop("expires_s", None)
+        if expires_s is not None:
+            due = datetime.now(timezone.utc) + timedelta(seconds=expires_s)
+            headers["expires"] = due.isoformat()
         with self.connection() as connection:
             producer = Producer(connection.channel())
             for task_id in ids:
@@ -69,6 +74,7 @@ class Bench:
                     serializer="json",
                     correlation_id=task_id,
                     priority=priority,
+                    expiration=expires_s,
                     headers={"task": task, "id": task_id, "lang": "py", "retries": 0, **headers},
                 )
 

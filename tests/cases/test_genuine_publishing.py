@@ -13,7 +13,7 @@ from tests.proxy import Proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
 
-KINDS = combinations(apps=("genuine",), short=("genuine-emq", "genuine-amqp", "genuine-redis"))
+KINDS = combinations(apps=("genuine",), short=("genuine-amqp",))
 
 #: The project's limits, and what a call may take at most where the machine is busy: Celery tries thrice more.
 LIMITS = {"broker_connection_timeout": 1.0, "broker_transport_options": {"socket_timeout": 1.0}}

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from celery import exceptions as celery_errors
 from celery import states
+from celery.app.task import Context
 from celery.backends.asynchronous import AsyncBackendMixin
 from celery.backends.base import Backend
 from celery.exceptions import BackendStoreError, ImproperlyConfigured
@@ -29,6 +30,7 @@ from emq_compat.genuine.backend_consumer import ResultConsumer
 from emq_compat.genuine.backend_record import Carrier, exception_record, meta_of, reply_of
 from emq_compat.genuine.capture import current
 from emq_compat.genuine.chords import Chords
+from emq_compat.genuine.unbegun import within_groups
 from emq_compat.message import Headers, Publish
 from emq_compat.shim.exceptions import join_kombu
 from emq_compat.stored import StoredResult
@@ -143,9 +145,31 @@ class EmqBackend(AsyncBackendMixin, Backend):
     def mark_as_failure(
         self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> None:
-        """Celery's; what publishes a chord's body in several messages fails with all of that body."""
+        """Celery's; the failure reaches the groups behind it, and all of a chord's body, too."""
         super().mark_as_failure(task_id, exc, traceback, request=request, **kwargs)
+        for task in within_groups(getattr(request, "chain", None)):
+            self._fail_unbegun(task, exc, traceback, **kwargs)
         self.chords.fail_body_of(request, exc)
+
+    def _fail_unbegun(
+        self,
+        task: Mapping[str, Any],
+        exc: BaseException,
+        traceback: Any,
+        store_result: bool = True,
+        state: str = states.FAILURE,
+        **_: Any,
+    ) -> None:
+        """Have a task that never begins end as the one in front of it, also as a part of its chord."""
+        context = Context(task)
+        context.update(context.options)
+        context.id, context.group = context.options.get("task_id"), context.options.get("group_id")
+        if context.id is None:
+            return
+        if store_result and state in states.PROPAGATE_STATES:
+            self.store_result(context.id, exc, state, traceback=traceback, request=context)
+        if context.chord:
+            self.on_chord_part_return(context, state, exc)
 
     def settle(self, task_id: str, state: str, reply: Mapping[str, Any], *, chord: str = "") -> None:
         """Store a state, and count it as that of a chord's part; a task without an id is only counted.

@@ -389,3 +389,31 @@ def test_a_failed_chains_last_step_fails_its_chord(app: celery.Celery, new_id: C
     assert [("", last["options"]["task_id"]), ("the-chord:1", "")] == [
         (message.headers.chord, message.headers.task_id) for message in capture.follow_ups
     ]
+
+
+def test_a_failed_chains_groups_fail_with_it(app: celery.Celery, new_id: Callable[[], str]) -> None:
+    """Each task of a group that a chain never comes to ends, so that waiting for the group ends; also parts."""
+
+    def step(name: str, **more: Any) -> dict[str, Any]:
+        return {"task": name, "args": [], "kwargs": {}, "options": {"task_id": f"{base}-{name}"}, **more}
+
+    base, failed = new_id(), new_id()
+    part = step("part")
+    part["options"] |= {"chord": chord_request("x").chord, "group_index": 3}
+    chained = step("chain", subtask_type="chain", kwargs={"tasks": [step("first"), step("last")]})
+    inner = {"header": [step("unreached")], "body": step("body")}
+    members = [part, chained, step("chord", subtask_type="chord", kwargs=inner)]
+    group = step("group", subtask_type="group", kwargs={"tasks": members})
+    capture = Capture(failed)
+    capture.body_ended = True
+    request = celery.app.task.Context({"id": failed, "chain": [group]})
+    with capturing(capture):
+        app.backend.mark_as_failure(failed, ValueError("no"), request=request)
+    told = [(message.headers.task_id, message.headers.chord) for message in capture.follow_ups]
+    names = ("group", "part", "first", "last", "body")
+    assert [(f"{base}-{name}", "") for name in names] == [one for one in told if one[0]]
+    assert [("", "the-chord:3")] == [one for one in told if not one[0]]
+    app.backend.mark_as_failure(failed, ValueError("no"), request=request)
+    waited = GroupResult(new_id(), [AsyncResult(f"{base}-last", app=app)], app=app)
+    with pytest.raises(ValueError, match="no"):
+        waited.get(timeout=10)

@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from math import ceil, isfinite
 from typing import Any, Final
 
+from emq_compat.chain_steps import steps_of
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 from emq_compat.ids import new_id
@@ -355,7 +356,7 @@ def _body_of(job: Job, wire: Mapping[str, Any], accept: Iterable[str]) -> bytes:
 
 
 def _embedded(job: Job) -> dict[str, Any]:
-    return {name: job.celery.get(name) for name in _EMBEDDED}
+    return {name: job.celery.get(name) for name in _EMBEDDED} | {"chain": steps_of(job.celery)}
 
 
 def _unpacked(job: Job, packed: Any, embedded: Mapping[str, Any], accept: Iterable[str]) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.chain_steps import steps_of
 from emq_compat.message import Publish
 from emq_compat.shim.codec import dumps, loads
 from emq_compat.shim.events.event import Event
@@ -69,7 +70,8 @@ class Announcement:
         options = document[1]
         celery = options.get("celery") or {}
         args, kwargs = loads(dumps([options.get("args") or [], options.get("kwargs") or {}]))
-        self._body = (args, kwargs, {name: celery.get(name) for name in _EMBEDDED})
+        embedded = {name: celery.get(name) for name in _EMBEDDED}
+        self._body = (args, kwargs, {**embedded, "chain": steps_of(celery)})
         self._headers = _protocol_2(message, celery, args, kwargs)
         self._headers.update(celery.get("headers") or {})
         self.message = message

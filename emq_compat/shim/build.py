@@ -10,10 +10,12 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
+from emq_compat.chain_steps import carried
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.shim.codec import dumps, loads, plain_dumps, too_large
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
@@ -213,6 +215,9 @@ def build_with(
         )
     task_id = options.task_id or new_id()
     extra: dict[str, Any] = dict(options.extra)
+    if (chain := extra.get("chain")) is not None:
+        with suppress(TypeError, ValueError, RecursionError):  # it isn't JSON: see _packed
+            extra.update({"chain": list(chain)} if plan.over_kombu else carried(chain, dumps))
     terms = {} if options.terms is None else _terms(options.terms, args, kwargs, options, collected)
     if not is_plain(options.serializer, options.compression):
         extra["packed"] = _packed(plan, args, kwargs, extra, options)

@@ -140,7 +140,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         return Outcome(
             state=FAILURE, failure=failure, follow_ups=frame.published(), extra=told_of(task, request)
         )
-    if request.callbacks or request.chain:
+    if request.callbacks or request._steps or request.chain:
         try:
             succeeded(frame, value)
         except Exception as exc:

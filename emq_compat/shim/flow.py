@@ -82,7 +82,7 @@ def succeeded(frame: Frame, value: Any) -> None:
         Exception: one of them can't be published; nothing of it is, and the task has failed with that.
     """
     request = frame.request
-    if not request.callbacks and not request.chain:
+    if not (request.callbacks or request._steps or request.chain):
         return
     with collected_into(frame):
         _go_on(frame.task.app, request, value)
@@ -93,9 +93,16 @@ def _go_on(app: Celery, request: Context, value: Any) -> None:
     inherited = inherited_options(app, request)
     for callback in request.callbacks or ():
         maybe_signature(callback, app=app).apply_async((value,), **inherited)
-    if request.chain:
+    later: Any
+    if request._steps and "chain" not in vars(request):
+        following, later = request._steps.next()
+        if following.get("subtask_type"):
+            later = list(later)  # it belongs to one of the steps that this one is made of
+    elif request.chain:
         *later, following = request.chain
-        maybe_signature(following, app=app).apply_async((value,), chain=later, **inherited)
+    else:
+        return
+    maybe_signature(following, app=app).apply_async((value,), chain=later, **inherited)
 
 
 def inherited_options(app: Celery, request: Context) -> dict[str, Any]:

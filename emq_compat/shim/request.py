@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from emq_compat.chain_steps import Steps
 from emq_compat.message import Delivery, Job
 from emq_compat.shim.codec import mentions_types, revive
 from emq_compat.shim.packing import unpack
@@ -29,6 +30,8 @@ class Context:
     """The attributes of one run, under Celery's names; what isn't known has the default below."""
 
     _children: list[Any] | None = None
+    #: Its later steps, where some of them are in runs.
+    _steps: Steps | None = None
     #: Message properties that the call set.
     _properties: Mapping[str, Any] | None = None
 
@@ -155,6 +158,16 @@ class Context:
         return f"<Context: {vars(self)!r}>"
 
 
+class _OfLongChain(Context):
+    """The attributes of a run that has many steps behind it, which are read when they are asked for."""
+
+    @_Computed
+    def chain(self) -> list[Any] | None:
+        """The later steps; the last one is the next."""
+        chain = self.__dict__["chain"] = None if self._steps is None else list(self._steps)
+        return chain
+
+
 def request_of(
     task: str, job: Job, delivery: Delivery, hostname: str, *, accept: Sequence[str] | None = None
 ) -> Context:
@@ -169,7 +182,7 @@ def request_of(
     headers, celery = delivery.headers, job.celery
     task_id = headers.task_id or celery.get("id") or delivery.msgid
     typed = mentions_types(delivery.payload)
-    request = Context()
+    request = _OfLongChain() if "rest" in celery else Context()
     own = request.__dict__ = {
         "id": task_id,
         "task": task,
@@ -192,6 +205,8 @@ def request_of(
     for key in celery:
         if key in _FROM_MESSAGE:
             own[key] = celery[key]
+    if "rest" in celery:
+        own["_steps"] = Steps(own.pop("chain", ()), celery["rest"])
     if "packed" in celery and accept is not None:
         # What stands beside is what came before it: a chord's values, the result of a chain's last link.
         args, kwargs, *embedded = unpack(celery["packed"], accept)

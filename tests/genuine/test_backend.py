@@ -392,7 +392,7 @@ def test_a_failed_chains_last_step_fails_its_chord(app: celery.Celery, new_id: C
 
 
 def test_a_failed_chains_groups_fail_with_it(app: celery.Celery, new_id: Callable[[], str]) -> None:
-    """Each task of a group that a chain never comes to ends, so that waiting for the group ends; also parts."""
+    """Each task of a group that a chain never comes to ends, parts of chords too: no wait lasts for good."""
 
     def step(name: str, **more: Any) -> dict[str, Any]:
         return {"task": name, "args": [], "kwargs": {}, "options": {"task_id": f"{base}-{name}"}, **more}

@@ -66,7 +66,7 @@ class JobManager(Intake):
         name: unique name of this instance, shown in logs; a uuid by default.
         queues: names or (weight, name) of the queues listened on; empty: the program's default queue, without
             a program eventmq's setting.
-        skip_signal: register no signal handlers.
+        skip_signal: register no signal handlers, and leave the process's scheduling policy as it is.
         concurrent_jobs: how many jobs run at once; None: eventmq's setting.
         program: what is run; None: the paths that ``allow`` allows.
         pool: ``prefork``, ``threads``, ``solo``, or a Pool that is not started yet.

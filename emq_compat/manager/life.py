@@ -19,6 +19,7 @@ from types import FrameType
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.manager.losses import reply_to_lost
 from emq_compat.manager.placement import Placement
+from emq_compat.manager.precedence import give_way
 from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
 from emq_compat.message import Reply
 from emq_compat.pool.base import Lost, Pool, PoolEvent
@@ -117,8 +118,9 @@ class Life(ABC):
 
     def _live(self) -> int:
         """Run to the end; returns the exit status."""
-        if not self.skip_signal:
+        if not self.skip_signal:  # the process is this job manager's own
             self._signals.install(_SIGNALS)
+            give_way()
         try:
             self.program.worker_init()
             if self.before_fork is not None:

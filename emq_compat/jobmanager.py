@@ -22,6 +22,7 @@ from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.connections import Connections
 from emq_compat.manager.defaults import allowed_paths, timings
 from emq_compat.manager.intake import Intake
+from emq_compat.manager.losses import Losses
 from emq_compat.manager.messages import (
     delivery_of,
     message_of,
@@ -172,6 +173,7 @@ class JobManager(Intake):
         self._credit_out: dict[Upstream, int] = {}
         self._turns: Turns[Upstream] = Turns()
         self._revoked: set[str] = set()
+        self._losses = Losses()
         self.revokes = Revokes()
         self.revoked_tags = Revokes()
         self._been_ready = False

@@ -14,10 +14,10 @@ from typing import Any
 from emq_compat.errors import ConfigurationError
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.manager.life import Life
-from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.manager.losses import Losses, lost_too_often, reply_to_lost, revoked
 from emq_compat.manager.messages import state_in
 from emq_compat.manager.signals import Stage
-from emq_compat.message import REVOKED, SUCCESS, Reply
+from emq_compat.message import REQUEUED, REVOKED, SUCCESS, Reply
 from emq_compat.pool.base import SOFTENS, Begun, Finished, Lost, PoolBroken, PoolEvent, Updated
 from emq_compat.upstream.base import Upstream
 
@@ -45,6 +45,7 @@ class Endings(Life):
     #: None of eventmq's members is overridden: a shorter path leads to the same end.
     _quick: bool
     _revoked: set[str]
+    _losses: Losses
 
     @abstractmethod
     def send_ready(self) -> None:
@@ -108,6 +109,10 @@ class Endings(Life):
         reply = reply_to_lost(
             lost, job.delivery, job.policy, job.assignment.limit_s, expired_by_eventmq=by_eventmq
         )
+        if reply.state == REQUEUED and not headers.concludes and (limit := job.upstream.max_losses):
+            losses = self._losses.note(job.delivery.msgid)
+            if losses > limit:
+                reply = lost_too_often(lost, job.delivery, losses, limit)
         name = headers.task or "-"
         if lost.reason == "terminated":
             by = f" by {signal.Signals(job.signum).name}" if job.signum else ""

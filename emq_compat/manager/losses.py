@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from dataclasses import replace
+from typing import Final
 
 from emq_compat.message import (
     FAILURE,
@@ -20,10 +22,27 @@ from emq_compat.message import (
 from emq_compat.pool.base import Lost
 from emq_compat.run import TaskPolicy
 
-__all__ = ["reply_to_lost", "revoked"]
+__all__ = ["Losses", "lost_too_often", "reply_to_lost", "revoked"]
 
 #: Where the classes named here can be imported from by whoever reads the result.
 _MODULE = "emq_compat.shim.exceptions"
+#: Messages whose losses are kept in mind.
+_REMEMBERED: Final = 10_000
+
+
+class Losses:
+    """How often each message went back after its run was lost here, where its broker doesn't count that."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    def note(self, msgid: str) -> int:
+        """Note one more; return how many it is now."""
+        count = self._counts.pop(msgid, 0) + 1
+        self._counts[msgid] = count
+        if len(self._counts) > _REMEMBERED:
+            self._counts.popitem(last=False)
+        return count
 
 
 def reply_to_lost(
@@ -79,6 +98,17 @@ def reply_to_lost(
         )
         return _unattended(FAILURE, failure)
     return revoked("terminated")
+
+
+def lost_too_often(lost: Lost, delivery: Delivery, losses: int, limit: int) -> Reply:
+    """Return the reply to a late-acked job that doesn't go back again: our broker's max_redeliveries."""
+    failure = _failure(
+        "WorkerLostError",
+        f"{delivery.headers.task or delivery.msgid}: {lost.detail or lost.reason}; it was lost {losses} "
+        f"times, and the limit is {limit} redeliveries",
+    )
+    outcome = Outcome(state=FAILURE, failure=failure, extra={"exhausted": "redeliveries"})
+    return replace(outcome.encode(), unattended=True)
 
 
 def revoked(why: str) -> Reply:

@@ -24,7 +24,7 @@ DIFFERENT: Final[dict[str, str]] = {
     "broker_login_method": "with RabbitMQ",
     "broker_native_delayed_delivery_queue_type": "with RabbitMQ",
     "broker_pool_limit": "idle connections that are kept; there is no upper limit",
-    "broker_transport_options": "with kombu brokers; one of ours: `emq_dead_after`",
+    "broker_transport_options": "with kombu brokers; of ours: `emq_dead_after` and `emq_max_redeliveries`",
     "broker_use_ssl": "with kombu brokers",
     "control_exchange": "whose commands a worker hears over a kombu broker, and of genuine Celery over ours",
     "control_queue_durable": "with kombu brokers",

@@ -121,6 +121,11 @@ class Upstream(ABC):
         """True where the broker keeps to ``limit``: otherwise what comes too early waits here."""
         return self.takes_back
 
+    @property
+    def max_losses(self) -> int:
+        """How often a message may go back after its run was lost; 0: any number, or the broker counts."""
+        return 0
+
     def recall(self) -> bool:
         """Take all credit back; False: this upstream can't. What is on its way comes all the same."""
         return False

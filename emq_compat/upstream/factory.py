@@ -15,6 +15,8 @@ __all__ = ["control_settings", "kombu_settings", "purge", "shown", "upstreams_fo
 
 #: Among broker_transport_options: KombuSettings.dead_after_s. Kombu takes no notice of what it doesn't know.
 DEAD_AFTER: Final = "emq_dead_after"
+#: KombuSettings.max_losses.
+MAX_REDELIVERIES: Final = "emq_max_redeliveries"
 
 
 def upstreams_for(
@@ -83,6 +85,11 @@ def kombu_settings(
         raise ConfigurationError(
             f"broker_transport_options: {DEAD_AFTER} is {dead_after_s!r}; it is a number of seconds above 0"
         )
+    max_losses = options.pop(MAX_REDELIVERIES, 5)
+    if not isinstance(max_losses, int) or isinstance(max_losses, bool) or max_losses < 0:
+        raise ConfigurationError(
+            f"broker_transport_options: {MAX_REDELIVERIES} is {max_losses!r}; it is a whole number (0: any)"
+        )
     return KombuSettings(
         url=url,
         queue=queues,
@@ -97,6 +104,7 @@ def kombu_settings(
         delayed_queue_type=conf["broker_native_delayed_delivery_queue_type"] or "quorum",
         accept=tuple(conf["accept_content"] or ("json",)),
         dead_after_s=float(dead_after_s),
+        max_losses=max_losses,
         control=control_settings(conf) if controlled else None,
     )
 

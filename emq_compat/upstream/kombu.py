@@ -91,6 +91,10 @@ class KombuUpstream(Upstream):
         """None of these brokers knows how often a task may run."""
         return False
 
+    @property
+    def max_losses(self) -> int:
+        return self.settings.max_losses
+
     def reply(self, key: Key, reply: Reply) -> None:
         self._worker.unanswered += 1
         self._worker.do("reply", key[0], reply)

@@ -44,6 +44,7 @@ class KombuSettings:
         delayed_queue_type: broker_native_delayed_delivery_queue_type.
         accept: accept_content, for messages that must be made of packed ones.
         dead_after_s: on Redis, what a worker held that was silent for so long is taken up by others.
+        max_losses: how often a message may go back after its run was lost in this worker; 0: no limit.
         ahead: on RabbitMQ, how many messages a worker without a free slot holds for each of its slots
             (kombu_ahead.py).
         control: of remote control and events; None: neither.
@@ -63,6 +64,7 @@ class KombuSettings:
     delayed_queue_type: str = "quorum"
     accept: tuple[str, ...] = ("json",)
     dead_after_s: float = 10.0
+    max_losses: int = 5
     ahead: int = 0
     control: ControlSettings | None = None
 

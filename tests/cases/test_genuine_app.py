@@ -22,6 +22,12 @@ KIND = "celery"
 @app.task(bind=True)
 def properties(self):
     return {name: self.request.properties.get(name) for name in ("app_id", "type", "reply_to")}
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def die_always():
+    note("die always")
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -105,6 +111,15 @@ def test_a_child_that_is_killed(genuine: MixedSite) -> None:
     genuine.wait_runs(f"failed {NAME}.die_early WorkerLostError")
     genuine.wait_runs(f"failed {NAME}.die_late WorkerLostError")
     assert 0 == genuine.count(f"failed {NAME}.die_requeued")
+
+
+def test_a_task_that_kills_every_child(genuine: MixedSite) -> None:
+    """It goes back five times and then ends as WorkerLostError: our broker counts, else the worker."""
+    genuine.ask("r = die_always.delay()")
+
+    with pytest.raises(Raised, match=r"WorkerLostError.*lost 6 times"):
+        genuine.ask("r.get(timeout=30)")
+    assert 6 == genuine.count("die always")
 
 
 def test_a_lost_part_fails_its_chord(genuine: MixedSite) -> None:

@@ -204,6 +204,8 @@ class Fleet:
     def __init__(self, site: MixedSite, kinds: Sequence[str]) -> None:
         self.site = site
         self.workers: dict[str, Proc] = {}
+        #: Lines that tasks had noted when this worker was started.
+        self.said: dict[str, int] = {}
         self.logs: list[tuple[str, Path]] = []
         self.kills: Counter[str] = Counter()
         options = {"visibility_timeout": VISIBILITY_S} if site.kind == "redis" else {}
@@ -219,12 +221,13 @@ class Fleet:
         start = self.site.start_celery_worker if name.startswith("celery") else self.site.start_worker
         worker = start("-c", "2", "-n", f"{name}@%h", ready=None)
         self.workers[name] = worker
+        self.said[name] = len(self.site.runs())
         self.logs.append((name, worker.log))
 
     def run(self, tasks: int, *, every_s: float, kills: int, timeout_s: float) -> Report:
         """Publish, kill one worker after the other until all is done (at most so often), wait, report.
 
-        Who is next is killed when it takes work: one that is still starting has nothing to lose.
+        Who is next is killed once it has begun a step: one that is still starting has nothing to lose.
         """
         began = time.monotonic()
         steps: dict[str, tuple[str, list[str]]] = self.site.ask("publish(n)", n=tasks, timeout_s=300)
@@ -244,11 +247,14 @@ class Fleet:
             if time.monotonic() - quiet_since > patience_s:
                 break
             due = sum(self.kills.values()) < kills and time.monotonic() >= next_kill
-            if due and " ready" in self.workers[victim].output():
+            if due and self._has_begun(victim, runs):
                 self._kill(victim)
                 victim, next_kill = next(names), time.monotonic() + every_s
             time.sleep(0.05)
         return self._report(steps, quiet_since - began)
+
+    def _has_begun(self, name: str, runs: Sequence[str]) -> bool:
+        return any(line.startswith("start ") and line.split()[2] == name for line in runs[self.said[name] :])
 
     def _kill(self, name: str) -> None:
         worker = self.workers[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from emq_compat.errors import MessageError
 from emq_compat.failures import failed, reply_of
 from emq_compat.jobmanager import JobManager
-from emq_compat.manager.losses import reply_to_lost, revoked
+from emq_compat.manager.losses import Losses, reply_to_lost, revoked
 from emq_compat.manager.settings import EventmqSettings
 from emq_compat.message import Delivery, Headers, Job, Outcome, Reply
 from emq_compat.paths import PathProgram
@@ -21,6 +22,7 @@ from emq_compat.pool.channel import _FRAME, decode_finished, encode_finished
 from emq_compat.run import Report, TaskPolicy
 from emq_compat.upstream.base import Delivered
 from tests.jobmanager.fake_upstream import FakeUpstream, running
+from tests.processes import wait_until
 
 LATE = TaskPolicy(acks_late=True, reject_on_worker_lost=True)
 EARLY = TaskPolicy()
@@ -135,3 +137,43 @@ def test_an_epilogue_whose_child_dies_goes_back(upstream: FakeUpstream) -> None:
     with running(manager, upstream):
         upstream.put(Delivered(delivery=delivery(concludes=True)))
         assert "REQUEUED" == upstream.reply_to("m").state
+
+
+@pytest.mark.unit
+def test_losses_of_a_bounded_number_of_messages_are_counted() -> None:
+    """Each by itself; of very many the one that was lost last is known longest."""
+    losses = Losses()
+    assert [1, 2, 1] == [losses.note(msgid) for msgid in ("a", "a", "b")]
+    for number in range(10_000):
+        losses.note(f"other {number}")
+    assert 1 == losses.note("a")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("limit", "expected"), [(1, ["REQUEUED", "FAILURE"]), (0, ["REQUEUED"] * 3)])
+def test_what_kills_its_child_again_and_again_ends(
+    upstream: FakeUpstream, limit: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the broker doesn't count, a late-acked task that was lost too often fails; 0: it never does."""
+    monkeypatch.setattr(FakeUpstream, "max_losses", limit)
+    manager = JobManager(
+        skip_signal=True,
+        pool="prefork",
+        upstreams=[upstream],
+        settings=EventmqSettings(concurrent_jobs=1),
+        program=deadly(),
+    )
+    manager.program.default_policy = LATE  # type: ignore[misc]
+    states = []
+    with running(manager, upstream):
+        for number in range(len(expected)):
+            wait_until(lambda number=number: upstream.credit > number, 30, what="a new child")  # type: ignore[misc]
+            upstream.put(Delivered(delivery=delivery()))
+            reply = upstream.reply_to("m")
+            states.append(reply.state)
+            del upstream.replies["m"]
+    assert expected == states
+    if limit:
+        told = json.loads(reply.body)
+        assert ("redeliveries", True) == (told["exhausted"], reply.unattended)
+        assert "lost 2 times" in str(told)

@@ -75,11 +75,11 @@ def _plain(chance: random.Random, task: Any) -> Canvas:
 def _many(chance: random.Random) -> Canvas:
     canvas = Canvas(kind="pipeline", pipelined=True)
     calls = []
-    for _ in range(chance.randint(5, 30)):
-        task = chance.choice((load.early, load.late))
+    for _ in range(chance.randint(5, 80)):
+        task = chance.choice((load.quick_early, load.quick_late))
         value = chance.randrange(1000)
         task_id = canvas.step(task, value)
-        calls.append((task, (value, _seconds(chance) / 4), task_id))
+        calls.append((task, (value, _seconds(chance)), task_id))
     canvas.last = list(canvas.steps)
 
     def publish() -> None:

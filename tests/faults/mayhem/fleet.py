@@ -158,13 +158,16 @@ class Fleet:
     def _note(self, what: str, member: Member, **more: object) -> None:
         self.diary.write({"what": what, "role": member.role, "name": member.name, "at": time.time(), **more})
 
-    def chosen(self, role: str, chance: random.Random) -> Member | None:
-        """A living member of this role; of workers for their zygotes and children, one that has these."""
+    def chosen(self, role: str, chance: random.Random, *, starting: bool) -> Member | None:
+        """A living member of this role; of workers for their zygotes and children, one that has these.
+
+        ``starting``: also one that doesn't work yet.
+        """
         fitting = [
             member
             for member in self.members
             if member.role == role or (role in ("child", "zygote") and member.forks)
-            if member.alive()
+            if member.alive() and (member.works or starting)
         ]
         return chance.choice(fitting) if fitting else None
 

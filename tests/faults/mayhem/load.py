@@ -68,6 +68,18 @@ def late(self: Task, value: int, seconds: float) -> int:
     return work(self, value, seconds)
 
 
+@app.task(**EARLY)
+def quick_early(self: Task, value: int, seconds: float) -> int:
+    """So short that its worker holds many of them, acknowledged before it runs."""
+    return work(self, value, seconds / 100)
+
+
+@app.task(**LATE)
+def quick_late(self: Task, value: int, seconds: float) -> int:
+    """So short that its worker holds many of them, acknowledged after it ran."""
+    return work(self, value, seconds / 100)
+
+
 @app.task(bind=True, acks_late=True)
 def kept(self: Task, value: int, seconds: float) -> int:
     """Acknowledged after it ran; a lost child is its end, as in Celery."""

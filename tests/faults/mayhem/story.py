@@ -39,7 +39,7 @@ class Step:
     @property
     def late(self) -> bool:
         """Whether it is acknowledged after it ran."""
-        return self.task in ("late", "kept", "flaky_late", "failing", "step_late", "body_late")
+        return self.task.endswith("late") or self.task in ("kept", "failing")
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,8 @@ DEEDS = {
 #: The pause after most deeds, and after the others: a second one strikes while the first is being mended.
 PAUSE_S, SHORT_PAUSE_S = (0.3, 5.0), (0.0, 0.3)
 SHORT_PAUSES = 0.3
+#: So many deeds may strike who is only starting.
+HASTY = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class Villain:
         self._next: tuple[str, str] | None = next(self._left, None)
         self._pace = pace
         self._due = 0.0
+        self._hasty = False
         self._held: list[_Held] = []
 
     def _deeds(self) -> Iterator[tuple[str, str]]:
@@ -62,12 +65,13 @@ class Villain:
         if self._next is not None and self._due <= now and self._do(*self._next, now):
             self._next = next(self._left, None)
             span = SHORT_PAUSE_S if self._chance.random() < SHORT_PAUSES else PAUSE_S
+            self._hasty = self._chance.random() < HASTY
             self._due = now + self._pace * self._chance.uniform(*span)
         return self._next is not None or bool(self._held)
 
     def _do(self, target: str, deed: str, now: float) -> bool:
         """Do it, if there is such a process right now."""
-        member = self._fleet.chosen(target, self._chance)
+        member = self._fleet.chosen(target, self._chance, starting=self._hasty)
         if member is None or member.proc is None:
             return False
         try:

@@ -12,6 +12,7 @@ __all__ = [
     "ConfigurationError",
     "DuplicateTask",
     "EmqError",
+    "JournalDamaged",
     "JournalError",
     "LocalProtocolError",
     "MessageError",
@@ -128,3 +129,7 @@ class NotPublished(OperationalError):
 
 class JournalError(EmqError):
     """The broker's journal can't be opened or written."""
+
+
+class JournalDamaged(JournalError):
+    """The broker's journal is damaged, or a part of it is missing."""

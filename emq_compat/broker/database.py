@@ -10,45 +10,33 @@ large, or has written in SQLite directly, is folded at once.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Sequence
-from importlib import resources
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from emq_compat.broker.folder import JOURNAL, REDO, claim
+from emq_compat.broker.mark import Mark, Marker
+from emq_compat.broker.opening import Found, advice, look
 from emq_compat.broker.redo import TOKEN_BYTES, RedoLog, Writes
-from emq_compat.errors import JournalError
+from emq_compat.broker.schema import SCHEMA_VERSION, SQL
+from emq_compat.errors import JournalDamaged, JournalError
+from emq_compat.ids import new_id
 
-__all__ = ["SCHEMA_VERSION", "SQL", "Database"]
+__all__ = ["Database"]
 
 logger = logging.getLogger(__name__)
 
-#: Version of the tables in queries.sql. Newer code migrates an older folder, older code refuses a newer one.
-SCHEMA_VERSION = 5
-_FILE = "journal.sqlite3"
-_LOCK = "lock"
-_REDO = "journal.redo"
 #: For so long commits stand in the redo log only; and after a fold that failed, the next is tried.
 _FOLD_AFTER_S = 1.0
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
 _SEQUENCE_BLOCK = 1_000_000
 
-
-def _load_queries() -> dict[str, str]:
-    text = resources.files("emq_compat.broker").joinpath("queries.sql").read_text("utf-8")
-    return {
-        name.strip(): body.strip()
-        for name, _, body in (part.partition("\n") for part in text.split("-- name:")[1:])
-    }
-
-
-SQL = _load_queries()
 
 #: Buffered writes in the order in which they are executed.
 _WRITES = (
@@ -87,7 +75,11 @@ class Database:
         durability: ``full`` (each commit is fsync'd: safe against power loss) or ``normal`` (safe against a
             killed process).
 
+    Attributes:
+        notes: what an operator should know of what was found.
+
     Raises:
+        JournalDamaged: a part of it is missing, or can't be read.
         JournalError: the folder can't be used; the message says why and what to do.
     """
 
@@ -96,25 +88,8 @@ class Database:
         self.path: Path | None = None
         self._copying: list[sqlite3.Connection] = []
         self._redo: RedoLog | None = None
-        if folder is not None:
-            self._lock = _claim(folder)
-            self.path = folder / _FILE
-        try:
-            self._db = self._connect()
-            try:
-                self._prepare(durability)
-            except BaseException:
-                self._db.close()
-                raise
-        except (sqlite3.Error, JournalError) as exc:
-            if self._lock is not None:
-                self._lock.close()
-            if isinstance(exc, JournalError):
-                raise
-            raise JournalError(
-                f"the journal {self.path} can't be opened: {exc}; "
-                "move the file away to start empty, or restore a backup"
-            ) from exc
+        self._marker: Marker | None = None
+        self.notes: tuple[str, ...] = ()
         self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
         self._dirty = False
         self._in_transaction = False
@@ -128,13 +103,31 @@ class Database:
         self._behind = False
         #: The monotonic time at which ``commit`` is to be called though nothing was written.
         self.fold_at = math.inf
-        self._sequence, self._sequence_end = self._reserved(), 0
+        if folder is not None:
+            self._lock = claim(folder)
+            self.path = folder / JOURNAL
         try:
-            self._repeat()
-            if folder is not None:
-                self._open_redo(folder / _REDO, synced=durability == "full")
+            self._open(durability)
+        except (sqlite3.Error, OSError) as exc:
+            self._free()
+            raise _trouble(self.path, "opened", exc) from exc
         except BaseException:
-            self._release()
+            self._free()
+            raise
+
+    def _open(self, durability: str) -> None:
+        found = look(self.path) if self.path is not None else Found()
+        self.notes = found.notes
+        self._db = self._connect()
+        try:
+            self._prepare(durability)
+            self._begin_run(found.session, durability)
+            self._sequence, self._sequence_end = self._reserved(), 0
+            self._repeat()
+            if self.path is not None:
+                self._open_redo(self.path.with_name(REDO), synced=durability == "full")
+        except BaseException:
+            self._abandon()
             raise
 
     # Opening
@@ -180,7 +173,7 @@ class Database:
             self._begin()
             self._fold()
         except (sqlite3.Error, OSError) as exc:
-            raise JournalError(f"what is in {file} can't be brought into the journal: {exc}") from exc
+            raise _trouble(self.path, f"joined by what is in {file}", exc) from exc
 
     def _repeat(self) -> None:
         """Execute what is in the redo log, in a transaction that stays open."""
@@ -198,21 +191,70 @@ class Database:
         """Bring what is committed into the database, and nothing more; free the folder."""
         if self._dirty or self._executed or self._direct:
             self._undo()
-        if not self._behind:
-            try:
-                self._fold()
-            except sqlite3.Error as exc:
-                logger.warning("the next start will take up what is in %s: %s", _REDO, exc)
-        self._release()
+        try:
+            if self._behind:
+                raise JournalError(f"it lacks what is in {REDO}")
+            self._fold()
+            if self._marker is not None:
+                self._end_run()
+        except (sqlite3.Error, OSError, JournalError) as exc:
+            logger.warning("the next start will take up what is in the journal's logs: %s", exc)
+            self._abandon()
+        else:
+            self._db.close()
+        self._free()
 
-    def _release(self) -> None:
-        self._db.close()
+    def _free(self) -> None:
+        """Close all files but SQLite's."""
+        if self._marker is not None:
+            self._marker.close()
+            self._marker = None
         if self._redo is not None:
             self._redo.close()
             self._redo = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    # What is known of the files beside it (mark.py)
+
+    def _begin_run(self, before: str, durability: str) -> None:
+        """Note in the journal and beside it that a run has begun; each step may be the last one."""
+        if self.path is None:
+            return
+        self._checkpoint()
+        session = new_id()
+        self._marker = Marker(self.path, Mark(session=session, before=before, full=durability == "full"))
+        self._db.execute(SQL["set_meta"], ("session", f"{session} open"))
+        if self._checkpoint():
+            self._marker.say()
+
+    def _checkpoint(self) -> bool:
+        """Put the whole log into the file, on disk; False: somebody reads it."""
+        busy, pages, done = self._db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        return not busy and pages == done
+
+    def _end_run(self) -> None:
+        """Note that nothing in the logs is needed, then that the run has ended."""
+        assert self._marker is not None
+        if not self._checkpoint():
+            raise JournalError("somebody reads the journal")
+        self._marker.say()
+        session = self._db.execute(SQL["get_meta"], ("session",)).fetchone()[0].split()[0]
+        self._db.execute(SQL["set_meta"], ("session", f"{session} closed"))
+        if self._checkpoint():
+            self._marker.say(closed=True)
+
+    def _abandon(self) -> None:
+        """Close the file and leave its log, which SQLite would put into the file and delete."""
+        keeper = None
+        if self.path is not None:
+            with suppress(sqlite3.Error):
+                keeper = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+                keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._db.close()
+        if keeper is not None:
+            keeper.close()
 
     # Transactions
 
@@ -231,8 +273,7 @@ class Database:
                     self._executed.append((name, rows))
                     self._pending[name] = []
         except sqlite3.Error as exc:
-            self._undo()
-            raise JournalError(f"the journal can't be written: {exc}") from exc
+            raise self._failed("written", exc) from exc
         self._dirty = False
 
     def _begin(self) -> None:
@@ -249,13 +290,14 @@ class Database:
         self._sequence_end = self._sequence  # its reservation may be undone, too
         if self._in_transaction:
             self._in_transaction = False
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # what is damaged may have been rolled back already
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
         self._behind = True
         try:
             self._repeat()
         except (sqlite3.Error, JournalError) as exc:
-            logger.warning("what is in %s can't be brought into the journal now: %s", _REDO, exc)
+            logger.warning("what is in %s can't be brought into the journal now: %s", REDO, exc)
         else:
             self._behind = False
 
@@ -286,8 +328,7 @@ class Database:
         try:
             self._fold()
         except sqlite3.Error as exc:
-            self._undo()
-            raise JournalError(f"the journal can't be written: {exc}") from exc
+            raise self._failed("written", exc) from exc
 
     def _record(self, redo: RedoLog) -> bool:
         """Append what is in no record yet to the redo log; False: it is full."""
@@ -296,10 +337,11 @@ class Database:
         try:
             appended = redo.append(self._unrecorded)
         except OSError as exc:
-            self._undo()
-            raise JournalError(f"the journal can't be written: {exc}") from exc
+            raise self._failed("written", exc) from exc
         if appended:
             self._unrecorded = []
+            if self._marker is not None:
+                self._marker.note_redo(redo.token, redo.end)
         return appended
 
     def fold(self) -> None:
@@ -316,11 +358,11 @@ class Database:
         try:
             self._fold()
         except sqlite3.Error as exc:
-            logger.warning("the journal can't be written: %s; what was confirmed stands in %s", exc, _REDO)
-            self._undo()
+            error = self._failed("written", exc)
+            if isinstance(error, JournalDamaged) or self._behind:
+                raise error from exc
+            logger.warning("%s; what was confirmed stands in %s", error, REDO)
             self.fold_at = now + _FOLD_AFTER_S
-            if self._behind:
-                raise JournalError(f"the journal can't be read: {exc}") from exc
 
     def _fold(self) -> None:
         """Commit SQLite's transaction; the redo log starts over."""
@@ -332,12 +374,18 @@ class Database:
             self._in_transaction = False
             if self._redo is not None:
                 self._redo.begin(token)
+            if self._marker is not None:
+                self._marker.note(token)
         self._executed, self._unrecorded = [], []
         self._direct = False
         self.fold_at = math.inf
 
     def probe(self) -> bool:
-        """Return whether the disk takes a write again."""
+        """Return whether the disk takes a write again.
+
+        Raises:
+            JournalDamaged: it is no matter of the disk's room.
+        """
         try:
             self._undo()
             if self._behind:
@@ -346,7 +394,10 @@ class Database:
             self._db.execute(SQL["set_meta"], ("probe", os.urandom(8192)))
             self._fold()
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error:
+        except sqlite3.Error as exc:
+            error = self._failed("written", exc)
+            if isinstance(error, JournalDamaged):
+                raise error from exc
             return False
         return True
 
@@ -370,6 +421,7 @@ class Database:
         self._copying.append(source)
         try:
             source.execute("VACUUM INTO ?", (str(file),))
+            _make_own(file)
         except sqlite3.Error as exc:
             file.unlink(missing_ok=True)
             raise JournalError(f"the backup {file} can't be written: {exc}") from exc
@@ -396,8 +448,20 @@ class Database:
             self._direct = self._direct or cursor.rowcount != 0
             return cursor
         except sqlite3.Error as exc:
-            self._undo()
-            raise JournalError(f"the journal can't be {'written' if writes else 'read'}: {exc}") from exc
+            raise self._failed("written" if writes else "read", exc) from exc
+
+    def _rows(self, name: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a query."""
+        cursor = self._execute(name, parameters)
+        try:
+            return cursor.fetchall()
+        except sqlite3.Error as exc:
+            raise self._failed("read", exc) from exc
+
+    def _failed(self, what: str, exc: sqlite3.Error | OSError) -> JournalError:
+        """Undo what isn't committed; returns the error to raise."""
+        self._undo()
+        return _trouble(self.path, what, exc)
 
     def _execute_many(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         self._flush()
@@ -406,8 +470,7 @@ class Database:
             self._db.executemany(SQL[name], rows)
             self._direct = True
         except sqlite3.Error as exc:
-            self._undo()
-            raise JournalError(f"the journal can't be written: {exc}") from exc
+            raise self._failed("written", exc) from exc
 
     def next_sequence(self) -> int:
         """See Journal."""
@@ -418,30 +481,30 @@ class Database:
         return self._sequence
 
 
-def _claim(folder: Path) -> IO[str]:
-    """Make or check the data folder and take its lock."""
+def _make_own(copy: Path) -> None:
+    """Have a copy be a journal that belongs to no run."""
+    db = sqlite3.connect(copy, isolation_level=None)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.stat()
-        if not stat.S_ISDIR(info.st_mode):
-            raise JournalError(f"{folder} is not a folder")
-        if info.st_uid != os.getuid():
-            raise JournalError(f"the data folder {folder} belongs to another user (uid {info.st_uid})")
-        if info.st_mode & 0o077:
-            raise JournalError(
-                f"others can read the data folder {folder}: chmod 700 it, or choose another by --data"
-            )
-        lock = open(folder / _LOCK, "a+", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600))  # noqa: SIM115
-    except OSError as exc:
-        raise JournalError(f"the data folder {folder} can't be used: {exc.strerror or exc}") from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise JournalError(f"another broker (pid {holder}) uses the data folder {folder}") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+        db.execute("DELETE FROM meta WHERE name IN ('session', 'probe', 'redo')")
+    finally:
+        db.close()
+
+
+#: What SQLite or the system says → what to do.
+_REMEDIES = {
+    "is full": "make room on its disk",
+    "No space left": "make room on its disk",
+    "disk I/O error": "its disk is full or fails: see the system's log",
+    "readonly": "the broker must be able to write to the file and its folder",
+    "unable to open": "the broker must be able to write to the file and its folder",
+}
+
+
+def _trouble(journal: Path | None, what: str, exc: sqlite3.Error | OSError) -> JournalError:
+    """Return the error that says that the journal can't be opened, read or written, and what to do."""
+    said = str(exc)
+    if journal is not None and ("malformed" in said or "not a database" in said):
+        return JournalDamaged(f"the journal {journal} is damaged: {said}. {advice(journal)}")
+    remedy = next((remedy for text, remedy in _REMEDIES.items() if text in said), "")
+    name = f"the journal {journal}" if journal is not None else "the journal"
+    return JournalError(f"{name} can't be {what}: {said}" + (f"; {remedy}" if remedy else ""))

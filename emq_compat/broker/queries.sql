@@ -199,8 +199,11 @@ DELETE FROM messages WHERE key = ?
 -- name: remember_finished
 INSERT OR IGNORE INTO finished_{current} (msgid) VALUES (?)
 
--- name: forget_finished
-DELETE FROM finished_{current}
+-- name: forget_finished_0
+DELETE FROM finished_0
+
+-- name: forget_finished_1
+DELETE FROM finished_1
 
 -- name: bury
 INSERT INTO dead (msgid, queue, headers, payload, attempt, losses, reason, at)

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from emq_compat.errors import JournalError
+from emq_compat.errors import JournalDamaged
 
-__all__ = ["TOKEN_BYTES", "RedoLog", "Writes"]
+__all__ = ["TOKEN_BYTES", "RedoLog", "Writes", "records", "whole"]
 
 #: The names of a turn's buffered writes with their rows, in the order in which they are executed.
 Writes: TypeAlias = "list[tuple[str, list[tuple[Any, ...]]]]"
@@ -55,6 +55,16 @@ class RedoLog:
         self._fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if synced else 0))
 
     @property
+    def token(self) -> bytes:
+        """The state of the database that it follows."""
+        return self._token
+
+    @property
+    def end(self) -> int:
+        """How many bytes of it count."""
+        return self._at
+
+    @property
     def empty(self) -> bool:
         """Whether nothing was appended since ``begin``."""
         return self._at == 0
@@ -84,28 +94,17 @@ class RedoLog:
         """Yield what was appended since ``begin(token)``; what is appended next stands behind it.
 
         Raises:
-            JournalError: a record in the middle is damaged.
+            JournalDamaged: a record in the middle is damaged.
         """
         self.begin(token)
         content = os.pread(self._fd, _FILE_BYTES, 0)
-        while (body := self._body(content, self._at)) is not None:
-            self._at += _HEAD_BYTES + len(body)
-            yield _Plain(io.BytesIO(body)).load()
+        for self._at, writes in records(content, token):
+            yield writes
         self._check_end(content)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
-
-    def _body(self, content: bytes, at: int) -> bytes | None:
-        """Return the body of the record that begins here; None: there is none that counts."""
-        if at + _HEAD_BYTES > len(content):
-            return None
-        _, length, token = _CHECKED.unpack_from(content, at + _SUM.size)
-        body = content[at + _HEAD_BYTES : at + _HEAD_BYTES + length]
-        checked = content[at + _SUM.size : at + _HEAD_BYTES]
-        whole = (zlib.crc32(body, zlib.crc32(checked)),) == _SUM.unpack_from(content, at)
-        return body if whole and token == self._token else None
 
     def _check_end(self, content: bytes) -> None:
         """Tell a record that was just being written from one that was damaged later.
@@ -116,11 +115,39 @@ class RedoLog:
             return
         _, length, token = _CHECKED.unpack_from(content, self._at + _SUM.size)
         behind = self._at + _HEAD_BYTES + length
-        if token == self._token and self._body(content, behind) is not None and content[behind + _SUM.size]:
-            raise JournalError(
+        if token == self._token and _body(content, behind, token) is not None and content[behind + _SUM.size]:
+            raise JournalDamaged(
                 f"{self.file} is damaged at byte {self._at}: restore a backup, or move this file away "
                 "to go on without the last second before the end"
             )
+
+
+def records(content: bytes, token: bytes) -> Iterator[tuple[int, Writes]]:
+    """Yield the records in a log that follow the state with this token, each with where it ends."""
+    at = 0
+    while (body := _body(content, at, token)) is not None:
+        at += _HEAD_BYTES + len(body)
+        yield at, _Plain(io.BytesIO(body)).load()
+
+
+def whole(file: Path, token: bytes) -> int:
+    """Return how many bytes of a log count that follows the state with this token."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return 0
+    return max((end for end, _ in records(content, token)), default=0)
+
+
+def _body(content: bytes, at: int, token: bytes) -> bytes | None:
+    """Return the body of the record that begins here; None: there is none that counts."""
+    if at + _HEAD_BYTES > len(content):
+        return None
+    _, length, told = _CHECKED.unpack_from(content, at + _SUM.size)
+    body = content[at + _HEAD_BYTES : at + _HEAD_BYTES + length]
+    checked = content[at + _SUM.size : at + _HEAD_BYTES]
+    matches = (zlib.crc32(body, zlib.crc32(checked)),) == _SUM.unpack_from(content, at)
+    return body if matches and told == token else None
 
 
 class _Plain(pickle.Unpickler):

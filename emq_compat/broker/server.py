@@ -33,7 +33,13 @@ from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
 from emq_compat.config import BrokerConfig
-from emq_compat.errors import EmqError, JournalError, LocalProtocolError, RemoteProtocolError
+from emq_compat.errors import (
+    EmqError,
+    JournalDamaged,
+    JournalError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.permits import ADMIN, FULL
@@ -153,7 +159,11 @@ class Server:
     # The loop
 
     def run(self) -> None:
-        """Serve until ``stop`` is called (or TERM, INT arrive, where ``handle_signals`` is in force)."""
+        """Serve until ``stop`` is called (or TERM, INT arrive, where ``handle_signals`` is in force).
+
+        Raises:
+            JournalDamaged: the journal can't be read any more; the message says what to do.
+        """
         more = False
         while not self._stopping:
             # Without a disk workers are not read: what they say waits in ZeroMQ.
@@ -169,6 +179,8 @@ class Server:
                 more = self._turn() if self._probe_at is None else self._turn_without_disk()
             except JournalError as exc:
                 self._disk_failed(exc)
+                if isinstance(exc, JournalDamaged):
+                    raise
                 more = False
 
     def _timeout_ms(self) -> int:
@@ -336,7 +348,9 @@ class Server:
             self.frontend.send(identity, reply)
 
     def _disk_failed(self, error: JournalError) -> None:
-        logger.error("%s; nothing of this batch was taken, trying again every %g s", error, PROBE_S)
+        goes_on = not isinstance(error, JournalDamaged)
+        what_next = f"trying again every {PROBE_S:g} s" if goes_on else "the broker ends"
+        logger.error("%s; nothing of this batch was taken, %s", error, what_next)
         self._probe_at = time.monotonic() + PROBE_S
         for identity, command in self._turn_publishes:
             self._refuse(identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}")
@@ -486,6 +500,8 @@ def run_broker(config: BrokerConfig) -> None:
             logger.info(
                 "broker %s: clients %s, workers %s, %s", os.getpid(), config.frontend, config.backend, where
             )
+            for note in server.store.notes:
+                logger.warning("%s", note)
             _warn_of_neighbours(config)
             server.run()
     finally:

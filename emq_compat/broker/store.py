@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from emq_compat.broker.database import SQL, Database
+from emq_compat.broker.database import Database
 from emq_compat.broker.records import (
     SEQUENCE_MASK,
     ChordRow,
@@ -32,7 +33,7 @@ class Store(Database):
 
     def known(self, msgids: Sequence[str]) -> set[str]:
         """See Journal."""
-        return {row[0] for row in self._execute("known", (json.dumps(msgids),))}
+        return {row[0] for row in self._rows("known", (json.dumps(msgids),))}
 
     def add_queue(self, name: str) -> int:
         """Make a queue; returns its id."""
@@ -40,7 +41,7 @@ class Store(Database):
 
     def queues(self) -> list[QueueRow]:
         """Return every queue."""
-        return [QueueRow(*row) for row in self._execute("queues")]
+        return [QueueRow(*row) for row in self._rows("queues")]
 
     def drop_queue(self, queue_id: int) -> None:
         """Delete a queue; its messages are gone already."""
@@ -52,7 +53,7 @@ class Store(Database):
 
     def queue_options(self) -> list[tuple[int, str]]:
         """See Journal."""
-        return self._execute("queue_options").fetchall()
+        return self._rows("queue_options")
 
     def put_exchange(self, name: str, kind: str, options: str) -> None:
         """Store an exchange."""
@@ -65,7 +66,7 @@ class Store(Database):
 
     def exchanges(self) -> list[tuple[str, str, str]]:
         """See Journal."""
-        return self._execute("exchanges").fetchall()
+        return self._rows("exchanges")
 
     def put_binding(self, exchange: str, key: str, queue: str) -> None:
         """Store a binding."""
@@ -77,7 +78,7 @@ class Store(Database):
 
     def bindings(self) -> list[tuple[str, str, str]]:
         """See Journal."""
-        return self._execute("bindings").fetchall()
+        return self._rows("bindings")
 
     def set_counts(self, queue_id: int, waiting: int, delayed: int) -> None:
         """Note a queue's counts."""
@@ -120,12 +121,12 @@ class Store(Database):
 
     def marked_as(self, task_id: str) -> list[MarkedMessage]:
         """See Journal."""
-        rows = self._execute("marked_as", (task_id,))
+        rows = self._rows("marked_as", (task_id,))
         return [MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) for row in rows]
 
     def delayed_in(self, queue_id: int, limit: int) -> list[StoredMessage]:
         """See Journal."""
-        return [StoredMessage(*row) for row in self._execute("delayed_in", (*_range(queue_id), limit))]
+        return [StoredMessage(*row) for row in self._rows("delayed_in", (*_range(queue_id), limit))]
 
     def browse(self, queue_id: int, after_key: int, limit: int) -> Iterator[StoredMessage]:
         """See Journal."""
@@ -138,12 +139,12 @@ class Store(Database):
 
     def waiting_as(self, msgids: Sequence[str]) -> list[MarkedMessage]:
         """See Journal."""
-        rows = self._execute("waiting_as", (json.dumps(msgids),))
+        rows = self._rows("waiting_as", (json.dumps(msgids),))
         return [MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) for row in rows]
 
     def marked_in(self, queue_id: int) -> list[StoredMessage]:
         """See Journal."""
-        return [StoredMessage(*row) for row in self._execute("marked_in", _range(queue_id))]
+        return [StoredMessage(*row) for row in self._rows("marked_in", _range(queue_id))]
 
     def remember(self, msgid: str) -> None:
         """See Journal."""
@@ -151,12 +152,12 @@ class Store(Database):
 
     def next_due_ms(self) -> int | None:
         """Return when the next delayed message is due, unix milliseconds."""
-        due: int | None = self._execute("next_due_ms").fetchone()[0]
+        due: int | None = self._rows("next_due_ms")[0][0]
         return due
 
     def due(self, until_ms: int, limit: int) -> list[tuple[int, int]]:
         """See Journal."""
-        return self._execute("due", (until_ms, limit)).fetchall()
+        return self._rows("due", (until_ms, limit))
 
     def make_ready(self, moves: Sequence[tuple[int, int]]) -> None:
         """See Journal."""
@@ -171,13 +172,15 @@ class Store(Database):
         try:
             for row in cursor:
                 yield StoredMessage(*row)
+        except sqlite3.Error as exc:
+            raise self._failed("read", exc) from exc
         finally:
             cursor.close()
 
     def read_message(self, key: int) -> StoredMessage | None:
         """Return one message."""
-        row = self._execute("read_message", (key,)).fetchone()
-        return StoredMessage(*row) if row else None
+        rows = self._rows("read_message", (key,))
+        return StoredMessage(*rows[0]) if rows else None
 
     def hand_out(self, key: int, attempt: int, worker: bytes, late: bool) -> None:
         """Note a hand-out."""
@@ -194,7 +197,7 @@ class Store(Database):
 
     def in_flight(self) -> list[tuple[StoredMessage, int, bytes, bool]]:
         """See Journal."""
-        return [(StoredMessage(*row[:6]), row[6], row[7], bool(row[8])) for row in self._execute("in_flight")]
+        return [(StoredMessage(*row[:6]), row[6], row[7], bool(row[8])) for row in self._rows("in_flight")]
 
     def finish(self, key: int, msgid: str) -> None:
         """See Journal."""
@@ -219,13 +222,13 @@ class Store(Database):
         self._flush()
         self._generation = 1 - self._generation
         self._execute("set_meta", ("finished", self._generation), writes=True)
-        self._db.execute(SQL["forget_finished"].format(current=self._generation))
+        self._execute(f"forget_finished_{self._generation}", writes=True)
 
     # Chords
 
     def chords(self) -> list[ChordRow]:
         """Return every chord."""
-        return [ChordRow(ChordState(*row[:8]), *row[8:]) for row in self._execute("chords")]
+        return [ChordRow(ChordState(*row[:8]), *row[8:]) for row in self._rows("chords")]
 
     def put_chord(self, chord: ChordState) -> None:
         """Store a chord, or what it has become."""
@@ -245,7 +248,7 @@ class Store(Database):
 
     def parts(self, number: int) -> list[tuple[str, bytes]]:
         """See Journal."""
-        return self._execute("parts", (number,)).fetchall()
+        return self._rows("parts", (number,))
 
     def drop_parts(self, number: int) -> None:
         """Delete the values of a chord's parts."""
@@ -276,35 +279,35 @@ class Store(Database):
 
     def parked_counts(self) -> list[tuple[str, int, int]]:
         """See Journal."""
-        return self._execute("parked_counts").fetchall()
+        return self._rows("parked_counts")
 
     def parked(self, gate: str, home: int, limit: int) -> list[StoredMessage]:
         """See Journal."""
-        return [StoredMessage(*row) for row in self._execute("parked", (gate, home, limit))]
+        return [StoredMessage(*row) for row in self._rows("parked", (gate, home, limit))]
 
     def parked_at(self, gate: str) -> list[tuple[StoredMessage, int]]:
         """See Journal."""
-        return [(StoredMessage(*row[:6]), row[6]) for row in self._execute("parked_at", (gate,))]
+        return [(StoredMessage(*row[:6]), row[6]) for row in self._rows("parked_at", (gate,))]
 
     def locks(self, keys: Sequence[str]) -> list[LockRow]:
         """See Journal."""
-        return [LockRow(*row) for row in self._execute("locks", (json.dumps(keys),))]
+        return [LockRow(*row) for row in self._rows("locks", (json.dumps(keys),))]
 
     def all_locks(self, after: str, limit: int) -> list[LockRow]:
         """See Journal."""
-        return [LockRow(*row) for row in self._execute("all_locks", (after, limit))]
+        return [LockRow(*row) for row in self._rows("all_locks", (after, limit))]
 
     def count_locks(self) -> int:
         """Return how many unique keys are stored."""
-        count: int = self._execute("count_locks").fetchone()[0]
+        count: int = self._rows("count_locks")[0][0]
         return count
 
     def find(self, task_id: str) -> MarkedMessage | None:
         """See Journal."""
         if found := self.marked_as(task_id):
             return found[0]
-        row = self._execute("find", (f"id:{quote(task_id, safe='')},",)).fetchone()
-        return MarkedMessage(StoredMessage(*row[:6]), row[6], row[7]) if row else None
+        rows = self._rows("find", (f"id:{quote(task_id, safe='')},",))
+        return MarkedMessage(StoredMessage(*rows[0][:6]), *rows[0][6:]) if rows else None
 
     def put_lock(self, row: LockRow) -> None:
         """Store who holds a unique key."""
@@ -324,7 +327,7 @@ class Store(Database):
 
     def paces(self, now: float) -> list[tuple[str, float]]:
         """See Journal."""
-        return self._execute("paces", (now,)).fetchall()
+        return self._rows("paces", (now,))
 
     def drop_paces(self, now: float) -> None:
         """See Journal."""
@@ -340,7 +343,7 @@ class Store(Database):
 
     def shares(self) -> dict[str, Shares]:
         """Return what the workers said last, by task name."""
-        rows = self._execute("shares")
+        rows = self._rows("shares")
         return {task: Shares(slots, bool(s), pace_s, bool(p)) for task, slots, s, pace_s, p in rows}
 
     # Results, revokes, schedules, dead letters
@@ -351,7 +354,7 @@ class Store(Database):
 
     def results(self, task_ids: Sequence[str]) -> dict[str, StoredResult]:
         """Return those of these results that are stored."""
-        rows = self._execute("results", (json.dumps(task_ids),))
+        rows = self._rows("results", (json.dumps(task_ids),))
         return {task_id: StoredResult(state, body) for task_id, state, body in rows}
 
     def forget(self, task_ids: Sequence[str]) -> int:
@@ -369,7 +372,7 @@ class Store(Database):
     def revoked(self, now: float) -> list[str]:
         """Return the task ids that are revoked; those past their time are forgotten."""
         self._execute("drop_old_revokes", (now,), writes=True)
-        return [row[0] for row in self._execute("revoked")]
+        return [row[0] for row in self._rows("revoked")]
 
     def put_schedule(self, row: ScheduleRow) -> None:
         """Store a schedule, or what it has become."""
@@ -381,7 +384,7 @@ class Store(Database):
 
     def schedules(self) -> list[ScheduleRow]:
         """Return every schedule."""
-        return [ScheduleRow(*row) for row in self._execute("schedules")]
+        return [ScheduleRow(*row) for row in self._rows("schedules")]
 
     def put_periodic(self, row: PeriodicRow) -> None:
         """Store a beat's entry, or what it has become."""
@@ -393,16 +396,16 @@ class Store(Database):
 
     def periodic(self) -> list[PeriodicRow]:
         """Return the entries of all beats."""
-        return [PeriodicRow(*row) for row in self._execute("periodic")]
+        return [PeriodicRow(*row) for row in self._rows("periodic")]
 
     def dead_letters(self, after_key: int, limit: int) -> list[DeadLetter]:
         """Return dead letters without payload, oldest first."""
-        return [DeadLetter(*row) for row in self._execute("dead_letters", (after_key, limit))]
+        return [DeadLetter(*row) for row in self._rows("dead_letters", (after_key, limit))]
 
     def dead_letter(self, key: int) -> DeadLetter | None:
         """Return one dead letter, whole."""
-        row = self._execute("dead_letter", (key,)).fetchone()
-        return DeadLetter(*row) if row else None
+        rows = self._rows("dead_letter", (key,))
+        return DeadLetter(*rows[0]) if rows else None
 
     def drop_dead(self, keys: Sequence[int]) -> int:
         """Delete dead letters; returns how many."""
@@ -410,9 +413,9 @@ class Store(Database):
 
     def sizes(self) -> dict[str, Any]:
         """Return counts and bytes for ``stats``."""
-        pages = self._execute("count_dead").fetchone()[0]
         size = self.path.stat().st_size if self.path is not None else 0
-        return {"dead": pages, "results": self._execute("count_results").fetchone()[0], "journal_bytes": size}
+        dead, results = self._rows("count_dead")[0][0], self._rows("count_results")[0][0]
+        return {"dead": dead, "results": results, "journal_bytes": size}
 
 
 def _range(queue_id: int) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.database import SCHEMA_VERSION, SQL
 from emq_compat.broker.records import ChordRow, ChordState, LockRow, StoredMessage, home_key
+from emq_compat.broker.schema import SCHEMA_VERSION, SQL
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
 from emq_compat.terms import Shares

@@ -110,7 +110,7 @@ def test_a_result_is_gone_after_its_time(broker: Broker, hand_worker: Worker) ->
 def test_eta_is_kept_by_the_broker(broker: Broker, hand_worker: Worker) -> None:
     """A message with an eta leaves at its time, not before, also from a broker that was killed meanwhile."""
     proc = broker.start()
-    eta = time.time() + 2
+    eta = time.time() + 4
     broker.client.publish(message(eta=eta))
     proc.kill()
     broker.start()

@@ -21,7 +21,7 @@ from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.broker.term_asks import TERM_VERBS
-from emq_compat.errors import EmqError, MessageError
+from emq_compat.errors import BrokerRefused, EmqError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
 
@@ -31,6 +31,9 @@ Arguments = dict[str, Any]
 
 #: A delayed message with a larger payload is shown without it.
 SHOWN_BYTES = 16_384
+
+#: Verbs that a client may use though it doesn't read: what they come to waits until it does.
+_SAYS_LITTLE = frozenset(["wait", "unwait"])
 
 #: Begins to copy the journal to a file; the function is called, in the loop, with what went wrong or None.
 Backup = Callable[[Path, Callable[[EmqError | None], None]], None]
@@ -51,7 +54,10 @@ class Asks:
     def ask(self, client: bytes, command: Ask, now: Moment) -> None:
         """Answer one ASK."""
         verb = _VERBS.get(command.verb)
+        unread = self._engine.desk.unread
         try:
+            if unread.full(client) and command.verb not in _SAYS_LITTLE:
+                raise BrokerRefused(f"{unread.of(client):,} bytes that were sent to this client are unread")
             if verb is None:
                 raise MessageError(
                     f"the verb {command.verb!r} is unknown; known: {', '.join(sorted(_VERBS))}"
@@ -77,6 +83,7 @@ class Asks:
         self._answer(client, asked, json.dumps(error).encode())
 
     def _answer(self, client: bytes, asked: str, body: bytes) -> None:
+        self._engine.desk.unread.add(client, len(body))
         self._engine.desk.to_client(client, Answer(msgid=new_id(), body=body, asked=asked))
 
     # Results

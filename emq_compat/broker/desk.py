@@ -7,6 +7,7 @@ from typing import Any
 
 from emq_compat.broker.journal import Journal
 from emq_compat.broker.records import Dispatch, Send
+from emq_compat.broker.unread import Unread
 from emq_compat.protocol.commands import Command
 
 __all__ = ["Desk", "EngineOptions"]
@@ -52,9 +53,10 @@ class Desk:
         outbox: what is to be sent after the commit, in order.
         notes: (level, text) for the log.
         counters: since the start.
+        unread: how much is under way to clients.
     """
 
-    __slots__ = ("about", "counters", "journal", "notes", "options", "outbox")
+    __slots__ = ("about", "counters", "journal", "notes", "options", "outbox", "unread")
 
     def __init__(self, journal: Journal, options: EngineOptions, about: dict[str, Any]) -> None:
         self.journal = journal
@@ -63,6 +65,7 @@ class Desk:
         self.outbox: list[Send | Dispatch] = []
         self.notes: list[tuple[str, str]] = []
         self.counters = dict.fromkeys(_COUNTERS, 0)
+        self.unread = Unread()
 
     def to_client(self, identity: bytes, command: Command, *, stock: bool = False) -> None:
         """Put a command for a client into the outbox."""

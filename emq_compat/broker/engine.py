@@ -146,6 +146,8 @@ class Engine:
     def client_gone(self, identity: bytes, now: Moment) -> None:
         """Note that a client's connection is gone."""
         self.topics.forget(identity)
+        self.desk.unread.read(identity)
+        self.results.client_gone(identity)
         self.fleet.client_gone(identity, now)
         self.declared.client_gone(identity, now)
 

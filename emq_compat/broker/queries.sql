@@ -312,6 +312,9 @@ INSERT INTO results (task_id, state, body, expires_at) VALUES (?, ?, ?, ?)
 -- name: results
 SELECT task_id, state, body FROM results WHERE task_id IN (SELECT value FROM json_each(?))
 
+-- name: result_sizes
+SELECT task_id, state, length(body) FROM results WHERE task_id IN (SELECT value FROM json_each(?))
+
 -- name: forget
 DELETE FROM results WHERE task_id IN (SELECT value FROM json_each(?))
 

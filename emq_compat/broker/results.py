@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment, StoredResult
+from emq_compat.errors import MessageError
 from emq_compat.message import FINAL_STATES, Failure, Outcome, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Reply
 
@@ -14,6 +15,10 @@ __all__ = ["Results", "failure_body"]
 
 #: A wait that isn't renewed is forgotten after so long; clients renew well before.
 WAIT_S = 150.0
+#: Results that are waited for, counted once for each client.
+MOST_WAITS = 1_000_000
+#: Bodies that are read from the journal at once.
+_TOGETHER_BYTES = 1 << 20
 
 
 def failure_body(
@@ -47,6 +52,9 @@ class Results:
         self._waits: dict[str, dict[bytes, float]] = {}
         #: task id → clients among those that want to be told of states on the way, too.
         self._watched: dict[str, set[bytes]] = {}
+        #: client → results that are final and wait, stored, until it has read what is under way to it.
+        self._postponed: dict[bytes, dict[str, None]] = {}
+        self._count = 0
         self.next_expiry = 0.0
 
     def put(
@@ -72,34 +80,103 @@ class Results:
                 self._push(client, task_id, state, body)
         elif waiting := self._waits.pop(task_id, None):
             self._watched.pop(task_id, None)
+            self._count -= len(waiting)
             for client in waiting:
-                self._push(client, task_id, state, body)
+                if keep:
+                    self._push_or_postpone(client, task_id, state, body)
+                else:
+                    self._push(client, task_id, state, body)
 
     def wait(self, client: bytes, task_ids: Iterable[str], now: Moment, *, every: bool = False) -> None:
         """Push each of these results to the client, now or when it is final.
 
-        ``every``: and each state that it has on the way.
+        To a client that doesn't read what it was sent before they are pushed when it has. ``every``: push
+        each state on the way, too.
+
+        Raises:
+            MessageError: too many results are waited for; some of these aren't.
         """
         ids = list(task_ids)
-        stored = self._journal.results(ids)
-        for task_id in ids:
-            result = stored.get(task_id)
+        known = self._journal.result_sizes(ids) if len(ids) > 1 else {}
+        final = dict.fromkeys(one for one in ids if one in known and known[one][0] in FINAL_STATES)
+        self._give(client, list(final))
+        others = [task_id for task_id in ids if task_id not in final]
+        on_the_way = self._journal.results(others) if every or len(ids) == 1 else {}
+        for task_id in others:
+            result = on_the_way.get(task_id)
             if result is not None and result.state in FINAL_STATES:
-                self._push(client, task_id, result.state, result.body)
+                self._push_or_postpone(client, task_id, result.state, result.body)
                 continue
-            self._waits.setdefault(task_id, {})[client] = now.mono + WAIT_S
+            clients = self._waits.setdefault(task_id, {})
+            if client not in clients:
+                if self._count >= MOST_WAITS:
+                    raise MessageError(f"{MOST_WAITS:,} results are waited for, and no more can be")
+                self._count += 1
+            clients[client] = now.mono + WAIT_S
             if every:
                 watching = self._watched.setdefault(task_id, set())
                 if result is not None and client not in watching:
                     self._push(client, task_id, result.state, result.body)
                 watching.add(client)
 
+    def _give(self, client: bytes, task_ids: Sequence[str]) -> None:
+        """Push results that are stored, and postpone those that are too much for the client now."""
+        given = 0
+        for some in self._together(task_ids):
+            if self._desk.unread.full(client):
+                break
+            for task_id, result in self._journal.results(some).items():
+                self._push(client, task_id, result.state, result.body)
+            given += len(some)
+        if given < len(task_ids):
+            self._postpone(client, task_ids[given:])
+
+    def _together(self, task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Return the ids in parts whose results aren't large together."""
+        if len(task_ids) < 2:
+            yield task_ids
+            return
+        sizes = self._journal.result_sizes(task_ids)
+        size = first = 0
+        for i, task_id in enumerate(task_ids, 1):
+            size += sizes[task_id][1] if task_id in sizes else 0
+            if size >= _TOGETHER_BYTES:
+                yield task_ids[first:i]
+                size, first = 0, i
+        yield task_ids[first:]
+
+    def _postpone(self, client: bytes, task_ids: Iterable[str]) -> None:
+        self._postponed.setdefault(client, {}).update(dict.fromkeys(task_ids))
+
+    def _push_or_postpone(self, client: bytes, task_id: str, state: str, body: bytes) -> None:
+        if self._desk.unread.full(client):
+            self._postpone(client, (task_id,))
+        else:
+            self._push(client, task_id, state, body)
+
+    @property
+    def postponed(self) -> bool:
+        """Whether results wait until a client has read what is under way to it."""
+        return bool(self._postponed)
+
+    def resume(self, client: bytes) -> None:
+        """Push what was postponed: the client reads."""
+        if (waiting := self._postponed.pop(client, None)) is not None:
+            self._give(client, list(waiting))
+
+    def client_gone(self, client: bytes) -> None:
+        """Forget what was postponed: it asks again over its next connection."""
+        self._postponed.pop(client, None)
+
     def unwait(self, client: bytes, task_ids: Iterable[str]) -> None:
         """Forget a client's waits."""
         for task_id in task_ids:
-            if (waiting := self._waits.get(task_id)) is not None:
-                waiting.pop(client, None)
+            if (waiting := self._waits.get(task_id)) is not None and client in waiting:
+                del waiting[client]
+                self._count -= 1
                 self._keep_waits(task_id, waiting)
+            if (postponed := self._postponed.get(client)) is not None:
+                postponed.pop(task_id, None)
 
     def _keep_waits(self, task_id: str, waiting: dict[bytes, float]) -> None:
         """Have these clients, and no others, wait for a result."""
@@ -114,7 +191,17 @@ class Results:
             del self._waits[task_id]
 
     def get(self, task_ids: Sequence[str]) -> dict[str, StoredResult]:
-        """Return those that are stored."""
+        """Return those that are stored.
+
+        Raises:
+            MessageError: together they are larger than a message may be.
+        """
+        if len(task_ids) > 1:
+            size = sum(size for _, size in self._journal.result_sizes(task_ids).values())
+            if size > (most := self._desk.options.max_message_bytes):
+                raise MessageError(
+                    f"these results have {size:,} bytes and an answer may have {most:,}: ask for fewer"
+                )
         return self._journal.results(task_ids)
 
     def forget(self, task_ids: Sequence[str]) -> int:
@@ -125,6 +212,7 @@ class Results:
         """Delete a bounded number of expired results and waits; returns whether there may be more."""
         for task_id in [t for t, clients in self._waits.items() if min(clients.values()) <= now.mono]:
             clients = {c: until for c, until in self._waits[task_id].items() if until > now.mono}
+            self._count -= len(self._waits[task_id]) - len(clients)
             self._keep_waits(task_id, clients)
         return self._journal.expire_results(now.wall, 1000) == 1000
 
@@ -135,4 +223,5 @@ class Results:
 
     def _push(self, client: bytes, task_id: str, state: str, body: bytes) -> None:
         reply = Reply(msgid=new_id(), body=body, request_msgid=task_id, headers=ReplyHeaders(state=state))
+        self._desk.unread.add(client, len(body))
         self._desk.to_client(client, reply)

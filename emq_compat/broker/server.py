@@ -27,7 +27,9 @@ from emq_compat import __version__
 from emq_compat.broker import admin
 from emq_compat.broker.asks import Asks
 from emq_compat.broker.engine import Engine, EngineOptions
+from emq_compat.broker.frontdesk import FrontDesk
 from emq_compat.broker.keyed import Keyed
+from emq_compat.broker.line import Said
 from emq_compat.broker.memory import trim
 from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
@@ -42,7 +44,7 @@ from emq_compat.errors import (
 )
 from emq_compat.keys import Keys
 from emq_compat.message import ReplyHeaders, new_id
-from emq_compat.permits import ADMIN, FULL
+from emq_compat.permits import ADMIN, FULL, Permit
 from emq_compat.permits import CLIENT as ANY_KEY
 from emq_compat.protocol.commands import (
     Command,
@@ -100,7 +102,6 @@ class Server:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate: Gate | None = None
         self._wires: list[RouterWire] = []
-        self._turn_publishes: list[tuple[bytes, Request]] = []
         self._publish_in: RouterWire | None = None
         self._publish_out: zmq.Socket[bytes] | None = None
         self._wake_r, self._wake_w = socket.socketpair()
@@ -130,6 +131,7 @@ class Server:
         keys = Keys.for_broker(config.keys_dir) if config.keys_dir is not None else None
         self._gate = Gate(self._context, keys) if keys is not None else None
         self.frontend = self._listen(config.frontend)
+        self._front = FrontDesk(self.frontend, self._serve_client, self._client_gone)
         self.backend = self._listen(config.backend)
         self.admin = self._listen(config.admin, ADMIN)
         if config.publish_in and config.publish_out:
@@ -188,6 +190,8 @@ class Server:
         if self._probe_at is not None:
             return max(0, int((self._probe_at - now.mono) * 1000) + 1)
         deadline = self.engine.next_deadline(now)
+        if self.engine.desk.unread.many:
+            deadline = min(deadline, self._front.look_at)
         wires = (wire.deadline() for wire in self._wires)
         for other in (self.asks.next_deadline(), self.store.fold_at, *wires):
             if other is not None and other < deadline:
@@ -199,10 +203,9 @@ class Server:
         """Do one turn; returns whether more may be waiting on a socket."""
         engine = self.engine
         from_workers = self._receive(self.backend)
-        from_clients = self._receive(self.frontend)
-        self._turn_publishes = [(i, c) for i, c, _ in from_clients if type(c) is Request]
+        from_clients = self._receive(self.frontend, self._front.room(BATCH))
         now = self.now()
-        engine.begin_turn([c for _, c in self._turn_publishes])
+        self._front.begin_turn(engine, from_clients)
         for identity, command, permit in from_workers:
             if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
                 self._refused(WORKER, identity, command)
@@ -213,17 +216,11 @@ class Server:
         for identity in self.backend.gone():
             engine.connection_gone(identity, now)
             self._keyed.gone(identity)
-        for identity, command, permit in from_clients:
-            if isinstance(command, RemoteProtocolError) or type(command) not in CLIENT.says:
-                self._tell_refused(identity, self._refused(CLIENT, identity, command))
-            elif permit is FULL:
-                engine.from_client(identity, command, now)
-            else:
-                self._keyed.from_client(identity, command, permit, now)
-        for identity in self.frontend.gone():
-            engine.client_gone(identity, now)
+        self._front.turn(from_clients, now)
+        if engine.desk.unread.many and now.mono >= self._front.look_at:
+            self._front.look_after_unread(engine, now)
         self._serve_administration(now)
-        more = len(from_workers) == BATCH or len(from_clients) == BATCH
+        more = len(from_workers) == BATCH or len(from_clients) == BATCH or len(self._front.line) > 0
         self._since_trim += len(from_workers) + len(from_clients)
         if self._publish_in is not None:
             self._take_publishes(self._publish_in, now)
@@ -234,7 +231,7 @@ class Server:
         engine.hand_out(now)
         engine.close_turn(now)
         self.store.commit(told=bool(engine.desk.outbox))
-        self._turn_publishes = []
+        self._front.publishes = []
         self._send(engine.take_outbox())
         if self._backups_asked:
             self._begin_backups()
@@ -246,13 +243,26 @@ class Server:
             engine.desk.notes.clear()
         return more
 
-    def _receive(self, wire: RouterWire) -> list[Received]:
+    def _receive(self, wire: RouterWire, limit: int = BATCH) -> list[Received]:
         """Return what has arrived at a socket, if the poll said so or it has something to look after."""
         if wire not in self._ready:
             due = wire.deadline()
             if due is None or due > time.monotonic():
                 return []
-        return wire.receive(BATCH)
+        return wire.receive(limit)
+
+    def _serve_client(
+        self, identity: bytes, command: Command | RemoteProtocolError, permit: Permit | None, now: Moment
+    ) -> None:
+        if isinstance(command, RemoteProtocolError) or type(command) not in CLIENT.says:
+            self._tell_refused(identity, self._refused(CLIENT, identity, command))
+        elif permit is FULL:
+            self.engine.from_client(identity, command, now)
+        else:
+            self._keyed.from_client(identity, command, permit, now)
+
+    def _client_gone(self, identity: bytes, now: Moment) -> None:
+        self.engine.client_gone(identity, now)
 
     def _send(self, outbox: list[Send | Dispatch]) -> None:
         to_worker, to_client = self.backend.send_frames, self.frontend.send_frames
@@ -352,13 +362,13 @@ class Server:
         what_next = f"trying again every {PROBE_S:g} s" if goes_on else "the broker ends"
         logger.error("%s; nothing of this batch was taken, %s", error, what_next)
         self._probe_at = time.monotonic() + PROBE_S
-        for identity, command in self._turn_publishes:
+        for identity, command in self._front.publishes:
             self._refuse(identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}")
-        self._turn_publishes = []
+        self._front.publishes = []
 
     def _turn_without_disk(self) -> bool:
         """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
-        from_clients = self._receive(self.frontend)
+        from_clients: list[Said] = [*self._front.line.take(), *self._receive(self.frontend)]
         for identity, command, _ in from_clients:
             if isinstance(command, Request):
                 self._refuse(

@@ -357,6 +357,11 @@ class Store(Database):
         rows = self._rows("results", (json.dumps(task_ids),))
         return {task_id: StoredResult(state, body) for task_id, state, body in rows}
 
+    def result_sizes(self, task_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Return the state, and the bytes, of those of these results that are stored."""
+        rows = self._execute("result_sizes", (json.dumps(task_ids),))
+        return {task_id: (state, size) for task_id, state, size in rows}
+
     def forget(self, task_ids: Sequence[str]) -> int:
         """Delete results; returns how many."""
         return self._execute("forget", (json.dumps(task_ids),), writes=True).rowcount

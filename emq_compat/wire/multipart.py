@@ -28,7 +28,7 @@ _SLACK_BYTES: Final = 16 << 20
 
 #: High-water marks of one peer's pipe, in messages (ZeroMQ's SNDHWM and RCVHWM).
 _UNREAD_MESSAGES: Final = 200_000
-_UNTAKEN_MESSAGES: Final = 1_000
+_UNTAKEN_MESSAGES: Final = 512
 
 def identity(name: str) -> bytes:
     """Return a socket identity that no other socket has: ``name``, and an incarnation drawn by chance.

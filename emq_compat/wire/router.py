@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket as plain
+import sys
+import termios
 import time
 from typing import TypeAlias
 
@@ -27,6 +31,9 @@ _EVENTS = int(zmq.EVENT_DISCONNECTED) | HANDSHAKE_FAILED
 
 #: A suspect is probed so long after its connection was closed; one still reachable at the last has another.
 _PROBE_AFTER_S = (0.0, 0.005, 0.05, 0.25)
+
+#: Where Linux's tcp_info has the count of bytes that the other side has acknowledged (tcpi_bytes_acked).
+_ACKED = slice(120, 128)
 
 #: Closed connections are looked into once the socket is drained; under unbroken load, after this time.
 _UNDRAINED_S = 1.0
@@ -97,8 +104,11 @@ class RouterWire(Watched):
             due.append(self._closed_since)
         return min(due, default=None)
 
-    def receive(self, limit: int = 256) -> list[Received]:
-        """Return what has arrived, at most ``limit`` messages, each with its sender's identity and permit.
+    def receive(self, limit: int = 256, *, most_bytes: int = 16 << 20) -> list[Received]:
+        """Return what has arrived, each message with its sender's identity and permit.
+
+        At most ``limit`` messages, and no more once the last frames, which are the large ones, have
+        ``most_bytes`` together.
 
         The permit is that of the very connection a message came over: whoever takes over another's identity
         doesn't take over its rights. A malformed message comes as its error. Ask ``gone`` after having
@@ -115,6 +125,7 @@ class RouterWire(Watched):
         multipart, limits, fds, gate = self._multipart, self._limits, self._fds, self._gate
         permit: Permit | None = FULL
         drained = False
+        size = 0
         try:
             for _ in range(limit):
                 if gate is None:
@@ -123,10 +134,13 @@ class RouterWire(Watched):
                     peer, key = multipart.receive_first_of()
                     permit = gate.permit(key)
                 frames = multipart.receive() if peer in fds else self._learn(peer)
+                size += len(frames[-1])
                 try:
                     received.append((peer, decode(frames, limits), permit))
                 except RemoteProtocolError as exc:
                     received.append((peer, exc, permit))
+                if size >= most_bytes:
+                    break
         except zmq.Again:
             drained = True
         if self._closed or self._suspects:
@@ -151,6 +165,30 @@ class RouterWire(Watched):
     def send_frames(self, peer: bytes, frames: list[bytes]) -> bool:
         """Send a message that is encoded already; returns as ``send``."""
         return self._multipart.send([peer, *frames])
+
+    def unsent_bytes(self, peer: bytes) -> int:
+        """Return how much the system holds for a peer that it has not read; 0 where that isn't known."""
+        try:
+            held = fcntl.ioctl(self._fds.get(peer, -1), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):  # inproc, or closed meanwhile
+            return 0
+        return int.from_bytes(held, sys.byteorder)
+
+    def taken_bytes(self, peer: bytes) -> object:
+        """Return something that changes as long as a peer with ``unsent_bytes`` reads."""
+        fd = self._fds.get(peer, -1)
+        try:
+            with plain.socket(fileno=os.dup(fd)) as sock:
+                # Also of a socket that is no TCP one: then only what waits can tell.
+                info = sock.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, _ACKED.stop)
+                return info[_ACKED]
+        except OSError:
+            return self.unsent_bytes(peer)
+
+    def cut(self, peer: bytes) -> None:
+        """Close a peer's connection; what is under way to it is dropped, and ``gone`` will tell."""
+        with contextlib.suppress(OSError), plain.socket(fileno=os.dup(self._fds.get(peer, -1))) as sock:
+            sock.shutdown(plain.SHUT_RDWR)
 
     def _learn(self, peer: bytes) -> list[bytes]:
         frames, fd = self._multipart.receive_rest_from()

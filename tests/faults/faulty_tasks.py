@@ -110,3 +110,9 @@ def single(n: int, seconds: float) -> int:
     note(f"single {n}")
     time.sleep(seconds)
     return n
+
+
+@app.task
+def big(size: int) -> str:
+    """Returns so many characters."""
+    return "x" * size

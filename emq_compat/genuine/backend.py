@@ -151,6 +151,20 @@ class EmqBackend(AsyncBackendMixin, Backend):
             self._fail_unbegun(task, exc, traceback, **kwargs)
         self.chords.fail_body_of(request, exc)
 
+    def _call_task_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        """Celery's; whoever is called finds the failure, though the run that it belongs to hasn't ended."""
+        capture = current()
+        if capture is not None and capture.body is not None and request.id == capture.task_id:
+            headers = Headers(
+                guarantee=True,
+                task_id=capture.task_id,
+                settled=str(capture.state),
+                redelivered=True,
+                keep_s=self.failure_keep_s,
+            )
+            self.publish(Publish(queue=_QUEUE, headers=headers, payload=capture.body))
+        super()._call_task_errbacks(request, exc, traceback)
+
     def _fail_unbegun(
         self,
         task: Mapping[str, Any],

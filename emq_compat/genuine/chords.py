@@ -20,6 +20,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, ImproperlyConfigured
 from celery.signals import before_task_publish
 from celery.utils.abstract import CallableSignature
+from celery.utils.functional import _regen
 from kombu.utils.uuid import uuid
 
 from emq_compat.genuine import chord_marks
@@ -63,11 +64,12 @@ class Chords:
     def begin(self, header_result_args: Any, body: Any) -> None:
         """Take a chord in, before its parts are published: they have its mark from ``body``."""
         chord_id, results = header_result_args[0], header_result_args[1]
-        known = results if isinstance(results, (list, tuple)) else None
+        # A generator's tasks are made while they are published, not before.
+        known = None if isinstance(results, _regen) else results
         chord_marks.mark(body, chord_id, known)
         while len(self._begun) >= _BEGUN:
             del self._begun[next(iter(self._begun))]
-        self._begun[chord_id] = (body, known)
+        self._begun[chord_id] = (body, results)
 
     def hold(self, chord_id: str, size: int) -> None:
         """Publish the body of a chord that has begun, to be held until ``size`` parts have succeeded."""

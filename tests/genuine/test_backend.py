@@ -417,3 +417,41 @@ def test_a_failed_chains_groups_fail_with_it(app: celery.Celery, new_id: Callabl
     waited = GroupResult(new_id(), [AsyncResult(f"{base}-last", app=app)], app=app)
     with pytest.raises(ValueError, match="no"):
         waited.get(timeout=10)
+
+
+def test_errbacks_find_the_failure_of_their_task(app: celery.Celery, new_id: Callable[[], str]) -> None:
+    """One that is called in the worker comes before the end is told, and sees its result all the same."""
+    seen: list[str] = []
+
+    @app.task(name="errback")
+    def errback(request: Any, exc: BaseException, traceback: Any) -> None:
+        seen.append(app.AsyncResult(request.id).state)
+
+    capture = Capture(new_id())
+    capture.body_ended = True
+    request = celery.app.task.Context({"id": capture.task_id, "errbacks": [dict(errback.s())]})
+    with capturing(capture):
+        app.backend.mark_as_failure(capture.task_id, ValueError("no"), request=request)
+    assert [states.FAILURE] == seen
+    assert (states.FAILURE, []) == (capture.state, capture.follow_ups)
+
+
+def test_a_chords_generator_is_read_while_its_tasks_are_published(app: celery.Celery) -> None:
+    """Nothing is asked of it when the chord begins; the body's parent is its last task."""
+    made: list[int] = []
+
+    @app.task(name="part")
+    def part(number: int) -> None:
+        """Nothing."""
+
+    def header() -> Iterator[Any]:
+        for number in range(3):
+            made.append(number)
+            yield part.s(number)
+
+    counted = celery.group(header(), app=app)
+    body = part.s()
+    gid, results = counted._freeze_group_tasks(group_id="g", chord=body)
+    begun = len(made)
+    app.backend.chords.begin((gid, results), body)
+    assert begun == len(made) < 3

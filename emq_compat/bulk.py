@@ -93,7 +93,7 @@ class Bulk:
             Silent: the deadline passed.
         """
         for message in self._unconfirmed.values():
-            channel.send(publish_frames(message, stock=False))
+            channel.send(publish_frames(message, stock=False), more=True)
         while True:
             self._fill(channel)
             if not self._unconfirmed:
@@ -142,13 +142,13 @@ class Bulk:
                 self._refused[message.msgid] = exc
                 continue
             if stock:
-                send(frames)
+                send(frames, more=True)
                 self._confirmed += 1
                 continue
             if message.msgid not in unconfirmed:
                 unconfirmed[message.msgid] = message
                 self._bytes += len(message.payload)
-            send(frames)
+            send(frames, more=True)
 
     def _take(self, command: Command) -> bool:
         """Note an ACK, a refusal, or that another is there; tells whether it was one of this bulk's."""

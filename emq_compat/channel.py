@@ -25,7 +25,7 @@ from emq_compat.keys import Keys
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Command, Hello
 from emq_compat.protocol.frames import encode
-from emq_compat.wire import Wire
+from emq_compat.wire import DirectWire, Wire
 
 __all__ = ["Channel", "Channels", "Cut", "Silent"]
 
@@ -36,7 +36,7 @@ _BACKOFF_MAX_S = 0.5
 _STOCK_LINGER_S = 1.0
 
 #: What poll(2) takes, some 24 days.
-_LONGEST_MS = (1 << 31) - 1
+_LONGEST_S = (1 << 31) / 1000 - 1
 #: Messages dropped from a connection before it is lent again.
 _LEFT_OVER = 10_000
 
@@ -74,9 +74,14 @@ class Channel:
         self.address = address
         #: What the broker's HELLO said of it; empty for a stock router.
         self.broker: dict[str, object] = {}
-        self._wire = Wire(
-            context, address.client_endpoint, identity=identity, keys=keys, stock=address.stock, once=True
-        )
+        endpoint = address.client_endpoint
+        self._wire: Wire | DirectWire
+        if keys is None and not address.stock and DirectWire.can(endpoint):
+            self._wire = DirectWire(endpoint, identity=identity)
+        else:
+            self._wire = Wire(
+                context, endpoint, identity=identity, keys=keys, stock=address.stock, once=True
+            )
         self._poll = select.poll()
         for fd in self._wire.fds():
             self._poll.register(fd, select.POLLIN)
@@ -84,7 +89,7 @@ class Channel:
     @property
     def closed(self) -> bool:
         """Whether ``close`` has been called."""
-        return self._wire.socket.closed
+        return self._wire.closed
 
     @property
     def connected(self) -> bool:
@@ -112,13 +117,18 @@ class Channel:
                 self.broker = dict(command.about)
                 return
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Hand one message to ZeroMQ; never waits: how much is under way is for the caller to bound."""
+    def send(self, frames: Sequence[bytes], *, more: bool = False) -> None:
+        """Send one message; never waits: how much is under way is for the caller to bound.
+
+        ``more``: another one, or a call that receives, follows at once; they may leave together.
+        """
         if self.address.stock:
             # Nothing will be received that would tell of a cut.
             self._wire.look()
             self._check()
         self._wire.send_frames(frames)
+        if not more:
+            self._wire.flush()
 
     def receive(self, deadline: float | None) -> Command:
         """Return the next command.
@@ -157,11 +167,7 @@ class Channel:
         poll = select.poll()
         for fd in (*self._wire.fds(), wake_fd):
             poll.register(fd, select.POLLIN)
-        left = deadline - time.monotonic()
-        ready = poll.poll(min(math.ceil(left * 1000), _LONGEST_MS)) if left > 0 else []
-        if not ready:
-            raise Silent
-        return any(fd == wake_fd for fd, _ in ready)
+        return any(fd == wake_fd for fd, _ in self._polled(poll, deadline))
 
     def usable(self) -> bool:
         """Tell whether the connection stands; what has come while nobody waited for it is dropped."""
@@ -174,12 +180,19 @@ class Channel:
 
     def _wait(self, deadline: float | None) -> None:
         """Sleep until something may have come: right after ``receive_now`` has found nothing."""
-        if deadline is None:
-            self._poll.poll()
-            return
-        left = deadline - time.monotonic()
-        if left <= 0 or not self._poll.poll(min(math.ceil(left * 1000), _LONGEST_MS)):
+        self._polled(self._poll, math.inf if deadline is None else deadline)
+
+    def _polled(self, poll: select.poll, deadline: float) -> list[tuple[int, int]]:
+        """Return what is ready: perhaps nothing, where the wire is to be looked after; else raise Silent."""
+        now = time.monotonic()
+        due = self._wire.due()
+        if now >= deadline:
             raise Silent
+        left_s = min(due, deadline) - now
+        ready = poll.poll(max(0, math.ceil(left_s * 1000)) if left_s < _LONGEST_S else None)
+        if not ready and deadline <= due:
+            raise Silent
+        return ready
 
     def _check(self) -> None:
         """Raise Cut if there is no connection any more, or there won't be one."""

@@ -1,10 +1,20 @@
-"""ZeroMQ sockets that speak commands: Wire (DEALER: client, worker), RouterWire (ROUTER: broker), CURVE."""
+"""Connections that speak commands: Wire and DirectWire (client, worker), RouterWire (broker); CURVE."""
 
 from __future__ import annotations
 
 from emq_compat.wire.curve import Gate, client_curve, server_curve
 from emq_compat.wire.dealer import Wire
+from emq_compat.wire.direct import DirectWire
 from emq_compat.wire.multipart import Multipart, identity
 from emq_compat.wire.router import RouterWire
 
-__all__ = ["Gate", "Multipart", "RouterWire", "Wire", "client_curve", "identity", "server_curve"]
+__all__ = [
+    "DirectWire",
+    "Gate",
+    "Multipart",
+    "RouterWire",
+    "Wire",
+    "client_curve",
+    "identity",
+    "server_curve",
+]

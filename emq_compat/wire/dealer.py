@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -91,6 +92,18 @@ class Wire(Watched):
         except zmq.ZMQError as exc:
             self.close()
             raise OperationalError(f"{endpoint} can't be connected to: {exc.strerror}") from exc
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has been called."""
+        return bool(self.socket.closed)
+
+    def due(self) -> float:
+        """Return the monotonic time at which ``receive`` must be called though nothing is readable."""
+        return math.inf
+
+    def flush(self) -> None:
+        """Do nothing: ZeroMQ's thread has what was sent."""
 
     def look(self) -> None:
         """Bring ``connected``, ``failure`` and ``cuts`` up to date; ``receive`` does it, too."""

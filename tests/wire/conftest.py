@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from emq_compat.permits import Permit
-from emq_compat.wire import RouterWire, Wire
+from emq_compat.wire import DirectWire, RouterWire, Wire
 
 TIMEOUT_S = 5.0
 
@@ -35,7 +35,7 @@ def context() -> Iterator[zmq.Context[Any]]:
 class Driver:
     """Calls `receive` of a wire when something is due, until a condition holds."""
 
-    def __init__(self, wire: Wire | RouterWire) -> None:
+    def __init__(self, wire: Wire | DirectWire | RouterWire) -> None:
         self.wire = wire
         self.received: list[Any] = []
         self.gone: list[bytes] = []
@@ -45,13 +45,16 @@ class Driver:
     def until(self, condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
         """Drive until `condition` is true; fails after `timeout_s`."""
         poller = zmq.Poller()
-        for socket in self.wire.sockets():
-            poller.register(socket, zmq.POLLIN)
+        for source in self.wire.fds() if isinstance(self.wire, DirectWire) else self.wire.sockets():
+            poller.register(source, zmq.POLLIN)
         end = time.monotonic() + timeout_s
         while not condition():
             now = time.monotonic()
             assert now < end, f"not within {timeout_s} s; received {self.received}, gone {self.gone}"
             due = end
+            if isinstance(self.wire, DirectWire):
+                self.wire.flush()
+                due = min(due, self.wire.due())
             if isinstance(self.wire, RouterWire):
                 due = min(due, self.wire.deadline() or end)
             poller.poll(max(0, (due - now) * 1000) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,31 +12,51 @@ import zmq
 
 from emq_compat.errors import OperationalError
 from emq_compat.protocol.commands import Ready
-from emq_compat.wire import RouterWire, Wire
+from emq_compat.wire import DirectWire, RouterWire, Wire
 from tests.processes import wait_until
 from tests.wire.conftest import Driver
 
 pytestmark = pytest.mark.integration
 
 Context = zmq.Context[Any]
+Once = Callable[[Context, str], "Wire | DirectWire"]
 
 
-def test_nobody_there_is_told(context: Context, free_port: Callable[[], int]) -> None:
+def by_zeromq(context: Context, endpoint: str) -> Wire:
+    return Wire(context, endpoint, identity=b"one", once=True)
+
+
+def direct(context: Context, endpoint: str) -> DirectWire:
+    return DirectWire(endpoint, identity=b"one")
+
+
+both = pytest.mark.parametrize("once", [by_zeromq, direct])
+
+
+@both
+@pytest.mark.parametrize("scheme", ["tcp", "ipc"])
+def test_nobody_there_is_told(
+    context: Context, free_port: Callable[[], int], tmp_path: Path, once: Once, scheme: str
+) -> None:
     """Where nobody listens it fails at once."""
-    wire = Wire(context, f"tcp://127.0.0.1:{free_port()}", identity=b"one", once=True)
+    wire = once(context, f"tcp://127.0.0.1:{free_port()}" if scheme == "tcp" else f"ipc://{tmp_path}/none")
 
     Driver(wire).until(lambda: wire.failure)
 
     assert "the connection was refused" == wire.failure
     assert (False, 0) == (wire.connected, wire.cuts)
+    wire.close()
 
 
-def test_a_cut_is_the_end(context: Context) -> None:
+@both
+def test_a_cut_is_the_end(context: Context, once: Once) -> None:
     """After a cut it connects no more, though a broker is back at that address."""
     router = RouterWire(context, "tcp://127.0.0.1:*")
-    wire = Wire(context, router.endpoint, identity=b"one", once=True)
+    wire = once(context, router.endpoint)
     driver = Driver(wire)
+    driver.until(lambda: wire.connected)
     wire.send(Ready(msgid="first"))
+    wire.flush()
     Driver(router).messages(1)
     router.close()
     driver.until(lambda: wire.cuts)
@@ -50,6 +71,7 @@ def test_a_cut_is_the_end(context: Context) -> None:
     assert [] == again.receive()
     wire.look()
     assert (False, 1, "") == (wire.connected, wire.cuts, wire.failure)
+    wire.close()
 
 
 def bound_again(context: Context, endpoint: str) -> RouterWire:
@@ -65,16 +87,20 @@ def bound_again(context: Context, endpoint: str) -> RouterWire:
     return made[0]
 
 
-def test_what_came_before_a_cut_is_read(context: Context) -> None:
+@both
+def test_what_came_before_a_cut_is_read(context: Context, once: Once) -> None:
     """All that the broker said before it went is received, message by message, while the connection is lost.
 
     (libzmq ends the process here where a connection is made with IMMEDIATE, or without reconnection.)
     """
     for _ in range(10):
         router = RouterWire(context, "tcp://127.0.0.1:*")
-        wire = Wire(context, router.endpoint, identity=b"one", once=True)
+        wire = once(context, router.endpoint)
         driver = Driver(wire)
+        while not wire.connected:
+            driver.step()
         wire.send(Ready(msgid="r"))
+        wire.flush()
         Driver(router).messages(1)
         for i in range(100):
             router.send(b"one", Ready(msgid=str(i)))

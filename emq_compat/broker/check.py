@@ -16,7 +16,7 @@ from emq_compat.broker.schema import SCHEMA_VERSION
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers
 
-__all__ = ["TABLES", "Checked", "Problem", "Progress", "check", "tables_of"]
+__all__ = ["TABLES", "Checked", "Problem", "Progress", "check", "tables_of", "wrong_headers"]
 
 #: Tables with the columns that name a row.
 TABLES = {
@@ -152,7 +152,7 @@ def _messages(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
     rows = _counted(db.execute(_OF_MESSAGES), "messages", tell)
     for key, msgid, headers, payload, due_ms, home, gate, flies, awaited in rows:
         queue = queue_of(key if home is None else home)
-        wrong = _wrong_headers(headers)
+        wrong = wrong_headers(headers)
         if queue not in queues:
             wrong = f"it is of queue {queue}, which isn't there"
         elif payload != "blob" or not isinstance(msgid, str):
@@ -181,8 +181,8 @@ def _messages(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
                 yield Problem(table="queues", row=f"{queue} ({name})", what=said, minor=True)
 
 
-def _wrong_headers(text: Any) -> str:
-    """Return what is wrong with headers; nothing: they can be read."""
+def wrong_headers(text: Any) -> str:
+    """Return what is wrong with a row's headers; nothing: they can be read."""
     if not isinstance(text, str):
         return "its headers are no text"
     try:
@@ -255,7 +255,7 @@ def _results(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
 def _dead(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
     """Dead letters: headers that can be read."""
     for key, msgid, headers in _counted(db.execute("SELECT key, msgid, headers FROM dead"), "dead", tell):
-        if wrong := _wrong_headers(headers):
+        if wrong := wrong_headers(headers):
             yield Problem(table="dead", row=f"{key} ({msgid})", what=wrong)
 
 
@@ -263,7 +263,7 @@ def _schedules(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
     """Schedules: headers and times that can be read."""
     tell("schedules", 0)
     for key, headers, interval_s, cron in db.execute("SELECT key, headers, interval_s, cron FROM schedules"):
-        if wrong := _wrong_headers(headers):
+        if wrong := wrong_headers(headers):
             yield Problem(table="schedules", row=str(key), what=wrong)
         elif (cron and not croniter.is_valid(cron)) or (not cron and interval_s < 1):
             yield Problem(table="schedules", row=str(key), what=f"cron {cron!r}, every {interval_s!r} s")

@@ -23,7 +23,7 @@ from emq_compat.broker.mark import Index, Mark, beside, boot_id, read_index, rea
 from emq_compat.broker.redo import whole
 from emq_compat.errors import JournalDamaged
 
-__all__ = ["Found", "advice", "look", "reading"]
+__all__ = ["Found", "advice", "begins_well", "foreign_log", "look", "reading"]
 
 #: The id of the run of which nothing is known: an older release's, or the file is a backup.
 _NONE = "none"
@@ -53,7 +53,7 @@ def advice(journal: Path) -> str:
     command = f"emq-compat broker --data {journal.parent}"
     return (
         f"`{command} --check` shows what is wrong, `{command} --salvage` makes a new journal of what can be "
-        f"read and keeps the files; or restore a backup: move all {journal.name}* away first"
+        f"read and keeps the files; or restore a backup: move all journal.* away first"
     )
 
 
@@ -197,9 +197,27 @@ def _head(journal: Path) -> bytes:
     """Return the file's first bytes, which say what it is."""
     with open(journal, "rb") as file:
         head = file.read(100)
-    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+    if len(head) < 100 or not begins_well(head):
         raise JournalDamaged(f"{journal} can't be read: it is no database, or its beginning is overwritten")
     return head
+
+
+def begins_well(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a database."""
+    return head.startswith(b"SQLite format 3\0")
+
+
+def foreign_log(journal: Path) -> bool:
+    """Whether the log beside a journal is known to be another file's."""
+    mark = read_mark(journal)
+    if mark is None or not _size(beside(journal, "wal")):
+        return False
+    try:
+        session, _ = _session(journal)
+        known = session in (None, mark.session, mark.before)
+        return not known and _session(journal, "mode=ro")[0] != mark.session
+    except sqlite3.Error:
+        return False
 
 
 def _refuse_short(journal: Path, head: bytes, index: Index | None) -> None:

@@ -1,4 +1,4 @@
-"""``emq-compat broker``: the durable broker; also takes a backup of one that runs."""
+"""``emq-compat broker``: the durable broker; also takes a backup of one that runs, and mends a journal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from emq_compat.broker.server import run_broker
+from emq_compat.cli.journal import check_journal, salvage_journal
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
 from emq_compat.errors import ConfigurationError, EmqError
@@ -93,6 +94,13 @@ _DEFAULTS = BrokerConfig()
     type=click.Path(path_type=Path, dir_okay=False),
     help="Tell the running broker at --frontend to write a copy of its journal to this file, and end.",
 )
+@click.option("--check", is_flag=True, help="Look whether the journal at --data is whole, and end.")
+@click.option(
+    "--salvage",
+    is_flag=True,
+    help="Make a new journal of what can be read of a damaged one, keep the old files, and end.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check or --salvage: tell it as JSON.")
 @click.option("-l", "--loglevel", default="info", show_default=True, help="debug, info, warning, error.")
 def broker(
     frontend: str,
@@ -113,6 +121,9 @@ def broker(
     keys: Path | None,
     insecure: bool,
     backup: Path | None,
+    check: bool,
+    salvage: bool,
+    as_json: bool,
     loglevel: str,
 ) -> None:
     """Run the durable broker (eMQP/1.0, stock eventmq clients and job managers included)."""
@@ -120,7 +131,12 @@ def broker(
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise click.BadParameter(f"{loglevel!r} is none of debug, info, warning, error", param_hint="-l")
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s/broker] %(message)s")
+    if (check or salvage or as_json) and (check == salvage or backup is not None or memory):
+        raise click.UsageError("one of --check and --salvage, without --backup and --memory")
     try:
+        if check or salvage:
+            look = check_journal if check else salvage_journal
+            raise SystemExit(look(data or default_data_dir(), as_json=as_json))
         if backup is not None:
             _back_up(frontend, ipc, backup)
             return

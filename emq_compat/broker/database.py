@@ -10,6 +10,7 @@ large, or has written in SQLite directly, is folded at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -64,6 +65,17 @@ _WRITES = (
     "drop_parts",
     "drop_chord",
 )
+
+#: The statements that are given payloads and results, with how many values they take.
+_LARGE = {
+    "add_message": 5,
+    "add_delayed": 7,
+    "add_held": 6,
+    "add_parked": 7,
+    "put_result": 4,
+    "add_part": 3,
+    "release": 6,
+}
 
 
 class Database:
@@ -400,6 +412,21 @@ class Database:
                 raise error from exc
             return False
         return True
+
+    def shrink(self) -> None:
+        """Give up what is only kept to be quick: pages, and what statements were given last.
+
+        Raises:
+            JournalError: the journal can't be used.
+        """
+        try:
+            for name, fields in _LARGE.items():
+                # A statement keeps its values until it has others; these are refused, for the NULLs in them.
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    self._db.execute(SQL[name], (None,) * fields)
+            self._db.execute("PRAGMA shrink_memory")
+        except sqlite3.Error as exc:
+            raise JournalError(f"the journal can't be used: {exc}") from exc
 
     def backup(self, file: Path) -> None:
         """Write a consistent copy of what was committed when ``fold`` was called last to ``file``.

@@ -30,7 +30,6 @@ from emq_compat.broker.engine import Engine, EngineOptions
 from emq_compat.broker.frontdesk import FrontDesk
 from emq_compat.broker.keyed import Keyed
 from emq_compat.broker.line import Said
-from emq_compat.broker.memory import trim
 from emq_compat.broker.neighbours import other_users
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
@@ -43,6 +42,7 @@ from emq_compat.errors import (
     RemoteProtocolError,
 )
 from emq_compat.keys import Keys
+from emq_compat.memory import Spare
 from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.permits import ADMIN, FULL, Permit
 from emq_compat.permits import CLIENT as ANY_KEY
@@ -68,8 +68,8 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken from one socket in one turn, and so the most that one commit waits for.
 BATCH = 512
-#: After so many messages, and a second without any, memory is given back to the system.
-BURST = 50_000
+#: No more messages than these between two looks at the memory: a quiet time.
+QUIET = 20
 #: How often a full disk is tried again.
 PROBE_S = 1.0
 
@@ -115,7 +115,9 @@ class Server:
         self._log_at: dict[str, float] = {}
         #: What the last poll found readable.
         self._ready: set[Polled] = set()
-        self._since_trim = 0
+        self._spare = Spare(self.store.shrink)
+        #: Messages received since the last look at the memory.
+        self._since_look = 0
         self._backups_asked: list[tuple[Path, Callable[[EmqError | None], None]]] = []
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
@@ -171,9 +173,6 @@ class Server:
             # Without a disk workers are not read: what they say waits in ZeroMQ.
             poll = self._poll if self._probe_at is None else self._poll_without_disk
             self._ready = poll.wait(0 if more else self._timeout_ms())
-            if not self._ready and self._since_trim >= BURST:
-                self._since_trim = 0
-                trim()
             if self._wake_r.fileno() in self._ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_r.recv(4096)
@@ -196,8 +195,7 @@ class Server:
         for other in (self.asks.next_deadline(), self.store.fold_at, *wires):
             if other is not None and other < deadline:
                 deadline = other
-        timeout_ms = max(0, int((deadline - now.mono) * 1000) + 1)
-        return min(timeout_ms, 1000) if self._since_trim >= BURST else timeout_ms
+        return max(0, int((deadline - now.mono) * 1000) + 1)
 
     def _turn(self) -> bool:
         """Do one turn; returns whether more may be waiting on a socket."""
@@ -221,11 +219,14 @@ class Server:
             self._front.look_after_unread(engine, now)
         self._serve_administration(now)
         more = len(from_workers) == BATCH or len(from_clients) == BATCH or len(self._front.line) > 0
-        self._since_trim += len(from_workers) + len(from_clients)
+        self._since_look += len(from_workers) + len(from_clients)
         if self._publish_in is not None:
             self._take_publishes(self._publish_in, now)
         if self._backups:
             self._end_backups()
+        if now.mono >= self._spare.due:
+            self._spare.look(now.mono, quiet=self._since_look <= QUIET)
+            self._since_look = 0
         engine.tick(now)
         self.asks.tick(now)
         engine.hand_out(now)

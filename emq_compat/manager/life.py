@@ -21,6 +21,7 @@ from emq_compat.manager.losses import reply_to_lost
 from emq_compat.manager.placement import Placement
 from emq_compat.manager.precedence import give_way
 from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
+from emq_compat.memory import Spare
 from emq_compat.message import Reply
 from emq_compat.pool.base import Lost, Pool, PoolEvent
 from emq_compat.run import Program
@@ -79,6 +80,7 @@ class Life(ABC):
         self._onlooker_due = math.inf
         self._exit_code = 0
         self._pool_broken = False
+        self._spare = Spare()
         self._started = False
         #: How far another thread wants it to go.
         self._wanted_stage = Stage.RUNNING
@@ -238,6 +240,7 @@ class Life(ABC):
             if from_pool or (pool_due is not None and pool_due <= now):
                 for pool_event in self.pool.step(from_pool, now):
                     self._on_pool_event(pool_event)
+                    del pool_event  # it may be large, and the next one far away
                 if self._pool_broken:
                     # A child whose death is seen only now leaves what it had not begun to nobody.
                     self._give_back(self._placement.stranded())
@@ -246,7 +249,10 @@ class Life(ABC):
                 if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):
                     for event in upstream.step(now):
                         self._on_upstream_event(upstream, event)
+                        del event
             self._settle(now)
+            if now >= self._spare.due:
+                self._spare.look(now, quiet=True)
             self._onlooker_due = self.program.onlooker.turn(self, now)
             if now >= self._stage_ends:
                 self.shut_down(Stage.COLD)

@@ -5,8 +5,9 @@ assignment. Both the child and the parent can receive from the child's end, and 
 to exactly one of them: a child that has received a message has begun it, and what the parent receives has not
 begun and never will. *Replies* come up a stream of length-prefixed frames.
 
-Messages above INLINE_MAX_BYTES travel in an anonymous file whose descriptor is passed. Fields are packed, not
-pickled: nothing that a peer on the network wrote is ever turned into an object here.
+Messages above INLINE_MAX_BYTES travel in an anonymous file whose descriptor is passed; head and payload
+aren't joined there, since each copy of a large one counts. Fields are packed, not pickled: nothing that a
+peer on the network wrote is ever turned into an object here.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _WORK = struct.Struct(
     "<BIdIII"
 )  # kind, sequence number, soft limit (nan: none), lengths of msgid, queue, headers
 _WORK_START = struct.Struct("<BI")
+_FILE_START = struct.Struct("<BII")  # kind, sequence number, length of the head
 _FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
 _FINISHED = struct.Struct(
     "<dBBHII"
@@ -95,7 +97,7 @@ def reply_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def encode_work(sequence: int, delivery: Delivery, soft_limit_s: float | None) -> bytes:
-    """Return the message that hands ``delivery`` to a child."""
+    """Return the head of the message that hands ``delivery`` to a child: everything but its payload."""
     msgid, queue, headers = (
         delivery.msgid.encode(),
         delivery.queue.encode(),
@@ -103,38 +105,38 @@ def encode_work(sequence: int, delivery: Delivery, soft_limit_s: float | None) -
     )
     soft = math.nan if soft_limit_s is None else soft_limit_s
     start = _WORK.pack(_INLINE, sequence, soft, len(msgid), len(queue), len(headers))
-    return b"".join((start, msgid, queue, headers, delivery.payload))
+    return b"".join((start, msgid, queue, headers))
 
 
-def decode_work(message: bytes) -> tuple[int, float | None, Delivery]:
-    """Return (sequence number, soft limit in seconds, delivery)."""
-    _, sequence, soft, n_msgid, n_queue, n_headers = _WORK.unpack_from(message)
+def decode_work(head: bytes, payload: bytes | None) -> tuple[int, float | None, Delivery]:
+    """Return (sequence number, soft limit in seconds, delivery); ``payload=None``: it follows the head."""
+    _, sequence, soft, n_msgid, n_queue, n_headers = _WORK.unpack_from(head)
     a = _WORK.size + n_msgid
     b = a + n_queue
     c = b + n_headers
     delivery = Delivery(
-        msgid=message[_WORK.size : a].decode(),
-        queue=message[a:b].decode(),
-        headers=Headers.decode(message[b:c].decode()),
-        payload=message[c:],
+        msgid=head[_WORK.size : a].decode(),
+        queue=head[a:b].decode(),
+        headers=Headers.decode(head[b:c].decode()),
+        payload=head[c:] if payload is None else payload,
     )
     return sequence, None if soft != soft else soft, delivery
 
 
-def send_work(ours: socket.socket, message: bytes) -> bool:
-    """Send a message of ``encode_work`` without blocking; False: the channel is full.
+def send_work(ours: socket.socket, head: bytes, payload: bytes) -> bool:
+    """Send a message, its head from ``encode_work``, without blocking; False: the channel is full.
 
     Raises:
         OSError: the channel is gone, or no anonymous file can be made.
     """
     try:
-        if len(message) <= INLINE_MAX_BYTES:
-            ours.send(message)
+        if len(head) + len(payload) <= INLINE_MAX_BYTES:
+            ours.send(head + payload)
             return True
-        _, sequence = _WORK_START.unpack_from(message)
-        fd = _anonymous_file(message)
+        _, sequence = _WORK_START.unpack_from(head)
+        fd = _anonymous_file(head, payload)
         try:
-            socket.send_fds(ours, [_WORK_START.pack(_IN_FILE, sequence)], [fd])
+            socket.send_fds(ours, [_FILE_START.pack(_IN_FILE, sequence, len(head))], [fd])
         finally:
             os.close(fd)
     except BlockingIOError:
@@ -151,16 +153,17 @@ def receive_with_fds(sock: socket.socket, size: int, max_fds: int) -> tuple[byte
     return data, _passed_fds(ancillary)
 
 
-def receive_work(theirs: socket.socket) -> bytes | None:
-    """Wait for one message; None: the parent has closed the channel."""
+def receive_work(theirs: socket.socket) -> tuple[bytes, bytes | None] | None:
+    """Wait for one message; returns what ``decode_work`` takes. None: the parent has closed the channel."""
     data, ancillary, _, _ = theirs.recvmsg(INLINE_MAX_BYTES, _FD_SPACE, _CLOEXEC)
     if not data:
         return None
     if data[0] == _INLINE:
-        return data
+        return data, None
     fd = _passed_fds(ancillary)[0]
     try:
-        return _read_all(fd)
+        _, _, length = _FILE_START.unpack(data)
+        return _read(fd, 0, length), _read(fd, length, os.fstat(fd).st_size)
     finally:
         os.close(fd)
 
@@ -183,29 +186,29 @@ def withdraw_work(theirs: socket.socket) -> list[int]:
         sequences.append(_WORK_START.unpack_from(data)[1])
 
 
-def _anonymous_file(content: bytes) -> int:
+def _anonymous_file(*parts: bytes) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("emq-work")
     else:
         fd, path = tempfile.mkstemp(prefix="emq-work-")
         os.unlink(path)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(fd, view) :]
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-def _read_all(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    content = bytearray(size)
-    view, done = memoryview(content), 0
-    while done < size:
-        done += os.preadv(fd, [view[done:]], done)
-    return bytes(content)
+def _read(fd: int, start: int, end: int) -> bytes:
+    """Return these bytes of a file."""
+    content = os.pread(fd, end - start, start)
+    while len(content) < end - start:  # no call reads more than 2 GB
+        content += os.pread(fd, end - start - len(content), start + len(content))
+    return content
 
 
 def _passed_fds(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

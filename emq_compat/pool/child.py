@@ -15,7 +15,6 @@ import importlib
 import itertools
 import os
 import random
-import resource
 import select
 import signal
 import socket
@@ -30,6 +29,7 @@ from typing import Any, NoReturn
 
 from emq_compat.coroutines.base import running_in
 from emq_compat.coroutines.settle import close_loop, keep_loop
+from emq_compat.memory import LARGE_BYTES, resident_kb, trim
 from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
@@ -55,7 +55,8 @@ SOFTEN_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 2
 
 _PR_SET_NAME = 15
 _OOM_SCORE_RAISE = 200
-_PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
+#: How long after a large message memory is given back.
+_LIGHTEN_AFTER_MS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +160,14 @@ class _Child:
         receive, work_socket, send = channel.receive_work, self._work, self._reply.sendall
         decode, encode, run = channel.decode_work, channel.encode_finished, self._run_one
         max_memory_kb = self._program.max_memory_kb
-        while (message := receive(work_socket)) is not None:
+        large = False
+        while True:
+            if large:
+                self._lighten()
+            if (message := receive(work_socket)) is None:
+                return
             started = time.monotonic()
-            self._sequence, soft_limit_s, delivery = decode(message)
+            self._sequence, soft_limit_s, delivery = decode(*message)
             self._soft_at = None if soft_limit_s is None else started + soft_limit_s
             self._soft_raised = False
             self._passed_over = None
@@ -169,8 +175,10 @@ class _Child:
             self._soft_at = None
             if self._pid != os.getpid():  # a task forked, and its copy returned from the task
                 os._exit(1)
+            large = len(delivery.payload) > LARGE_BYTES
             if isinstance(result, Reply):
-                retires = max_memory_kb is not None and _resident_kb() > max_memory_kb
+                large = large or len(result.body) > LARGE_BYTES
+                retires = max_memory_kb is not None and resident_kb() > max_memory_kb
                 send(encode(self._sequence, result, time.monotonic() - started, retires=retires))
             else:
                 retires = result.retires
@@ -178,6 +186,14 @@ class _Child:
             if retires:
                 self._wait_until_closed()
                 return
+            del message, delivery, result
+
+    def _lighten(self) -> None:
+        """Give back to the system what a large message took, unless more work comes soon."""
+        poller = select.poll()
+        poller.register(self._work, select.POLLIN)
+        if not poller.poll(_LIGHTEN_AFTER_MS):
+            trim()
 
     def _wait_until_closed(self) -> None:
         # What waits in the channel is for another child: the parent takes it back, and then closes.
@@ -352,15 +368,6 @@ def _reseed() -> None:
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-
-
-def _resident_kb() -> int:
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as file:
-            return int(file.read().split()[1]) * _PAGE_KB
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak // 1024 if sys.platform == "darwin" else peak
 
 
 def _repr(exc: BaseException) -> str:

@@ -104,8 +104,8 @@ class Kid:
     def give(self, sequence: int, entry: Entry) -> bool:
         """Send an assignment down; False: the channel is full. Raises OSError as ``send_work`` does."""
         assignment = entry.assignment
-        message = channel.encode_work(sequence, assignment.delivery, assignment.soft_limit_s)
-        if not channel.send_work(self.work, message):
+        head = channel.encode_work(sequence, assignment.delivery, assignment.soft_limit_s)
+        if not channel.send_work(self.work, head, assignment.delivery.payload):
             return False
         self.entries[sequence] = entry
         self.given += 1
@@ -142,10 +142,9 @@ class Kid:
         for sequence in channel.withdraw_work(self.back):
             entry = self.entries[sequence]
             if entry.began is not None and not head:
-                message = channel.encode_work(
-                    sequence, entry.assignment.delivery, entry.assignment.soft_limit_s
-                )
-                channel.send_work(self.work, message)
+                delivery = entry.assignment.delivery
+                again = channel.encode_work(sequence, delivery, entry.assignment.soft_limit_s)
+                channel.send_work(self.work, again, delivery.payload)
                 continue
             del self.entries[sequence]
             self.given -= 1

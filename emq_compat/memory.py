@@ -1,0 +1,106 @@
+"""Memory that a burst, or a large message, has left free is given back to the system.
+
+What one thread allocates and another frees, or what was freed below something that is still used, glibc
+keeps: hundreds of MB after a flood, or a few messages of 20 MB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Callable
+
+__all__ = ["LARGE_BYTES", "Spare", "give_blocks_back", "resident_kb", "trim"]
+
+#: From this size on glibc may take a block from the system for itself, and then keeps such blocks.
+LARGE_BYTES = 1 << 17
+
+_PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # musl, macOS
+        return None
+
+
+_trim = _malloc_trim()
+
+#: mallopt's names, of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_BLOCK_BYTES = 4 << 20
+
+
+def give_blocks_back() -> None:
+    """Have large blocks come from the system and go back to it, for the rest of this process's life.
+
+    Else glibc learns from the first one that is freed to keep such blocks, and ``trim`` doesn't give back the
+    top of a heap that isn't the main thread's: ZeroMQ's kept one message of 20 MB.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl, macOS
+        return
+    mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, 2 * _BLOCK_BYTES)
+
+
+def trim() -> None:
+    """Give free memory back, where the C library can (some milliseconds)."""
+    if _trim is not None:
+        _trim(0)
+
+
+def resident_kb() -> int:
+    """Return how much of this process is in memory (KiB; its most where the system doesn't tell)."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) * _PAGE_KB
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak // 1024 if sys.platform == "darwin" else peak
+
+
+class Spare:
+    """What a process whose loop never rests has too much.
+
+    ``look`` is for the loop: now and then it reads how large the process is, and has memory given back where
+    that has grown. No turn of its own is needed: a loop that only sees heartbeats calls it often enough.
+
+    Args:
+        shrink: gives up, too, what is only kept to be quick; called after a quiet time.
+
+    Attributes:
+        due: the monotonic time of the next look.
+    """
+
+    __slots__ = ("_low_kb", "_once_more", "_shrink", "due")
+
+    _EVERY_S = 2.0
+    #: Growth that is given back: while there is work, and after a quiet time.
+    _GROWN_KB = 64 << 10
+    _GROWN_QUIET_KB = 4 << 10
+
+    def __init__(self, shrink: Callable[[], None] | None = None) -> None:
+        self._shrink = shrink
+        self._low_kb = resident_kb()
+        #: What was in use at the last look may have been freed since: the size doesn't tell.
+        self._once_more = False
+        self.due = 0.0
+
+    def look(self, now: float, *, quiet: bool) -> None:
+        """Look; ``quiet``: hardly anything has happened since the last time."""
+        self.due = now + self._EVERY_S
+        resident = resident_kb()
+        grown = resident - self._low_kb >= (self._GROWN_QUIET_KB if quiet else self._GROWN_KB)
+        if not grown and not (quiet and self._once_more):
+            self._low_kb = min(self._low_kb, resident)
+            return
+        if quiet and self._shrink is not None:
+            self._shrink()
+        trim()
+        self._low_kb = resident_kb()
+        self._once_more = grown or resident - self._low_kb >= self._GROWN_QUIET_KB

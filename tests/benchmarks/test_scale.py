@@ -1,0 +1,55 @@
+"""The benchmarks of start, idling, payloads, backlogs and crowds run; no time is judged."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "printed"),
+    [
+        ("idle.py", ["-s", "0.5", "--clients", "2"], ["% of a core", "wake-ups/s"]),
+        ("worker_start.py", ["-n", "20", "-r", "1"], ["start to first result", "memory after 20 tasks"]),
+        (
+            "payloads.py",
+            ["--mb", "0.3", "--total", "1", "--rest", "0"],
+            ["0.3 MB in ", "0.3 MB in and back", "memory of the broker"],
+        ),
+    ],
+)
+def test_a_benchmark_prints_its_figures(program: str, options: Sequence[str], printed: Sequence[str]) -> None:
+    """In its short form the program ends well and prints each figure that it is for."""
+    output = run(program, *options)
+    assert [] == [text for text in printed if text not in output], output
+
+
+@pytest.mark.long
+def test_memory_is_back_after_large_messages() -> None:
+    """Some seconds after messages of 20 MB, broker and worker are as small as before them."""
+    output = run("payloads.py", "--mb", "20", "--total", "80", "--rest", "8")
+    told = re.findall(r"memory of the (\w+): ([\d.]+) MB before, ([\d.]+) MB after", output)
+    assert ["broker", "worker"] == [who for who, _, _ in told], output
+    assert [] == [who for who, before, after in told if float(after) > float(before) + 8], output
+
+
+def run(program: str, *options: str) -> str:
+    """What it printed, once it has ended well."""
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / program), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert 0 == ran.returncode, ran.stdout
+    return ran.stdout

@@ -5,7 +5,9 @@ Linux only where it says so: CPU time and wake-ups are read from /proc.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -72,12 +74,13 @@ class Site(NamedTuple):
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports of 127.0.0.1 that are free now, from below those that outgoing connections are given."""
+    ports: set[int] = set()
+    while len(ports) < n:
+        port = random.randrange(12_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
 
 
 @contextmanager

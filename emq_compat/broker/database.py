@@ -10,7 +10,6 @@ large, or has written in SQLite directly, is folded at once.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -422,7 +421,7 @@ class Database:
         try:
             for name, fields in _LARGE.items():
                 # A statement keeps its values until it has others; these are refused, for the NULLs in them.
-                with contextlib.suppress(sqlite3.IntegrityError):
+                with suppress(sqlite3.IntegrityError):
                     self._db.execute(SQL[name], (None,) * fields)
             self._db.execute("PRAGMA shrink_memory")
         except sqlite3.Error as exc:

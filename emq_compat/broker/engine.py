@@ -334,13 +334,13 @@ class Engine:
 
     def close_turn(self, now: Moment) -> None:
         """Write the counts that changed and add the turn's acknowledgements to the outbox."""
-        for queue in self.queues.by_id.values():
-            if queue.changed:
-                queue.changed = False
+        if touched := self.queues.touched:
+            for queue in touched:
                 counts = (queue.waiting, queue.delayed)
                 if counts != queue.stored:
                     queue.stored = counts
                     self._journal.set_counts(queue.id, *counts)
+            touched.clear()
         self.chords.write()
         self.intake.close_turn()
         self.receipts.close_turn(now)

@@ -97,12 +97,12 @@ class Entry:
             self._gates.withdrawn(gate, home)
         else:
             queue.delayed -= 1
-            queue.changed = True
+            queue.touch()
         return queue
 
     def _delay(self, queue: MessageQueue, due_ms: int) -> None:
         queue.delayed += 1
-        queue.changed = True
+        queue.touch()
         if self.next_due_ms is None or due_ms < self.next_due_ms:
             self.next_due_ms = due_ms
 

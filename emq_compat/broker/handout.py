@@ -45,6 +45,7 @@ class HandOut:
         self._withdrawn = withdrawn
         self._gates = flights.gates
         self._shares = flights.gates.shares
+        self._busy = flights.queues.busy
         #: how many more messages this run may park.
         self._may_park = 0
         self._served = 0
@@ -63,6 +64,8 @@ class HandOut:
         return now.mono if self._may_park <= 0 or self._gates.opened(now) else self._gates.next_at()
 
     def _round(self, now: Moment) -> None:
+        if not self._busy:
+            return
         # What is sent to a connection that is gone is dropped.
         ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present and w.gone is None]
         if not ready:
@@ -70,19 +73,24 @@ class HandOut:
         if len(ready) > 1:
             ready.sort(key=lambda w: (-w.weight, -w.idle_slots, w.served))
         takers = [w for w in ready if w.idle_slots > 0]
-        while takers:
+        while takers and self._busy:
             takers = [w for w in takers if self._give(w, now, idle=True) and w.idle_slots > 0]
         takers = [w for w in ready if w.credit > 0 and not w.stock]
-        while takers:
+        while takers and self._busy:
             takers = [w for w in takers if self._give(w, now, idle=False) and w.credit > 0]
 
     def _give(self, worker: Worker, now: Moment, *, idle: bool) -> bool:
         """Hand the worker one message, for an idle slot or its reserve; False: there is none for it."""
+        busy = self._busy
+        if busy.isdisjoint(worker.listened):
+            return False
         for tier in worker.tiers:
             for _ in range(len(tier)):
                 queue = tier[0]
                 if len(tier) > 1:
                     tier.append(tier.pop(0))
+                if queue not in busy:
+                    continue
                 message = self._next_for(worker, queue, now)
                 if message is None:
                     continue

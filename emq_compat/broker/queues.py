@@ -48,6 +48,21 @@ class WindowBudget:
         self.used = 0
 
 
+class Marks:
+    """Which queues need a look, so that nobody looks at all of them; each queue says so itself.
+
+    Attributes:
+        busy: those that may have something to hand out.
+        touched: those whose counts may differ from what is on disk.
+    """
+
+    __slots__ = ("busy", "touched")
+
+    def __init__(self) -> None:
+        self.busy: set[MessageQueue] = set()
+        self.touched: set[MessageQueue] = set()
+
+
 class _Rank:
     """The messages of one priority of one queue."""
 
@@ -67,18 +82,20 @@ class MessageQueue:
     """One queue's waiting messages.
 
     Args:
+        marks: where it says that it needs a look.
         skip: tells whether a key that is read from disk is handed out at the moment.
         on_disk: there may be messages on disk already (after a start).
     """
 
     __slots__ = (
         "_budget",
+        "_busy",
         "_journal",
         "_nonempty",
         "_ranks",
         "_skip",
+        "_touched",
         "blocked",
-        "changed",
         "stored",
         "delayed",
         "handed_out",
@@ -96,6 +113,7 @@ class MessageQueue:
         name: str,
         journal: Journal,
         budget: WindowBudget,
+        marks: Marks,
         skip: Callable[[int], bool],
         *,
         waiting: int = 0,
@@ -118,8 +136,8 @@ class MessageQueue:
         self.ttl_s: float | None = None
         #: hand-outs since the start.
         self.handed_out = 0
-        #: counts differ from those on disk.
-        self.changed = False
+        self._busy = marks.busy
+        self._touched = marks.touched
         #: (waiting, delayed) as the journal has them.
         self.stored = (waiting, delayed)
         #: messages whose task no worker that asked for this queue may have: task name → a heap of them.
@@ -131,6 +149,7 @@ class MessageQueue:
             for rank in self._ranks:
                 rank.more = True
             self._nonempty = list(range(RANKS))
+            marks.busy.add(self)
 
     def append(
         self,
@@ -149,7 +168,7 @@ class MessageQueue:
         if not stored:
             self._journal.add_message(key, msgid, header_text, payload, marked(headers))
         self.waiting += 1
-        self.changed = True
+        self._touched.add(self)
         budget = self._budget
         if not rank.more and (
             not rank.window
@@ -168,14 +187,14 @@ class MessageQueue:
         rank = self._ranks[index]
         rank.more = True
         self.waiting += 1
-        self.changed = True
+        self._touched.add(self)
         self._note(index)
         return rank.home | sequence
 
     def delay(self, priority: int) -> int:
         """Return the home of a message that comes from another queue and waits for its time."""
         self.delayed += 1
-        self.changed = True
+        self._touched.add(self)
         return self._ranks[RANKS - 1 - priority].home
 
     def arrived(self, priority: int) -> None:
@@ -184,7 +203,7 @@ class MessageQueue:
         self._ranks[index].more = True
         self.waiting += 1
         self.delayed -= 1
-        self.changed = True
+        self._touched.add(self)
         self._note(index)
 
     def put_back(self, messages: Iterable[Waiting]) -> None:
@@ -204,7 +223,7 @@ class MessageQueue:
             else:
                 window.extendleft(reversed(returned))
             self._note(index)
-        self.changed = True
+        self._touched.add(self)
 
     def reinstate(self, message: Waiting) -> None:
         """Let a message, which is on disk, into the place that its key gives it."""
@@ -212,7 +231,7 @@ class MessageQueue:
         rank = self._ranks[index]
         window, key = rank.window, message.key
         self.waiting += 1
-        self.changed = True
+        self._touched.add(self)
         self._note(index)
         if key > rank.first:
             if rank.more:
@@ -234,7 +253,7 @@ class MessageQueue:
         rank.window.clear()
         rank.first, rank.more = rank.home, True
         self.waiting += more
-        self.changed = True
+        self._touched.add(self)
         self._note(index)
 
     def pop(self) -> Waiting | None:
@@ -247,9 +266,11 @@ class MessageQueue:
                 message = rank.window.popleft()
                 self._budget.used -= len(message.payload)
                 self.waiting -= 1
-                self.changed = True
+                self._touched.add(self)
                 return message
             self._nonempty.pop(0)
+        if not self.blocked:
+            self._busy.discard(self)
         return None
 
     def take(self, key: int, priority: int) -> bool:
@@ -262,17 +283,18 @@ class MessageQueue:
         window.remove(message)
         self._budget.used -= len(message.payload)
         self.waiting -= 1
-        self.changed = True
+        self._touched.add(self)
         return True
 
     def withdraw(self, key: int, priority: int) -> None:
         """Take out a message that waits here, in memory or on disk only; the caller deletes it there."""
         if not self.take(key, priority):
             self.waiting -= 1
-            self.changed = True
+            self._touched.add(self)
 
     def set_aside(self, message: Waiting) -> None:
         """Keep a popped message until a worker that may have its task asks."""
+        self._busy.add(self)
         heappush(self.blocked.setdefault(message.headers.task, []), (_order(message), message))
         self._budget.used += len(message.payload)
         self.waiting += 1
@@ -318,7 +340,7 @@ class MessageQueue:
             del self.blocked[task]
         self._budget.used -= len(message.payload)
         self.waiting -= 1
-        self.changed = True
+        self._touched.add(self)
         return message
 
     def release(self) -> None:
@@ -342,14 +364,19 @@ class MessageQueue:
         self.blocked.clear()
         self._nonempty.clear()
         self.waiting = self.delayed = 0
-        self.changed = True
+        self._touched.add(self)
 
     @property
     def empty(self) -> bool:
         """Whether nothing can be popped, as far as known without reading."""
         return not self._nonempty
 
+    def touch(self) -> None:
+        """Note that a count was changed from outside."""
+        self._touched.add(self)
+
     def _note(self, index: int) -> None:
+        self._busy.add(self)
         nonempty = self._nonempty
         if index not in nonempty:
             nonempty.append(index)
@@ -382,12 +409,18 @@ class QueueSet:
 
     Args:
         skip: tells whether a message's key is handed out at the moment.
+
+    Attributes:
+        busy, touched: those that need a look, see Marks.
     """
 
     def __init__(self, journal: Journal, skip: Callable[[int], bool]) -> None:
         self._journal = journal
         self._skip = skip
         self._budget = WindowBudget()
+        self._marks = Marks()
+        self.busy = self._marks.busy
+        self.touched = self._marks.touched
         self.by_name: dict[str, MessageQueue] = {}
         self.by_id: dict[int, MessageQueue] = {}
         for row in journal.queues():
@@ -397,6 +430,7 @@ class QueueSet:
                     row.name,
                     journal,
                     self._budget,
+                    self._marks,
                     skip,
                     waiting=row.waiting,
                     delayed=row.delayed,
@@ -410,12 +444,16 @@ class QueueSet:
         queue = self.by_name.get(name)
         if queue is None:
             queue_id = self._journal.add_queue(name)
-            queue = self._add(MessageQueue(queue_id, name, self._journal, self._budget, self._skip))
+            queue = self._add(
+                MessageQueue(queue_id, name, self._journal, self._budget, self._marks, self._skip)
+            )
         return queue
 
     def remove(self, queue: MessageQueue) -> None:
         """Remove a queue that holds nothing, and of which nothing is handed out."""
         del self.by_name[queue.name], self.by_id[queue.id]
+        self.busy.discard(queue)
+        self.touched.discard(queue)
         self._journal.drop_queue(queue.id)
 
     def _add(self, queue: MessageQueue) -> MessageQueue:

@@ -24,6 +24,7 @@ class Worker:
         credit: how many more it has asked for.
         served: the number of the last hand-out that it got, of all hand-outs of this broker process.
         tiers: its queues by weight, heaviest first; queues of one weight take turns.
+        listened: all its queues.
         tasks: registered task names and their flags, None: it runs any path.
         paces: task name → how often it may have one, of the tasks that it limits.
         heard, gone: monotonic seconds of its last message, of the loss of its connection (None: it is up).
@@ -43,6 +44,7 @@ class Worker:
         "identity",
         "in_flight",
         "leaving",
+        "listened",
         "namespace",
         "not_begun",
         "paces",
@@ -68,6 +70,7 @@ class Worker:
         self.credit = 0
         self.served = 0
         self.tiers: list[list[MessageQueue]] = []
+        self.listened: frozenset[MessageQueue] = frozenset()
         self.weight = 0
         #: its queues as it named them, (weight, queue).
         self.weighted: list[tuple[int, MessageQueue]] = []
@@ -97,6 +100,7 @@ class Worker:
             tier = tiers.setdefault(weight, [])
             if queue not in tier:
                 tier.append(queue)
+        self.listened = frozenset(queue for _, queue in queues)
         self.tiers = [tiers[weight] for weight in sorted(tiers, reverse=True)]
         self.weight = max(tiers, default=0)
 

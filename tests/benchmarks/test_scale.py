@@ -25,6 +25,11 @@ pytestmark = pytest.mark.integration
             ["--mb", "0.3", "--total", "1", "--rest", "0"],
             ["0.3 MB in ", "0.3 MB in and back", "memory of the broker"],
         ),
+        (
+            "crowd.py",
+            ["--queues", "3", "--workers", "2", "--clients", "5", "-n", "20", "--drain", "50"],
+            ["one by one/s", "by all clients/s", "in bulk/s", "drained/s", "to the result, ms"],
+        ),
     ],
 )
 def test_a_benchmark_prints_its_figures(program: str, options: Sequence[str], printed: Sequence[str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.records import Dispatch, Send
+from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.records import Dispatch, Send, Waiting
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Ask, Capabilities, Heartbeat, Hello, Inform, Kbye, Ready, Reply
 from tests.broker.bench import CLIENT, Bench, answer, attempt_of, hello, job, nack
@@ -573,3 +574,38 @@ def test_asks_need_an_asker() -> None:
     """An engine without asks ignores ASK; nothing breaks."""
     b = Bench()
     assert [] == b.turn((CLIENT, Ask(msgid="a", verb="queues", arguments={})))
+
+
+def test_queues_where_nothing_waits_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message among a hundred queues and fifty workers costs two looks, not one at each by each."""
+    b = Bench()
+    names = tuple(f"q{i}" for i in range(100))
+    for i in range(50):
+        b.worker(f"w.{i}".encode(), queues=names, credit=5)
+    looks: list[str] = []
+    pop = MessageQueue.pop
+
+    def counted(queue: MessageQueue) -> Waiting | None:
+        looks.append(queue.name)
+        return pop(queue)
+
+    monkeypatch.setattr(MessageQueue, "pop", counted)
+    b.publish(queue="q77")
+    assert 1 == len([s for s in b.sent if isinstance(s, Dispatch)])
+    assert ["q77", "q77"] == looks
+    b.turn()
+    assert 2 == len(looks)
+
+
+def test_counts_of_queues_that_changed_are_written_with_the_turn(tmp_path: Path) -> None:
+    """After a restart each queue knows how much waits in it, however many there are."""
+    b = Bench(tmp_path / "data")
+    for i in range(5):
+        b.publish(i, queue=f"q{i}")
+    b.publish(2, queue="q1", eta=b.wall + 60)
+    b.worker(queues=("q3",))
+    b.restart()
+    counts = {name: (queue.waiting, queue.delayed) for name, queue in b.engine.queues.by_name.items()}
+    assert {"q1": (1, 2), "q2": (2, 0), "q3": (2, 0), "q4": (4, 0)} == {
+        name: both for name, both in counts.items() if any(both)
+    }

@@ -1,0 +1,190 @@
+"""What many queues, workers and clients cost: rates with a crowd beside those of the simple case, in one run.
+
+    python benchmarks/crowd.py [--queues 100] [--workers 50] [--clients 500] [-n 2000] [--drain 10000] [-r 1]
+
+The simple case: one queue, one worker of two children, one client. The crowd: tasks go to ``--queues``
+queues in turn, ``--workers`` workers of one process each listen on all of them, ``--clients`` clients are
+connected. Printed for both, and as the ratio: messages a second that one client publishes one by one, each
+confirmed, and in bulk; those of all clients at once, one message of each under way; tasks a second once
+``--drain`` tasks wait and the workers, which were stopped, go on; ms from a publish to its result (median).
+The promise is: no rate falls below half of the simple case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import zmq
+from _site import Site, ours, pss_mb, running, tree, until
+
+from emq_compat.client import Client
+from emq_compat.message import Headers, Job, Publish, new_id
+from emq_compat.protocol.commands import Ack, Hello, Request
+from emq_compat.wire import Wire
+
+
+def message(queue: str, task: str, *, no_result: bool = False) -> Publish:
+    """A task of ``bench_tasks``."""
+    args, told = [] if task == "count" else [5], {"task": f"bench_tasks.{task}"}
+    payload = Job(path="bench_tasks", callable=task, args=args, celery=told).encode()
+    headers = Headers(guarantee=True, task_id=new_id(), task=f"bench_tasks.{task}", no_result=no_result)
+    return Publish(queue=queue, headers=headers, payload=payload)
+
+
+class Clients:
+    """Connected clients, all in this process."""
+
+    def __init__(self, endpoint: str, count: int) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 16_384)
+        self._poller = zmq.Poller()
+        self._wires: dict[zmq.Socket[bytes], Wire] = {}
+        for i in range(count):
+            wire = Wire(self._context, endpoint, identity=f"crowd-{i}".encode(), once=True)
+            wire.send(Hello(msgid=new_id(), about={}))
+            self._wires[wire.socket] = wire
+            self._poller.register(wire.socket, zmq.POLLIN)
+        self._answered(count, Hello)
+
+    def _answered(self, count: int, kind: type, each: Sequence[Request] = ()) -> None:
+        """Receive so many answers; after each, its client sends one more of ``each``."""
+        left = iter(each)
+        deadline = time.monotonic() + 120
+        while count > 0:
+            assert time.monotonic() < deadline, f"{count} clients have no answer"
+            for socket, _ in self._poller.poll(1000):
+                wire = self._wires[socket]
+                for command in wire.receive():
+                    if isinstance(command, kind):
+                        count -= 1
+                        if (request := next(left, None)) is not None:
+                            wire.send(request)
+
+    def publish(self, requests: list[Request]) -> None:
+        """Publish them all, one message of each client under way."""
+        first = requests[: len(self._wires)]
+        for wire, request in zip(self._wires.values(), first):  # noqa: B905 - fewer messages than clients
+            wire.send(request)
+        self._answered(len(requests), Ack, requests[len(first) :])
+
+    def close(self) -> None:
+        for wire in self._wires.values():
+            wire.close()
+        self._context.term()
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that don't run inside the block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def measure(
+    site: Site, workers: int, queues: list[str], clients: int, n: int, drain: int
+) -> dict[str, float]:
+    """The rates of one case."""
+    solo = workers > 1
+    argv = [*site.worker[:-1], "1", "-P", "solo"] if solo else site.worker
+    counted = Path(site.env["BENCH_COUNT"])
+
+    def spread(count: int, task: str, *, no_result: bool = True) -> list[Publish]:
+        return [message(queues[i % len(queues)], task, no_result=no_result) for i in range(count)]
+
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(site.env["BENCH_BROKER"], timeout_s=60))
+        started: list[subprocess.Popen[bytes]] = []
+        for i in range(workers):
+            named = [*argv, "-Q", ",".join(queues), "-n", f"worker-{i}@crowd"]
+            started.append(stack.enter_context(running(named, site.folder, site.env)))
+        until(lambda: len(client.ask("workers")) == workers, 170, f"{workers} workers are here", pause_s=0.1)
+        crowd = Clients(site.env["BENCH_BROKER"].replace("emq://", "tcp://").partition("?")[0], clients)
+        stack.callback(crowd.close)
+
+        def ran(count: int) -> None:
+            until(lambda: counted.stat().st_size >= count, 120, f"{count} tasks ran")
+            counted.write_bytes(b"")
+
+        client.publish_all(spread(len(queues), "count"))
+        ran(len(queues))
+        rates: dict[str, float] = {}
+        one_by_one = spread(n, "count")
+        began = time.perf_counter()
+        for publish in one_by_one:
+            client.publish(publish)
+        rates["one by one/s"] = n / (time.perf_counter() - began)
+        ran(n)
+        by_all = [
+            Request(msgid=p.msgid, queue=p.queue, headers=p.headers, payload=p.payload)
+            for p in spread(n, "count")
+        ]
+        began = time.perf_counter()
+        crowd.publish(by_all)
+        rates["by all clients/s"] = n / (time.perf_counter() - began)
+        ran(n)
+        many = spread(drain, "count")
+        pids = [process.pid for worker in started for process in tree(worker.pid)]
+        with stopped(pids):
+            began = time.perf_counter()
+            client.publish_all(many)
+            rates["in bulk/s"] = drain / (time.perf_counter() - began)
+        began = time.perf_counter()
+        until(lambda: counted.stat().st_size >= drain, 120, f"{drain} tasks ran")
+        rates["drained/s"] = drain / (time.perf_counter() - began)
+        times = []
+        for publish in spread(200, "echo", no_result=False):
+            began = time.perf_counter()
+            client.publish(publish)
+            client.wait(publish.headers.task_id, timeout_s=30)
+            times.append(time.perf_counter() - began)
+        rates["to the result, ms"] = 1e3 * statistics.median(times)
+        rates["broker, MB"] = pss_mb(site.broker.pid)
+        rates["a worker, MB"] = pss_mb(started[0].pid)
+        return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--queues", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("-n", type=int, default=2000)
+    parser.add_argument("--drain", type=int, default=10_000)
+    parser.add_argument("-r", "--rounds", type=int, default=1)
+    options = parser.parse_args()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    queues = [f"bench-{i}" for i in range(options.queues)]
+    cases = {"simple": (1, ["bench"], 1), "crowd": (options.workers, queues, options.clients)}
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(options.rounds):
+        for name, (workers, listened, clients) in cases.items():
+            with ours() as site:
+                row = measure(site, workers, listened, clients, options.n, options.drain)
+            found.setdefault(name, []).append(row)
+    simple, crowd = (
+        {kind: statistics.median(row[kind] for row in rows) for kind in rows[0]} for rows in found.values()
+    )
+    print(f"{'':<18} {'simple':>10} {'crowd':>10} {'ratio':>7}")
+    for kind, value in simple.items():
+        print(f"{kind:<18} {value:10.1f} {crowd[kind]:10.1f} {crowd[kind] / value:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

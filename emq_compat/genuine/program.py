@@ -113,6 +113,7 @@ class GenuineProgram(AppProgram):
     def child_init(self) -> None:
         """Do what Celery does in a process that is to run tasks, and send worker_process_init."""
         self.load()
+        _confirm_publishing(self.app)
         _set_task_join_will_block(True)
         self.app.loader.init_worker_process()
         self._tracing.prepare()
@@ -159,6 +160,19 @@ class GenuineProgram(AppProgram):
             return failed(exc) if delivery.headers.concludes else self._tracing.fail(delivery, exc)
         except EmqError:
             return failed(exc)
+
+
+def _confirm_publishing(app: Any) -> None:
+    """Have RabbitMQ confirm what tasks publish, where the project says nothing else.
+
+    Celery's tracer publishes what follows from a task, and the task is acknowledged then: what only stood in
+    the socket of a process that was killed would be gone with it.
+    """
+    told = app.conf.broker_write_url
+    urls = [told] if isinstance(told, str) else list(told or ())
+    if any(url.partition("://")[0].lower() in ("amqp", "amqps", "pyamqp") for url in urls):
+        options = app.conf.broker_transport_options or {}
+        app.conf.broker_transport_options = {"confirm_publish": True, **options}
 
 
 def captures(app: Any, url: str) -> bool:

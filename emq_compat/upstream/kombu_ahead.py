@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Ahead", "per_slot"]
+__all__ = ["REST_S", "Ahead", "per_slot"]
 
 #: For each slot, and in all.
 _PER_SLOT: Final = 3
 _MOST: Final = 100
 #: So often it is asked whether others want them.
 _LOOK_S: Final = 1.0
-#: How long nothing is taken in advance after it was let go; and how long it is held without a free slot: well
+#: For how long nothing is taken in advance after it was let go, and it is held without a free slot: well
 #: below RabbitMQ's consumer_timeout (30 min), which ends the channel of who holds a message longer.
 _PAUSE_S: Final = 10.0
 _HOLD_S: Final = 600.0
+#: After a slot was freed nothing more is taken in advance for so long: short tasks need nothing of the kind.
+REST_S: Final = 0.1
 
 
 def per_slot(prefetch_multiplier: int) -> int:
@@ -37,6 +39,7 @@ class Ahead:
         self._for_each_slot = for_each_slot
         self._slots = 0
         self._paused_until = 0.0
+        self._rests_until = 0.0
         self._look_at = 0.0
 
     def resize(self, slots: int) -> None:
@@ -45,7 +48,17 @@ class Ahead:
 
     def room(self, now: float) -> int:
         """Return how many may be held."""
-        return 0 if now < self._paused_until else min(_MOST, self._slots * self._for_each_slot)
+        if now < self._paused_until or now < self._rests_until:
+            return 0
+        return min(_MOST, self._slots * self._for_each_slot)
+
+    def rest(self, now: float) -> None:
+        """Note that there is a slot."""
+        self._rests_until = now + REST_S
+
+    def rests(self, now: float) -> bool:
+        """Return whether there is no room only as there was a slot a moment ago."""
+        return self._paused_until <= now < self._rests_until
 
     def has_to_look(self, now: float) -> bool:
         """Return whether it is time to ask if others want what is held; the next time is later."""

@@ -62,6 +62,7 @@ class Messages:
         self._waiting: deque[Held] = deque()
         self._waiting_since = 0.0
         self._ahead = Ahead(settings.ahead)
+        self._rest_ends = False
         #: What was to be said of tags while there was no connection.
         self._unsaid: list[Saying] = []
         self._eta_timer: float | None = None
@@ -85,6 +86,7 @@ class Messages:
     def _do_ready(self, connection: int, count: int) -> None:
         if connection == self._number:
             self._credit += count
+            self._ahead.rest(time.monotonic())
 
     def _do_recall(self, connection: int) -> None:
         if connection == self._number:
@@ -216,6 +218,9 @@ class Messages:
         """Return how many may wait here without credit."""
         return self._ahead.room(now) if self._tap is not None and self._tap.reads_ahead else 0
 
+    def _end_of_rest(self) -> None:
+        self._rest_ends = False
+
     def _let_go(self, now: float) -> None:
         """Let others have what there is no credit for: what is too much, and all of it when they want it."""
         tap, ahead, room = self._tap, self._ahead, self._room(now)
@@ -230,7 +235,7 @@ class Messages:
             tap.cancel()  # or some of it comes back at once
             ahead.pause(now)
             self._give_back_beyond(0)
-        elif len(self._waiting) > room and now - self._waiting_since > _SURPLUS_S:
+        elif len(self._waiting) > room and not ahead.rests(now) and now - self._waiting_since > _SURPLUS_S:
             self._give_back_beyond(room)
 
     def _give_back_beyond(self, room: int) -> None:

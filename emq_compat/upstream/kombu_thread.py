@@ -20,6 +20,7 @@ from typing import Any, Final
 from emq_compat.ids import new_id
 from emq_compat.message import Delivery
 from emq_compat.upstream.base import Asked, Connected, Disconnected, UpstreamEvent
+from emq_compat.upstream.kombu_ahead import REST_S
 from emq_compat.upstream.kombu_connection import Broker
 from emq_compat.upstream.kombu_control import ControlNode
 from emq_compat.upstream.kombu_messages import Messages
@@ -136,6 +137,7 @@ class Worker(Messages, threading.Thread):
         hub.add_reader(self._pipe.fileno(), self._woken)
         hub.call_repeatedly(min(_BEAT_S, self._settings.dead_after_s / 4), self._woken)
         self._eta_timer = None
+        self._rest_ends = False
         connection = broker.connect()
         tap = broker.tap(connection, hub, self._take)
         hub.propagate_errors = connection.connection_errors + connection.channel_errors
@@ -162,8 +164,9 @@ class Worker(Messages, threading.Thread):
         self._pipe.drain()
 
     def _turn(self) -> None:
-        tap = self._tap
+        tap, hub = self._tap, self._hub
         assert tap is not None
+        assert hub is not None
         self._pipe.drain()
         self._take_commands()
         now = time.monotonic()
@@ -176,6 +179,9 @@ class Worker(Messages, threading.Thread):
             if self._ledger.waiting_for_eta >= self._settings.eta_limit:
                 credit = 0
                 self._tell_of_limit(now)
+            if tap.reads_ahead and not self._rest_ends and self._ahead.rests(now):
+                self._rest_ends = True
+                hub.call_later(REST_S, self._end_of_rest)
             tap.want(max(0, credit), self._ledger.unsettled)
             self._give()
             if self._waiting:

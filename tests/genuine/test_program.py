@@ -304,3 +304,24 @@ def test_a_bug_report_of_a_genuine_app_names_its_settings(app: Celery) -> None:
     app.conf.task_time_limit = 7
     view = AppView(app)
     assert (7, [], "memory://") == (view.conf.changes["task_time_limit"], view.problems(), view.broker_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "expected"),
+    [
+        ("amqp://guest@127.0.0.1:1//", {}, True),
+        (["amqps://a", "amqps://b"], {"max_retries": 1}, True),
+        ("amqp://guest@127.0.0.1:1//", {"confirm_publish": False}, False),
+        ("redis://127.0.0.1:1/0", {}, None),
+    ],
+)
+def test_rabbitmq_confirms_what_tasks_publish(
+    app: Celery, program: GenuineProgram, url: Any, options: dict[str, Any], expected: bool | None
+) -> None:
+    """Where tasks run, unless the project says otherwise; its other options stay."""
+    app.conf.update(broker_url=url, broker_transport_options=options)
+    program.child_init()
+    told = app.conf.broker_transport_options
+    assert (expected, options) == (told.get("confirm_publish"), {**options, **{k: told[k] for k in options}})
+    with app.connection_for_write() as connection:
+        assert expected == connection.transport_options.get("confirm_publish")

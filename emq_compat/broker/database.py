@@ -520,6 +520,7 @@ def _make_own(copy: Path) -> None:
 _REMEDIES = {
     "is full": "make room on its disk",
     "No space left": "make room on its disk",
+    "Too many open files": "raise the limit of open files (`ulimit -n`, LimitNOFILE= in systemd)",
     "disk I/O error": "its disk is full or fails: see the system's log",
     "readonly": "the broker must be able to write to the file and its folder",
     "unable to open": "the broker must be able to write to the file and its folder",

@@ -2,14 +2,15 @@
 
 SQLite takes its log (the -wal file) for ended at the first place that it can't read, and a log that is
 missing for an empty one: what was behind it would be gone without a word. After each commit the mark says how
-long the log is, and the redo log (redo.py) that follows it. It isn't fsync'd, so that it costs a microsecond;
-so after a power cut it may say less than the logs hold, but never more.
+long the log is, and the redo log (redo.py) that follows it. It isn't fsync'd, so after a power cut it may say
+less than the logs hold, but never more.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ from pathlib import Path
 __all__ = ["Index", "Mark", "Marker", "beside", "boot_id", "read_index", "read_mark"]
 
 _SIZE = 256
+#: A record of the redo log that follows so closely is noted with a later one, at the latest with SQLite's
+#: next commit: each write makes the next fsync on the same disk dearer.
+EVERY_S = 0.1
 #: SQLite's "WAL-index header" (sqlite.org/walformat.html): version, 8 bytes, ready, …, page size, frames,
 #: pages in the database, checksums, salts.
 _INDEX = struct.Struct("=III?BHII8s8s")
@@ -133,6 +137,7 @@ class Marker:
         self._journal = journal
         self._mark = replace(mark, boot=boot_id())
         self._head = self._log = b""
+        self._noted_at = -EVERY_S
         self._index: int | None = None
         self._fd = os.open(beside(journal, "mark"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -172,7 +177,11 @@ class Marker:
             self.note_redo(token, 0)
 
     def note_redo(self, token: bytes, end: int) -> None:
-        """Note how long the redo log is that follows the commit with this token."""
+        """Note how long the redo log is that follows the commit with this token, unless it was just noted."""
+        now = time.monotonic()
+        if end and now < self._noted_at + EVERY_S:
+            return
+        self._noted_at = now
         text = b"%s %s %s %d" % (self._head, self._log, token.hex().encode(), end)
         with suppress(OSError):
             os.pwrite(self._fd, _checked(text), 0)

@@ -112,6 +112,8 @@ class Server:
         self._ahead_s = 0.0
         #: monotonic time at which the disk is tried again; None: it works.
         self._probe_at: float | None = None
+        #: Why it didn't work when it was tried last.
+        self._failure = ""
         self._log_at: dict[str, float] = {}
         #: What the last poll found readable.
         self._ready: set[Polled] = set()
@@ -182,6 +184,10 @@ class Server:
                 self._disk_failed(exc)
                 if isinstance(exc, JournalDamaged):
                     raise
+                more = False
+            except MemoryError:
+                # What the engine holds is in the journal: it begins anew with none of it in memory.
+                self._disk_failed(JournalError("there is no memory for it"))
                 more = False
 
     def _timeout_ms(self) -> int:
@@ -362,7 +368,7 @@ class Server:
         goes_on = not isinstance(error, JournalDamaged)
         what_next = f"trying again every {PROBE_S:g} s" if goes_on else "the broker ends"
         logger.error("%s; nothing of this batch was taken, %s", error, what_next)
-        self._probe_at = time.monotonic() + PROBE_S
+        self._probe_at, self._failure = time.monotonic() + PROBE_S, str(error)
         for identity, command in self._front.publishes:
             self._refuse(identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}")
         self._front.publishes = []
@@ -376,7 +382,7 @@ class Server:
                     identity,
                     command.msgid,
                     "BrokerRefused",
-                    "the broker can't store it: its disk takes no write",
+                    f"the broker can't store it: {self._failure}",
                 )
             elif isinstance(command, Hello):
                 self.frontend.send(identity, Hello(msgid=command.msgid, about=self._about))
@@ -388,7 +394,7 @@ class Server:
                     self.backend.send(worker.identity, beat, stock=worker.stock)
             self._probe_at = now + PROBE_S
             if self.store.probe():
-                logger.warning("the disk takes writes again")
+                logger.warning("the journal can be written again")
                 known = self.engine.receipts.our_clients
                 self._start_engine()
                 # They stay connected, and don't say HELLO again.

@@ -8,6 +8,7 @@ Packages may add subcommands as they do to Celery: by entry points in the group 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -168,6 +169,18 @@ def cli(
     context.obj = CLIContext(app, no_color, os.getcwd(), quiet)
 
 
+#: What the system lacks → what to do.
+_REMEDIES = {
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`, LimitNOFILE= in systemd)",
+    errno.ENFILE: "the whole machine has no file descriptors left",
+    errno.ENOMEM: "there is no memory for it",
+    errno.EAGAIN: "no more processes or threads may be started (`ulimit -u`, TasksMax= in systemd)",
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+    errno.EROFS: "it has to be on a disk that can be written",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0; 1, an error, told in one line; 2, it was called wrongly.
 
@@ -181,4 +194,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+    except MemoryError:
+        click.echo("Error: there is no memory left", err=True)
+        sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in _REMEDIES or logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        click.echo(f"Error: {exc}: {_REMEDIES[exc.errno]}", err=True)
         sys.exit(1)

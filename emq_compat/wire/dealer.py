@@ -13,6 +13,7 @@ from emq_compat.keys import Keys
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import client_curve
+from emq_compat.wire.descriptors import require_descriptors
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
 
@@ -59,7 +60,7 @@ class Wire(Watched):
         """Begin to connect. ``stock``: send only what a stock router may see.
 
         Raises:
-            OperationalError: the endpoint can't be used.
+            OperationalError: the endpoint can't be used, or there are no descriptors for it.
         """
         self.endpoint = endpoint
         self.identity = identity
@@ -70,6 +71,7 @@ class Wire(Watched):
         self._limits = limits
         self._curve = keys is not None
         self._shaken = False
+        require_descriptors()
         socket: Socket = context.socket(zmq.DEALER)
         self._multipart = Multipart(socket, limits)
         socket.setsockopt(zmq.IDENTITY, identity)

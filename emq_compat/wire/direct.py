@@ -19,6 +19,7 @@ from typing import TypeAlias
 from emq_compat.errors import OperationalError, RemoteProtocolError
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
+from emq_compat.wire.descriptors import too_few
 from emq_compat.wire.zmtp import Zmtp, ZmtpError, message, ping
 
 __all__ = ["DirectWire"]
@@ -60,7 +61,7 @@ class DirectWire:
         ``asks``: a broker that is silent while something is expected of it is asked whether it lives.
 
         Raises:
-            OperationalError: the endpoint can't be used.
+            OperationalError: the endpoint can't be used, or there are no descriptors for it.
         """
         self.endpoint = endpoint
         self.identity = identity
@@ -83,8 +84,15 @@ class DirectWire:
         self._due = time.monotonic() + _HANDSHAKE_S
         self._pinged = False
         self._asks = asks
-        self.socket = _socket(endpoint)
-        self._poll = select.epoll()
+        try:
+            self._poll = select.epoll()
+            try:
+                self.socket = _socket(endpoint)
+            except OSError:
+                self._poll.close()
+                raise
+        except OSError as exc:
+            raise too_few(exc) from exc
         self._polled = select.EPOLLIN | select.EPOLLOUT
         self._poll.register(self.socket, self._polled)
         try:

@@ -19,6 +19,7 @@ from emq_compat.permits import CLIENT, FULL, Permit
 from emq_compat.protocol.commands import Command, Heartbeat
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import Gate
+from emq_compat.wire.descriptors import require_descriptors
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
 
@@ -66,7 +67,7 @@ class RouterWire(Watched):
         """Bind; ``gate``: only clients with its keys are let in, and of these such with the role at least.
 
         Raises:
-            OperationalError: the endpoint can't be bound (in use, no such address …).
+            OperationalError: the endpoint can't be bound (in use, no such address, no descriptors …).
         """
         self.refused = 0
         self._limits = limits
@@ -78,6 +79,7 @@ class RouterWire(Watched):
         #: Suspect → (when its connection was closed, how often it was probed).
         self._suspects: dict[bytes, tuple[float, int]] = {}
         self._gone: list[bytes] = []
+        require_descriptors()
         socket: Socket = context.socket(zmq.ROUTER)
         self._multipart = Multipart(socket, limits)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)

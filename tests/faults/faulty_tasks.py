@@ -27,6 +27,12 @@ def count(n: int) -> None:
     note(str(n))
 
 
+@app.task(ignore_result=True)
+def bulky(n: int, pad: str) -> None:
+    """The same, with a message of some size."""
+    note(str(n))
+
+
 @app.task
 def early(n: int, seconds: float) -> int:
     """Acknowledged before it runs."""

@@ -395,36 +395,43 @@ _NO_HEADERS = Headers()
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyHeaders:
-    """The frame of ours behind a REPLY's or UPDATE's msgid: ``attempt:N,state:S[,no-result][,unattended]``.
+    """The frame of ours behind the msgid: ``attempt:N,state:S[,no-result][,unattended][,keep:SECONDS]``.
 
-    A state may be any text (a task's own): it is percent-encoded. ``no_result`` and ``unattended`` are those
-    of message.Reply.
+    A state may be any text (a task's own): it is percent-encoded. ``no_result``, ``unattended`` and
+    ``keep_s`` are those of message.Reply.
     """
 
     attempt: int = 0
     state: str = ""
     no_result: bool = False
     unattended: bool = False
+    keep_s: float | None = None
 
     def encode(self) -> str:
         """Return the CSV that goes on the wire."""
         text = f"attempt:{self.attempt},state:{_quoted(self.state)}"
         if self.no_result:
             text += ",no-result"
+        if self.keep_s is not None:
+            text += f",keep:{self.keep_s!r}"
         return text + ",unattended" if self.unattended else text
 
     @classmethod
     def decode(cls, text: str) -> ReplyHeaders:
         """Read the CSV; raises MessageError naming a header whose value is wrong."""
         attempt, state, no_result, unattended = 0, "", False, False
+        keep_s: float | None = None
         for part in text.split(","):
             name, _, value = part.partition(":")
-            if name == "attempt":
+            if name in ("attempt", "keep"):
                 try:
-                    attempt = _whole(value)
+                    if name == "keep":
+                        keep_s = _seconds(value)
+                    else:
+                        attempt = _whole(value)
                 except ValueError:
                     raise MessageError(
-                        f"header 'attempt' has the value {value[:64]!r}, which is not a number in its range"
+                        f"header {name!r} has the value {value[:64]!r}, which is not a number in its range"
                     ) from None
             elif name == "state":
                 state = unquote(value)
@@ -432,4 +439,6 @@ class ReplyHeaders:
                 no_result = True
             elif name == "unattended":
                 unattended = True
-        return cls(attempt=attempt, state=state, no_result=no_result, unattended=unattended)
+        return cls(
+            attempt=attempt, state=state, no_result=no_result, unattended=unattended, keep_s=keep_s
+        )

@@ -284,6 +284,7 @@ class Reply:
         unattended: the task had no word in it (its process was lost, it was revoked …): what follows from it
             is still to be done, see Headers.epilogue.
         told: JSON for the job manager's onlooker, from the program that ran it; goes no further.
+        keep_s: seconds that the result is kept, 0: without end; None: as its message or the broker says.
     """
 
     state: str
@@ -292,3 +293,4 @@ class Reply:
     no_result: bool = False
     unattended: bool = False
     told: str = ""
+    keep_s: float | None = None

@@ -17,6 +17,7 @@ The life of a message:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from emq_compat.broker.declared import Declared
@@ -255,6 +256,8 @@ class Engine:
         body = command.body if headers is not None else reply_body(command.body)
         keep = headers is None or not headers.no_result
         told, ups = flight.headers, command.follow_ups
+        if headers is not None and headers.keep_s is not None:
+            told = replace(told, keep_s=headers.keep_s)
         if unattended and state in FINAL_STATES:
             queue = self.queues.by_id[queue_of(flight.key)]
             self.endings.unattended(msgid, told, queue, payload, state, body, now, keep=keep)

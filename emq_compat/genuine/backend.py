@@ -206,7 +206,7 @@ class EmqBackend(AsyncBackendMixin, Backend):
             reply = {**reply, "from": "store_result"}  # a revoke leaves such a state as it is
         payload = json.dumps(dict(reply), separators=(",", ":")).encode()
         if capture is not None:
-            if task_id and capture.store(task_id, state, payload):
+            if task_id and capture.store(task_id, state, payload, headers.keep_s):
                 return
             message = Publish(queue=_QUEUE, headers=headers, payload=payload)
             # What the running task is meanwhile (STARTED, a state of its own) is told at once.

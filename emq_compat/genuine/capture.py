@@ -66,10 +66,11 @@ class Capture:
         follow_ups: messages taken, in their order.
         state, body: the last state that was stored and its reply JSON (``{"value": …, "state": …}``);
             None: none was.
+        keep_s: how long that state is to be kept in seconds, 0: without end; None: as the broker is told.
         in_body, body_ended: the task's body has begun; it has returned or raised.
     """
 
-    __slots__ = ("_report", "body", "body_ended", "follow_ups", "in_body", "state", "task_id")
+    __slots__ = ("_report", "body", "body_ended", "follow_ups", "in_body", "keep_s", "state", "task_id")
 
     def __init__(self, task_id: str, report: Report | None = None) -> None:
         self.task_id = task_id
@@ -78,6 +79,7 @@ class Capture:
         self.follow_ups: list[Publish] = []
         self.state: str | None = None
         self.body: bytes | None = None
+        self.keep_s: float | None = None
         self.body_ended = False
 
     def publish(self, message: Publish, *, replaces: bool = False) -> bool:
@@ -91,12 +93,12 @@ class Capture:
         self.follow_ups.append(message)
         return True
 
-    def store(self, task_id: str, state: str, body: bytes) -> bool:
-        """Take a state of a task and its reply JSON; False: it is to be stored at once."""
+    def store(self, task_id: str, state: str, body: bytes, keep_s: float | None = None) -> bool:
+        """Take a state of a task, its reply JSON and how long it is kept; False: it is to be stored."""
         if task_id != self.task_id:
             return False
         if state in _AT_THE_END:
-            self.state, self.body = state, body
+            self.state, self.body, self.keep_s = state, body, keep_s
             return True
         if self._report is None:
             return False

@@ -374,7 +374,7 @@ def _ended(state: str, capture: Capture | None, exc: BaseException | None, told:
         reply = Outcome(state=state, failure=None if exc is None else failure_of(exc)).encode()
         # Nothing was stored: the result is ignored, or Ignore was raised.
         return Reply(state=state, body=reply.body, follow_ups=follow_ups, no_result=True, told=told)
-    return Reply(state=state, body=capture.body, follow_ups=follow_ups, told=told)
+    return Reply(state=state, body=capture.body, follow_ups=follow_ups, told=told, keep_s=capture.keep_s)
 
 
 def _put_aside(reply: Reply, delivery: Delivery) -> Reply:
@@ -386,7 +386,7 @@ def _put_aside(reply: Reply, delivery: Delivery) -> Reply:
         settled=FAILURE,
         chord=headers.chord.rstrip("+"),
         no_result=reply.no_result,
-        keep_s=headers.keep_s,
+        keep_s=headers.keep_s if reply.keep_s is None else reply.keep_s,
     )
     end = Publish(queue=delivery.queue, headers=settled, payload=reply.body)
     follow_ups = reply.follow_ups if reply.no_result else (end, *reply.follow_ups)

@@ -62,8 +62,8 @@ _WORK_START = struct.Struct("<BI")
 _FILE_START = struct.Struct("<BII")  # kind, sequence number, length of the head
 _FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
 _FINISHED = struct.Struct(
-    "<dBBHII"
-)  # runtime, flags, length of state, number of follow-ups, lengths of body and of what is told
+    "<ddBBHII"
+)  # runtime, seconds to keep (nan: not said), flags, length of state, follow-ups, lengths of body and told
 _FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
 _NO_RESULT, _RETIRES, _UNATTENDED = 1, 2, 4
 _FD = struct.Struct("i")
@@ -269,7 +269,8 @@ def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: b
     if reply.unattended:
         flags |= _UNATTENDED
     told = reply.told.encode()
-    fields = _FINISHED.pack(runtime_s, flags, len(state), len(reply.follow_ups), len(body), len(told))
+    keep_s = math.nan if reply.keep_s is None else reply.keep_s
+    fields = _FINISHED.pack(runtime_s, keep_s, flags, len(state), len(reply.follow_ups), len(body), len(told))
     if not reply.follow_ups:
         length = _FINISHED.size + len(state) + len(body) + len(told)
         return b"".join((_FRAME.pack(length, FINISHED, sequence), fields, state, body, told))
@@ -289,7 +290,7 @@ def encode_finished(sequence: int, reply: Reply, runtime_s: float, *, retires: b
 
 def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, bool]:
     """Return (reply, runtime in seconds, whether the child retires) of a FINISHED frame."""
-    runtime_s, flags, n_state, n_follow_ups, n_body, n_told = _FINISHED.unpack_from(data, start)
+    runtime_s, keep_s, flags, n_state, n_follow_ups, n_body, n_told = _FINISHED.unpack_from(data, start)
     a = start + _FINISHED.size
     b = a + n_state
     c = b + n_body
@@ -301,6 +302,7 @@ def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, 
         no_result=flags & _NO_RESULT != 0,
         unattended=flags & _UNATTENDED != 0,
         told=data[c:d].decode() if n_told else "",
+        keep_s=None if math.isnan(keep_s) else keep_s,
     )
     return reply, runtime_s, flags & _RETIRES != 0
 

@@ -309,7 +309,11 @@ class Session(Upstream):
 
     def _reply_frames(self, msgid: str, attempt: int, reply: Reply) -> list[bytes]:
         headers = ReplyHeaders(
-            attempt=attempt, state=reply.state, no_result=reply.no_result, unattended=reply.unattended
+            attempt=attempt,
+            state=reply.state,
+            no_result=reply.no_result,
+            unattended=reply.unattended,
+            keep_s=reply.keep_s,
         )
         command = commands.Reply(
             msgid=self._number(),

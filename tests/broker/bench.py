@@ -141,13 +141,17 @@ def attempt_of(d: Dispatch) -> int:
 
 
 def answer(
-    d: Dispatch, state: str = "SUCCESS", follow_ups: tuple[Publish, ...] = (), body: bytes = b""
+    d: Dispatch,
+    state: str = "SUCCESS",
+    follow_ups: tuple[Publish, ...] = (),
+    body: bytes = b"",
+    keep_s: float | None = None,
 ) -> Reply:
     return Reply(
         msgid=new_id(),
         body=body or b'{"value": 5, "state": "%s"}' % state.encode(),
         request_msgid=d.msgid,
-        headers=ReplyHeaders(attempt=attempt_of(d), state=state),
+        headers=ReplyHeaders(attempt=attempt_of(d), state=state, keep_s=keep_s),
         follow_ups=follow_ups,
     )
 

@@ -299,6 +299,19 @@ def test_results_are_kept_as_long_as_their_message_says() -> None:
     assert [[None, 0.0, 5.0, 500.0], [None, 0.0, 500.0], [0.0, 500.0]] == seen
 
 
+def test_a_reply_says_how_long_its_result_is_kept() -> None:
+    """It overrides what the message and the broker say."""
+    b = Bench(result_expires_s=100)
+    held = taken(b, *[request(Headers(task_id=name, keep_s=50.0)) for name in ("short", "good", "own")])
+    for name, keep_s in (("short", 5.0), ("good", 0.0), ("own", None)):
+        b.reply(held[name], keep_s=keep_s)
+    seen = []
+    for _ in range(3):
+        seen.append([name for name in held if result(b, name)])
+        b.turn(passed_s=30)
+    assert [["short", "good", "own"], ["good", "own"], ["good"]] == seen
+
+
 def test_a_rejected_part_in_a_dead_letter_may_be_requeued_without_harm() -> None:
     """Its chord has failed; running it again leaves nothing behind."""
     b = Bench()

@@ -23,6 +23,7 @@ from emq_compat.genuine.backend import EmqBackend
 from emq_compat.genuine.backend_consumer import watcher_for
 from emq_compat.genuine.capture import Capture, capturing
 from emq_compat.genuine.chord_marks import mark
+from emq_compat.genuine.tracing import _ended
 from emq_compat.testing.broker import memory_broker
 from tests.processes import wait_until
 
@@ -155,6 +156,18 @@ def test_results_expire(new_id: Callable[[], str]) -> None:
     app.backend.mark_as_failure(bad, ValueError())
     wait_until(lambda: app.backend.get_state(bad) == states.PENDING)
     assert states.SUCCESS == app.backend.get_state(good)
+
+
+def test_what_a_task_of_our_worker_comes_to_is_kept_as_long(new_id: Callable[[], str]) -> None:
+    """Its REPLY says so: result_expires, and result_failure_expires for a failure."""
+    app = make_app(result_expires=100, result_failure_expires=7)
+    good, bad = Capture(new_id()), Capture(new_id())
+    with capturing(good):
+        app.backend.mark_as_done(good.task_id, 1)
+    with capturing(bad):
+        app.backend.mark_as_failure(bad.task_id, ValueError())
+    assert (100.0, 7.0) == (good.keep_s, bad.keep_s)
+    assert (100.0, 7.0) == tuple(_ended(c.state or "", c, None).keep_s for c in (good, bad))
 
 
 def test_a_wrong_time_is_refused() -> None:
@@ -423,7 +436,7 @@ def test_errbacks_find_the_failure_of_their_task(app: celery.Celery, new_id: Cal
     """One that is called in the worker comes before the end is told, and sees its result all the same."""
     seen: list[str] = []
 
-    @app.task(name="errback")
+    @app.task(name="errback", shared=False)
     def errback(request: Any, exc: BaseException, traceback: Any) -> None:
         seen.append(app.AsyncResult(request.id).state)
 
@@ -440,7 +453,7 @@ def test_a_chords_generator_is_read_while_its_tasks_are_published(app: celery.Ce
     """Nothing is asked of it when the chord begins; the body's parent is its last task."""
     made: list[int] = []
 
-    @app.task(name="part")
+    @app.task(name="part", shared=False)
     def part(number: int) -> None:
         """Nothing."""
 

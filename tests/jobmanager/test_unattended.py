@@ -109,8 +109,9 @@ def test_what_ends_before_or_beside_its_task_is_unattended() -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("unattended", [False, True])
 def test_a_childs_reply_keeps_the_mark(unattended: bool) -> None:
-    """It passes from the child to its parent."""
-    reply = Reply(state="FAILURE", body=b"{}", no_result=True, unattended=unattended)
+    """It passes from the child to its parent, and so does how long the result is kept."""
+    keep_s = 7.5 if unattended else None
+    reply = Reply(state="FAILURE", body=b"{}", no_result=True, unattended=unattended, keep_s=keep_s)
     frame = encode_finished(7, reply, 0.5, retires=True)
     assert (reply, 0.5, True) == decode_finished(frame, _FRAME.size)
 

@@ -84,7 +84,12 @@ HEADERS = st.builds(
     tags=TEXT,
 )
 REPLY_HEADERS = st.builds(
-    ReplyHeaders, attempt=NUMBERS, state=TEXT, no_result=st.booleans(), unattended=st.booleans()
+    ReplyHeaders,
+    attempt=NUMBERS,
+    state=TEXT,
+    no_result=st.booleans(),
+    unattended=st.booleans(),
+    keep_s=st.none() | SECONDS,
 )
 PUBLISHES = st.builds(Publish, msgid=IDS, queue=QUEUES, headers=HEADERS, payload=BODIES)
 SCHEDULED = {

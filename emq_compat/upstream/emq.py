@@ -18,7 +18,8 @@ from emq_compat.keys import Keys
 from emq_compat.message import FAILURE, REQUEUED, RETURNED, Delivery, Failure, Outcome, Reply, ReplyHeaders
 from emq_compat.protocol import commands
 from emq_compat.upstream.base import Asked, Connected, Delivered, Key, Told, UpstreamEvent
-from emq_compat.upstream.session import Session, State
+from emq_compat.upstream.session import NOBODY, Session, State
+from emq_compat.wire.direct import REFUSED
 
 __all__ = ["EmqUpstream"]
 
@@ -44,8 +45,11 @@ class EmqUpstream(Session):
         return self._wire.fds() if self._wire is not None else ()
 
     def deadline(self) -> float | None:
+        wire = self._wire
+        if wire is not None:
+            wire.flush()
         # A send may have swallowed the edge that told of input.
-        if self._more or self._events or (self._wire is not None and self._wire.ready()):
+        if self._more or self._events or (wire is not None and wire.ready()):
             return 0.0
         if self._state is State.LIVE:
             return min(self._due, self._next_beat)
@@ -253,9 +257,10 @@ class EmqUpstream(Session):
                 if self._wire is not wire:
                     return
         self._more = len(received) >= BATCH
+        self._has_stood = self._has_stood or wire.connected or wire.cuts > 0
         # What came before a cut has been read: its last ACKs count.
         if wire.failure:
-            self._lose(now, events, wire.failure)
+            self._lose(now, events, NOBODY if wire.failure == REFUSED else wire.failure)
         elif wire.cuts and not self._more:
             self._lose(now, events, "the connection was cut")
         elif self._state is State.INFORMED and state is State.CONNECTING:

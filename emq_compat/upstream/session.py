@@ -35,12 +35,13 @@ from emq_compat.protocol import commands
 from emq_compat.protocol.frames import encode
 from emq_compat.terms import Shares
 from emq_compat.upstream.base import Disconnected, Key, Upstream, UpstreamEvent
-from emq_compat.wire import Wire, identity
+from emq_compat.wire import DirectWire, Wire, identity
 from emq_compat.wire.multipart import Socket
 
-__all__ = ["Session", "State", "Timings"]
+__all__ = ["NOBODY", "Session", "State", "Timings"]
 
-_NOBODY = "nobody answers there"
+#: Why there is no connection where nobody listens.
+NOBODY = "nobody answers there"
 
 logger = logging.getLogger("emq_compat.upstream.emq")
 
@@ -129,12 +130,13 @@ class Session(Upstream):
         self.dead_after_s = timings.stock_dead_after_s
 
         self._identity = identity(name)
-        self._connection_number = 0
+        #: A connection has stood under this identity.
+        self._has_stood = False
         self._state = State.CLOSED
         self._address = self.addresses[0]
         self._next_address = 0
         self._context: zmq.Context[Socket] | None = None
-        self._wire: Wire | None = None
+        self._wire: Wire | DirectWire | None = None
         self._producer: Wire | None = None
         self._due = 0.0
         self._last_received = 0.0
@@ -188,15 +190,15 @@ class Session(Upstream):
         assert self._context is not None
         self._address = address = self.addresses[self._next_address]
         self._next_address = (self._next_address + 1) % len(self.addresses)
-        self._connection_number += 1
         address.prepare()
-        name = self._identity
-        if address.stock or (self._connection_number > 1 and not self.ours):
-            name = identity(self.name)
+        if self._has_stood and (address.stock or not self.ours):
+            self._identity = identity(self.name)
+        endpoint, name = address.worker_endpoint, self._identity
         keys = Keys.for_client(address.keys_dir) if address.keys_dir is not None else None
-        self._wire = Wire(
-            self._context, address.worker_endpoint, identity=name, keys=keys, stock=address.stock
-        )
+        if keys is None and not address.stock and DirectWire.can(endpoint):
+            self._wire = DirectWire(endpoint, identity=name, asks=False)
+        else:
+            self._wire = Wire(self._context, endpoint, identity=name, keys=keys, stock=address.stock)
         self._state = State.CONNECTING
         self._last_received = self._last_step = now
         self._due = now + self.timings.connect_s
@@ -212,6 +214,8 @@ class Session(Upstream):
     def _lose(self, now: float, events: list[UpstreamEvent], why: str) -> None:
         """Give this connection up; the next is tried after the back-off."""
         was_live = self._state is State.LIVE
+        # As often as ZeroMQ tries by itself, where it does.
+        most = 2 if isinstance(self._wire, DirectWire) else 16
         self._close_wire()
         self._state = State.WAITING
         self._inform_pending = self._introduced = False
@@ -222,7 +226,8 @@ class Session(Upstream):
         else:
             self._failures += 1
             self._complain(now, why)
-        delay = min(self.timings.backoff_max_s, self.timings.backoff_min_s * 2 ** min(self._failures, 16))
+        doubled = min(self._failures, most)
+        delay = min(self.timings.backoff_max_s, self.timings.backoff_min_s * 2**doubled)
         self._due = now + delay * random.uniform(0.5, 1.0)
 
     def _unanswered(self, now: float, events: list[UpstreamEvent]) -> None:
@@ -230,11 +235,11 @@ class Session(Upstream):
         if self._wire.connected:
             self._lose(now, events, f"it didn't answer within {self.timings.answer_s:g} s")
         elif len(self.addresses) > 1:
-            self._lose(now, events, _NOBODY)
+            self._lose(now, events, NOBODY)
         else:
             # ZeroMQ goes on trying by itself, and the INFORM waits in its queue.
             self._due = now + self.timings.answer_s
-            self._complain(now, _NOBODY)
+            self._complain(now, NOBODY)
 
     def _complain(self, now: float, why: str) -> None:
         where = self._address.worker_endpoint
@@ -242,7 +247,7 @@ class Session(Upstream):
             logger.debug("no broker at %s: %s", where, why)
             return
         self._complain_at = now + self.timings.complaint_s
-        if why is _NOBODY:
+        if why is NOBODY:
             why = self._address.unresolved() or why
         logger.error("no broker at %s: %s; trying again until one is there", where, why)
 

@@ -22,7 +22,10 @@ from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.descriptors import too_few
 from emq_compat.wire.zmtp import Zmtp, ZmtpError, message, ping
 
-__all__ = ["DirectWire"]
+__all__ = ["REFUSED", "DirectWire"]
+
+#: The ``failure`` where nobody listens.
+REFUSED = "the connection was refused"
 
 Received: TypeAlias = "Command | RemoteProtocolError"
 
@@ -256,7 +259,7 @@ class DirectWire:
         if self._over:
             return
         if self._pinged or not self.connected:
-            self._lose()
+            self._lose("nothing answers")
         else:
             self._pinged = True
             self._due = time.monotonic() + _PONG_WITHIN_S
@@ -273,7 +276,7 @@ class DirectWire:
         elif why:
             self.failure = why
         elif self._connecting:
-            self.failure = "the connection was refused"
+            self.failure = REFUSED
         else:
             self.failure = "it closed the connection during the handshake: is it a broker?"
         self.connected = False

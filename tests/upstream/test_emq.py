@@ -98,7 +98,7 @@ def test_a_stock_routers_first_heartbeat_may_take_its_time(broker: FakeBroker) -
     patient = Timings(connect_s=0.1, answer_s=0.1, stock_dead_after_s=15.0)
     upstream = EmqUpstream(name="w", addresses=[broker.address], timings=patient)
     upstream.start()
-    wait_until(lambda: broker.listen() or broker.count(commands.Inform), what="INFORM")
+    broker.drive(upstream, lambda: broker.count(commands.Inform))
     broker.say(commands.Ack(msgid="a", acked=(broker.last(commands.Inform).msgid,)), stock=True)
     broker.drive(upstream, lambda: upstream._inform_pending is False)
     for later in (0.2, 1.0, 3.0):

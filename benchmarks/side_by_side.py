@@ -10,9 +10,9 @@ medians are printed, and emq-compat's ratios to each peer:
     drain/s       N tasks wait; from the moment the stopped worker goes on until the last has run
     p50, p99 ms   one task at a time, from ``delay()`` to its result in hand
 
-SYSTEM: full, normal (emq-compat's durabilities, over TCP), ipc (full, over unix sockets), redis, amqp, limit
-(a forwarder on two ROUTERs that stores nothing, between a client and a worker that echoes: messages/s). PYTHON
-is the interpreter of an environment with celery[redis]; redis-server must be on the PATH.
+SYSTEM: full, normal (emq-compat's durabilities, over TCP), ipc (full, over unix sockets), redis, amqp,
+limit (a forwarder on two ROUTERs that stores nothing, between a client and a worker that echoes: messages/s).
+PYTHON is the interpreter of an environment with celery[redis]; redis-server must be on the PATH.
 """
 
 from __future__ import annotations

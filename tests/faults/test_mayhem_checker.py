@@ -118,6 +118,14 @@ def test_what_explains_a_loss(
     assert explains == ([] == verdict.lost)
 
 
+@pytest.mark.parametrize("away", [True, False])
+def test_an_end_that_the_broker_has_not_heard_of(judged: Callable[..., Verdict], away: bool) -> None:
+    """A run that had ended long before its worker's kill is lost with it only if the broker was away."""
+    broker = deed("broker", "STOP long", 9, name="brokerg1", hold_s=30 if away else 1)
+    verdict = judged("early", run("early", 10, 11), kept=LOST, diary=(broker, deed("worker", "KILL", 35)))
+    assert away == ([] == verdict.lost)
+
+
 def test_a_late_acked_task_may_not_be_lost(judged: Callable[..., Verdict]) -> None:
     """It has to succeed, whatever was done to its worker."""
     verdict = judged("late", run("late", 10, None), kept=LOST, diary=(deed("worker", "KILL", 12),))

@@ -15,7 +15,7 @@ from tests.faults.mayhem import load
 __all__ = ["KINDS", "Canvas", "made"]
 
 #: How long a step works: most are short.
-SHORT_S, LONG_S = 0.05, 0.6
+SHORT_S, LONG_S = 0.12, 1.0
 MOST_AHEAD_S = 3.0
 
 

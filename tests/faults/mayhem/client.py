@@ -22,7 +22,7 @@ from tests.faults.mayhem.ledger import Ledger, read
 from tests.faults.mayhem.load import app
 
 #: So many results at most are waited for at a time.
-MOST_WAITED_FOR = 250
+MOST_WAITED_FOR = 150
 PAUSE_S = 0.02
 #: A wait begins again after so long.
 PATIENCE_S = 5.0

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.faults.mayhem.ledger import Line, read
+from tests.faults.mayhem.outages import spans, spells
 
 __all__ = ["Blame", "Run", "Step", "Story", "told_by"]
 
-#: A run that was at its end so long before its worker was killed may still be lost: the broker was away, and
-#: hadn't acknowledged its outcome.
-UNHEARD_S = 12.0
+#: A broker that was there for so long in one piece has heard of what ended before: a worker that has lost it, or
+#: takes it for silent, looks for it every 3 s.
+HEARD_S = 8.0
+#: What a silent worker had taken before may begin so long after.
+LATER_S = 10.0
+#: Between the note of a deed and the deed.
+SIGNALLED_S = 1.0
 _WORKER = re.compile(r"\bw\d+g\d+\b")
 
 
@@ -62,52 +67,66 @@ class Run:
     value: Any = None
 
 
-@dataclass
 class Blame:
     """The deeds that can cost a worker what it holds."""
 
-    deeds: list[Line]
-    ends: list[Line]
-    dead_after_s: float
-    _by_worker: dict[str, list[Line]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self, diary: list[Line]) -> None:
+        [self._dead_after_s] = [line["dead_after_s"] for line in diary if line["what"] == "begin"]
+        self._by_worker: dict[str, list[Line]] = defaultdict(list)
+        self._children_killed = False
+        for line in diary:
+            if line["what"] in ("deed", "told to end"):
+                self._by_worker[line["name"]].append(line)
+                self._children_killed |= (line.get("target"), line.get("deed")) == ("child", "KILL")
+        self._without_broker = spans(spells(diary, "broker"))
 
-    def __post_init__(self) -> None:
-        for deed in self.deeds:
-            self._by_worker[deed["name"]].append(deed)
-
-    def worker_lost(self, worker: str) -> float | None:
-        """When a worker was lost as a whole; None: it wasn't.
+    def losses(self, worker: str) -> list[tuple[float, float]]:
+        """From when until when a worker was lost as a whole.
 
         That is: killed, told twice to end, bereft of both zygotes, or silent for too long. Its last heartbeat
         may be a quarter of that limit older than its silence, hence the margin.
         """
-        deeds = self._by_worker.get(worker, [])
-        own = [deed for deed in deeds if deed["target"] == "worker"]
-        times = [deed["at"] for deed in own if deed["deed"] == "KILL"]
-        times += [
-            since
-            for since, until in spans((d["at"], d["at"] + d["hold_s"]) for d in own if d["hold_s"])
-            if until - since > 0.7 * self.dead_after_s
+        lines = self._by_worker.get(worker, [])
+        own = [line for line in lines if line.get("target", "worker") == "worker"]
+        found = [
+            (since, until)
+            for since, until in spans((d["at"], d["at"] + d["hold_s"]) for d in own if d.get("hold_s"))
+            if until - since > 0.7 * self._dead_after_s
         ]
-        terms = [deed["at"] for deed in own if deed["deed"] == "TERM"]
-        terms += [line["at"] for line in self.ends if line["name"] == worker]
-        zygotes = [d["at"] for d in deeds if d["target"] == "zygote" and d["deed"] == "KILL"]
-        times += [*sorted(terms)[1:2], *sorted(zygotes)[1:2]]
-        return min(times, default=None)
+        terms = [d["at"] for d in own if d["what"] == "told to end" or d["deed"] == "TERM"]
+        zygotes = [d["at"] for d in lines if (d.get("target"), d.get("deed")) == ("zygote", "KILL")]
+        for at in [d["at"] for d in own if d.get("deed") == "KILL"] + terms[1:2] + zygotes[1:2]:
+            found.append((at, at))
+        return found
 
     def child_lost(self, run: Run) -> bool:
-        """Whether the child that ran it was killed before anybody can have heard of its end."""
+        """Whether the child that ran it was killed before the broker can have heard of its end."""
         return any(
-            deed["at"] >= run.begin and (run.end is None or deed["at"] - run.end < UNHEARD_S)
+            self._costs(run, deed["at"], deed["at"])
             for deed in self._by_worker.get(run.worker, [])
-            if deed["target"] == "child" and deed["deed"] == "KILL" and deed["pid"] == run.pid
+            if deed.get("target") == "child" and deed["deed"] == "KILL" and deed["pid"] == run.pid
         )
 
     def run_lost(self, run: Run) -> bool:
         """Whether a run's outcome may be lost with its worker or its child."""
-        at = self.worker_lost(run.worker)
-        with_worker = at is not None and (run.end is None or at - run.end < UNHEARD_S)
-        return with_worker or self.child_lost(run)
+        losses = self.losses(run.worker)
+        return self.child_lost(run) or any(self._costs(run, since, until) for since, until in losses)
+
+    def _costs(self, run: Run, since: float, until: float) -> bool:
+        if run.begin > until + (LATER_S if until > since else SIGNALLED_S):
+            return False
+        return run.end is None or run.end >= since or self._unheard(run.end, since)
+
+    def _unheard(self, since: float, until: float) -> bool:
+        """Whether the broker was never there for long enough to be told in this time."""
+        heard_from = since
+        for away, back in [*self._without_broker, (until, until)]:
+            if back <= heard_from:
+                continue
+            if min(away, until) - heard_from > HEARD_S:
+                return False
+            heard_from = back
+        return True
 
     def loss_told(self, text: str) -> bool:
         """Whether an error of a task that has not begun names a worker that was lost, or a child was killed.
@@ -115,20 +134,7 @@ class Blame:
         A child that was killed between taking a task and the task's first line leaves no other trace.
         """
         named = _WORKER.search(text)
-        if named is not None:
-            return self.worker_lost(named[0]) is not None
-        return any(deed["target"] == "child" and deed["deed"] == "KILL" for deed in self.deeds)
-
-
-def spans(times: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Times from and until, those that overlap joined."""
-    joined: list[tuple[float, float]] = []
-    for since, until in sorted(times):
-        if joined and since <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(until, joined[-1][1])
-        else:
-            joined.append((since, until))
-    return joined
+        return bool(self.losses(named[0])) if named is not None else self._children_killed
 
 
 @dataclass(kw_only=True)
@@ -161,9 +167,7 @@ class Story:
 
     def blame(self) -> Blame:
         """Whom a loss may be laid to."""
-        [dead_after_s] = [line["dead_after_s"] for line in self.diary if line["what"] == "begin"]
-        ends = [line for line in self.diary if line["what"] == "told to end"]
-        return Blame(self.deeds(), ends, dead_after_s)
+        return Blame(self.diary)
 
 
 def told_by(folder: Path) -> Story:

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from tests.faults.mayhem.ledger import Line
 from tests.faults.mayhem.load import INTERVAL_S, TICK_S
-from tests.faults.mayhem.story import Story, spans
+from tests.faults.mayhem.outages import place_of, spans, spells
+from tests.faults.mayhem.story import Story
 
 __all__ = ["schedule_faults"]
 
@@ -41,38 +42,11 @@ def schedule_faults(story: Story) -> list[str]:
 
 def _outages(diary: list[Line]) -> list[tuple[float, float]]:
     """From when until when the broker, or every beat, was away or not yet itself again."""
-    beats = sorted({_place(line["name"]) for line in diary if line.get("role") == "beat"})
-    spells = [_spells(diary, place) for place in ("broker", *beats)]
-    away = spells[0]
-    for one in spells[1]:
-        for other in spells[2]:
+    beats = sorted({place_of(line["name"]) for line in diary if line.get("role") == "beat"})
+    away, first, second = (spells(diary, place) for place in ("broker", *beats))
+    for one in first:
+        for other in second:
             since, until = max(one[0], other[0]), min(one[1], other[1])
             if since < until:
                 away.append((since, until))
     return spans((since, until + AFTER_AN_OUTAGE_S) for since, until in away)
-
-
-def _spells(diary: list[Line], place: str) -> list[tuple[float, float]]:
-    """From when until when the process of this place was held still, or did not work."""
-    found: list[tuple[float, float]] = []
-    since: float | None = None
-    for line in diary:
-        if _place(line.get("name", "")) != place or line.get("target", place.rstrip("0123456789")) == "child":
-            continue
-        if line["what"] == "deed":
-            if line["hold_s"]:
-                found.append((line["at"], line["at"] + line["hold_s"]))
-            elif since is None:
-                since = line["at"]
-        elif line["what"] == "ended" and since is None:
-            since = line["at"]
-        elif line["what"] == "works" and since is not None:
-            found.append((since, line["at"]))
-            since = None
-    if since is not None:
-        found.append((since, since + AFTER_AN_OUTAGE_S))
-    return found
-
-
-def _place(name: str) -> str:
-    return name.rpartition("g")[0]

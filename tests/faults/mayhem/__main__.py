@@ -7,12 +7,13 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.broker_process import Broker
 from tests.faults.mayhem.checker import Verdict, judge_folder
 from tests.faults.mayhem.fleet import LARGE, Fleet, Size, up
-from tests.faults.mayhem.villain import Villain
+from tests.faults.mayhem.villain import TARGETS, Villain
 from tests.processes import Procs, unused_port
 
 __all__ = ["run"]
@@ -26,19 +27,20 @@ def run(
     seed: int,
     size: Size = LARGE,
     pace: float = 1.0,
+    targets: Sequence[str] = TARGETS,
     drain_s: float = 120.0,
 ) -> Verdict:
     """Let a fleet work while ``rounds`` deeds are done to it, wait for all that it was given, and judge.
 
     Args:
-        pace: of the pauses between two deeds; 1.0: 2 s on average.
+        pace, targets: the villain's.
         drain_s: within so many seconds all must come to its end.
     """
     broker = Broker(procs, unused_port, folder / "data")
     fleet = Fleet(procs, broker, folder / "ledgers", seed, size)
     try:
         up(fleet)
-        villain = Villain(fleet, rounds, seed, pace=pace)
+        villain = Villain(fleet, rounds, seed, pace=pace, targets=targets)
         while villain.turn(time.monotonic()):
             fleet.tend()
             time.sleep(0.01)
@@ -55,6 +57,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="so many deeds [200]")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of everything [random]")
     parser.add_argument("--pace", type=float, default=1.0, help="of the pauses [1: 2 s on average]")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="who suffers [all]")
     parser.add_argument("--keep", type=Path, help="a folder for ledgers and logs")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
@@ -63,7 +66,9 @@ def main() -> int:
         (folder / "procs").mkdir(parents=True)
         procs = Procs(folder / "procs")
         try:
-            verdict = run(procs, folder, rounds=given.rounds, seed=given.seed, pace=given.pace)
+            verdict = run(
+                procs, folder, rounds=given.rounds, seed=given.seed, pace=given.pace, targets=given.targets
+            )
         finally:
             procs.close()
     print(verdict)

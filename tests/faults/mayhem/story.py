@@ -14,8 +14,8 @@ from tests.faults.mayhem.outages import spans, spells
 
 __all__ = ["Blame", "Run", "Step", "Story", "told_by"]
 
-#: A broker that was there for so long in one piece has heard of what ended before: a worker that has lost it, or
-#: takes it for silent, looks for it every 3 s.
+#: A broker that was there for so long in one piece has heard of what ended before: a worker that has lost it
+#: looks for it every 3 s.
 HEARD_S = 8.0
 #: What a silent worker had taken before may begin so long after.
 LATER_S = 10.0

@@ -6,7 +6,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -40,10 +40,23 @@ class _Held:
 
 
 class Villain:
-    """Does ``rounds`` deeds, each of every target before one is repeated."""
+    """Does ``rounds`` deeds, each of every target before one is repeated.
 
-    def __init__(self, fleet: Fleet, rounds: int, seed: int, *, pace: float = 1.0) -> None:
+    Args:
+        pace: of the pauses between two deeds; 1.0: 2 s on average.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        rounds: int,
+        seed: int,
+        *,
+        pace: float = 1.0,
+        targets: Sequence[str] = TARGETS,
+    ) -> None:
         self._fleet = fleet
+        self._targets = targets
         self._chance = random.Random(seed)
         self._left = itertools.islice(self._deeds(), rounds)
         self._next: tuple[str, str] | None = next(self._left, None)
@@ -54,7 +67,7 @@ class Villain:
 
     def _deeds(self) -> Iterator[tuple[str, str]]:
         while True:
-            deeds = [(target, deed) for target in TARGETS for deed in DEEDS]
+            deeds = [(target, deed) for target in self._targets for deed in DEEDS]
             self._chance.shuffle(deeds)
             yield from deeds
 

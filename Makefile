@@ -10,7 +10,7 @@ WITH_CELERY = $$($(BIN)/python -m tests.environments)/python -m pytest
 TESTS_AT_ONCE ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cases faults services services-stop clean
+.PHONY: help demo test check bench cases faults soak services services-stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over
 faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
 	$(PYTEST) -q -m faults --timeout 3600
 	$(WITH_CELERY) -q -m faults --timeout 3600 tests/genuine
+
+soak: $(VENV)/.test-stamp ## three million tasks, half an hour at least: does anything grow?
+	$(BIN)/python -m tests.faults.soak
 
 services: $(VENV)/.test-stamp ## install (as root, with apt-get) and start Redis and RabbitMQ for the tests; install a browser
 	@$(BIN)/python -m tests.services start

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -58,7 +59,7 @@ from emq_compat.protocol.commands import (
 )
 from emq_compat.protocol.frames import LIMITS, Limits, encode, request_frames
 from emq_compat.protocol.roles import ADMINISTRATOR, CLIENT, PUBLISHER, WORKER, Role
-from emq_compat.wire import Gate, RouterWire
+from emq_compat.wire import Endless, Gate, RouterWire
 from emq_compat.wire.poll import Poll, Polled
 from emq_compat.wire.router import Received
 
@@ -68,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken from one socket in one turn, and so the most that one commit waits for.
 BATCH = 512
+#: What a worker may say in one message, follow-ups included.
+WORKERS_BYTES = 512 << 20
 #: No more messages than these between two looks at the memory: a quiet time.
 QUIET = 20
 #: How often a full disk is tried again.
@@ -132,6 +135,7 @@ class Server:
 
     def _bind(self) -> None:
         config = self.config
+        most = config.max_message_bytes + (32 << 20)
         keys = Keys.for_broker(config.keys_dir) if config.keys_dir is not None else None
         self._gate = Gate(self._context, keys) if keys is not None else None
         self.frontend = self._listen(config.frontend)
@@ -145,6 +149,11 @@ class Server:
             if self._gate is not None:
                 self._gate.protect(self._publish_out, ADMIN)
             self._publish_out.bind(config.publish_out)
+        self._endless = Endless(
+            (int(wire.endpoint.rpartition(":")[2]), wire, WORKERS_BYTES if wire is self.backend else most)
+            for wire in self._wires
+            if wire.endpoint.startswith("tcp://")
+        )
         self._poll = Poll(self._wires, (self._wake_r.fileno(),))
         self._poll_without_disk = Poll((self.frontend,), (self._wake_r.fileno(),))
 
@@ -197,6 +206,8 @@ class Server:
         deadline = self.engine.next_deadline(now)
         if self.engine.desk.unread.many:
             deadline = min(deadline, self._front.look_at)
+        if self._endless.watched:
+            deadline = min(deadline, self._endless.look_at)
         wires = (wire.deadline() for wire in self._wires)
         for other in (self.asks.next_deadline(), self.store.fold_at, *wires):
             if other is not None and other < deadline:
@@ -223,6 +234,8 @@ class Server:
         self._front.turn(from_clients, now)
         if engine.desk.unread.many and now.mono >= self._front.look_at:
             self._front.look_after_unread(engine, now)
+        if now.mono >= self._endless.look_at:
+            self._endless.look(now.mono)
         self._serve_administration(now)
         more = len(from_workers) == BATCH or len(from_clients) == BATCH or len(self._front.line) > 0
         self._since_look += len(from_workers) + len(from_clients)
@@ -502,12 +515,20 @@ def _warn_of_neighbours(config: BrokerConfig) -> None:
         )
 
 
+def _allow_connections() -> None:
+    """Have as many descriptors as the system lets this process have: each client takes one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run_broker(config: BrokerConfig) -> None:
     """Run a broker in this process until TERM or INT.
 
     Raises:
         EmqError: it can't start; the message says why.
     """
+    _allow_connections()
     server = Server(config)
     try:
         where = (

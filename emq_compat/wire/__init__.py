@@ -5,11 +5,13 @@ from __future__ import annotations
 from emq_compat.wire.curve import Gate, client_curve, server_curve
 from emq_compat.wire.dealer import Wire
 from emq_compat.wire.direct import DirectWire
+from emq_compat.wire.endless import Endless
 from emq_compat.wire.multipart import Multipart, identity
 from emq_compat.wire.router import RouterWire
 
 __all__ = [
     "DirectWire",
+    "Endless",
     "Gate",
     "Multipart",
     "RouterWire",

@@ -9,6 +9,7 @@ import socket as plain
 import sys
 import termios
 import time
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import zmq
@@ -20,6 +21,7 @@ from emq_compat.protocol.commands import Command, Heartbeat
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import Gate
 from emq_compat.wire.descriptors import require_descriptors
+from emq_compat.wire.endless import connection
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
 
@@ -53,6 +55,7 @@ class RouterWire(Watched):
     Attributes:
         endpoint: where it listens, with the port that a wildcard became.
         refused: how many handshakes failed (no or wrong keys, no ZeroMQ peer).
+        heard, by_peer: see wire/endless.py.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class RouterWire(Watched):
         self._limits = limits
         self._gate = gate
         self._fds: dict[bytes, int] = {}
+        self.by_peer: Mapping[bytes, int] = self._fds
+        self.heard: set[bytes] | None = None
         self._peers: dict[int, set[bytes]] = {}
         self._closed: list[int] = []
         self._closed_since = 0.0
@@ -145,6 +150,8 @@ class RouterWire(Watched):
                     break
         except zmq.Again:
             drained = True
+        if self.heard is not None:
+            self.heard.update(peer for peer, _, _ in received)
         if self._closed or self._suspects:
             self._look_into(drained, time.monotonic())
         return received
@@ -180,7 +187,7 @@ class RouterWire(Watched):
         """Return something that changes as long as a peer with ``unsent_bytes`` reads."""
         fd = self._fds.get(peer, -1)
         try:
-            with plain.socket(fileno=os.dup(fd)) as sock:
+            with connection(fd) as sock:
                 # Also of a socket that is no TCP one: then only what waits can tell.
                 info = sock.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, _ACKED.stop)
                 return info[_ACKED]
@@ -189,7 +196,7 @@ class RouterWire(Watched):
 
     def cut(self, peer: bytes) -> None:
         """Close a peer's connection; what is under way to it is dropped, and ``gone`` will tell."""
-        with contextlib.suppress(OSError), plain.socket(fileno=os.dup(self._fds.get(peer, -1))) as sock:
+        with contextlib.suppress(OSError), connection(self._fds.get(peer, -1)) as sock:
             sock.shutdown(plain.SHUT_RDWR)
 
     def _learn(self, peer: bytes) -> list[bytes]:

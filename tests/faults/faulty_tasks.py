@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from emq_compat.celery_shim import Celery
+from emq_compat.celery_shim import Celery, Task
 
 app = Celery("faulty")
 app.conf.task_default_queue = "faulty"
@@ -122,3 +122,12 @@ def single(n: int, seconds: float) -> int:
 def big(size: int) -> str:
     """Returns so many characters."""
     return "x" * size
+
+
+@app.task(bind=True, max_retries=1)
+def once_more(self: Task[Any], n: int) -> int:
+    """Succeeds at its second try."""
+    note(f"retried {n} {self.request.retries}")
+    if not self.request.retries:
+        raise self.retry(countdown=0.2)
+    return n

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,7 @@ REPOSITORY = Path(__file__).parents[2]
 RESULTS_KEPT_S = 60
 #: So much of the run is warm-up, but at most so many seconds: what has a limit in time is full then.
 WARM_UP, WARM_UP_S = 0.35, 420.0
-FIELDS = ("at_s", "role", "pid", "rss_kb", "pss_kb", "fds", "threads", "children")
+FIELDS = ("at_s", "role", "pid", "rss_kb", "anon_kb", "pss_kb", "fds", "threads", "children")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,8 @@ class Sample:
 
     Attributes:
         at_s: seconds since the start.
-        rss_kb, pss_kb: resident memory; and its part of what it shares with others.
+        rss_kb, anon_kb, pss_kb: resident memory; what of it is no file's; and with its part of what it
+            shares with others.
         children: how many direct children it has.
     """
 
@@ -51,6 +53,7 @@ class Sample:
     role: str
     pid: int
     rss_kb: int
+    anon_kb: int
     pss_kb: int
     fds: int
     threads: int
@@ -63,7 +66,7 @@ class Course:
 
     Attributes:
         rss_mb: median of its resident memory.
-        rss_slope, pss_slope: percents an hour.
+        rss_slope, anon_slope: percents an hour; pages of files come and go as the system likes.
         fds, threads: (median of the first third, of the last third, the most).
     """
 
@@ -71,14 +74,14 @@ class Course:
     pid: int
     rss_mb: float
     rss_slope: float
-    pss_slope: float
+    anon_slope: float
     fds: tuple[float, float, int]
     threads: tuple[float, float, int]
 
     def __str__(self) -> str:
         return (
             f"{self.role:<9} pid {self.pid:<7} {self.rss_mb:6.1f} MB  RSS {self.rss_slope:+6.2f} %/h  "
-            f"PSS {self.pss_slope:+6.2f} %/h  fds {_shown(self.fds)}  threads {_shown(self.threads)}"
+            f"of no file {self.anon_slope:+6.2f} %/h  fds {_shown(self.fds)}  threads {_shown(self.threads)}"
         )
 
 
@@ -99,6 +102,8 @@ class Report:
         recycled: how many children there were in all.
         journal: bytes of the journal at each sample after the warm-up.
         left: what the broker has left in the end.
+        read: how many results the client has read.
+        ended: processes that ended before their time.
     """
 
     tasks: int
@@ -110,6 +115,7 @@ class Report:
     recycled: int
     journal: Sequence[int]
     left: Mapping[str, int]
+    read: int = 0
     ended: Sequence[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -188,6 +194,7 @@ class Soak:
         yield from _sample_of("client", publisher.pid, at_s)
         yield from _sample_of("worker", self.worker.pid, at_s)
         for child in self._forked():
+            self._children.add(child.pid)
             yield from _sample_of("forked", child.pid, at_s)
 
     def _report(self, tasks: int, seconds: float, publisher: Proc) -> Report:
@@ -199,7 +206,8 @@ class Soak:
             seconds=seconds,
             missed=[n for n in range(tasks) if counts[n] < runs_of(n)],
             doubled=[n for n in range(tasks) if counts[n] > runs_of(n)],
-            said=publisher.output().splitlines()[-1],
+            said=(said := publisher.output().splitlines()[-1]),
+            read=int(re.findall(r"read (\d+)", said)[0]),
             courses=courses([sample for sample in self.samples if sample.at_s >= warm]),
             recycled=len(self._children),
             journal=[size for at_s, size in self.journal if at_s >= warm],
@@ -221,13 +229,22 @@ def _sample_of(role: str, pid: int, at_s: float) -> Iterator[Sample]:
             role=role,
             pid=pid,
             rss_kb=memory.rss >> 10,
+            anon_kb=anonymous_kb(pid),
             pss_kb=memory.pss >> 10,
             fds=process.num_fds(),
             threads=process.num_threads(),
             children=len(process.children()),
         )
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return
+
+
+def anonymous_kb(pid: int) -> int:
+    """What a process has resident that is no file's."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1])
+    return 0
 
 
 def courses(samples: Sequence[Sample]) -> list[Course]:
@@ -242,7 +259,7 @@ def courses(samples: Sequence[Sample]) -> list[Course]:
             pid=pid,
             rss_mb=statistics.median(sample.rss_kb for sample in own) / 1024,
             rss_slope=slope([(sample.at_s, sample.rss_kb) for sample in own]),
-            pss_slope=slope([(sample.at_s, sample.pss_kb) for sample in own]),
+            anon_slope=slope([(sample.at_s, sample.anon_kb) for sample in own]),
             fds=_course([sample.fds for sample in own]),
             threads=_course([sample.threads for sample in own]),
         )

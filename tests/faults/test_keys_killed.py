@@ -85,5 +85,3 @@ def test_keys_with_the_broker_and_workers_killed(plant: Plant) -> None:
 def test_keys_with_many_kills(plant: Plant) -> None:
     """Forty kills."""
     kill_parts(plant, 40, seed=2)
-
-

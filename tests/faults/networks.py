@@ -42,7 +42,7 @@ class Report:
         again: late-acked ones that ran more than once.
         failed: tasks that ended as a failure: their worker was lost.
         hung: seconds by which a publish was longer than its timeout, at most.
-        resumed_s: seconds from the end of the fault until a new task's result was there.
+        resumed_s: seconds from the end of the fault until a new task's result and both workers were there.
     """
 
     confirmed: int
@@ -153,8 +153,12 @@ class Networks:
             self._count += 1
             n = self._count
             wait_until(lambda: self._again(n), 60, what="a task after the fault", interval_s=0)
+            wait_until(self._both_there, 30, what="both workers, as before")
             resumed_s = time.monotonic() - healed
         return self._report(sent, first, resumed_s)
+
+    def _both_there(self) -> bool:
+        return 2 == sum(row["present"] for row in self.broker.client.ask("workers"))
 
     def _again(self, n: int) -> bool:
         try:

@@ -23,6 +23,7 @@ from math import ceil, isfinite
 from typing import Any, Final
 
 from emq_compat.chain_steps import steps_of
+from emq_compat.decompression import bound
 from emq_compat.errors import MessageError
 from emq_compat.frozen import quickly_made
 from emq_compat.ids import new_id
@@ -117,12 +118,14 @@ def message_of(headers: Headers, payload: bytes, *, accept: Iterable[str] = ()) 
     if isinstance(wire, dict) and isinstance(wire.get("headers"), dict):
         if b'"__type__"' in payload:
             wire = revived(wire)
+            if not isinstance(wire["headers"], dict):
+                raise MessageError("the headers of the Celery message are no object")
         return CeleryMessage(
             body=_body_of(job, wire, accept),
             content_type=str(wire.get("content_type", _JSON)),
             content_encoding=str(wire.get("content_encoding", "utf-8")),
             headers=wire["headers"],
-            properties=wire.get("properties") or {},
+            properties=properties if isinstance(properties := wire.get("properties"), dict) else {},
         )
     return _made_here(job, headers, accept)
 
@@ -347,7 +350,7 @@ def _body_of(job: Job, wire: Mapping[str, Any], accept: Iterable[str]) -> bytes:
     packed = job.celery.get("packed")
     if packed is not None:
         return _unpacked(job, packed, {}, accept)
-    if "body" in wire:  # protocol 1
+    if isinstance(wire.get("body"), dict):  # protocol 1
         return json.dumps({**wire["body"], "args": list(job.args), "kwargs": dict(job.kwargs)}).encode()
     embedded = wire.get("embed")
     if embedded is None:
@@ -378,6 +381,7 @@ def _joined(
     from kombu import compression as compressions  # noqa: PLC0415 - heavy, and few messages need it
     from kombu import serialization  # noqa: PLC0415
 
+    bound()
     compression, content_type = packed.get("compression"), str(packed.get("content_type"))
     try:
         plain = compressions.decompress(raw, compression) if compression else raw

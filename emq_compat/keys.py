@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -341,7 +342,7 @@ def _key(file: Path, members: dict[str, str], name: str) -> bytes:
     value = members.get(name, "")
     try:
         whole = len(value) == 40 and len(z85.decode(value.encode())) == 32
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, struct.error):
         whole = False
     if not whole:
         raise ConfigurationError(f"{file} has no line `{name}: KEY` with a key of 40 characters (Z85)")

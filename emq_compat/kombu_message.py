@@ -67,6 +67,9 @@ def unwrapped(payload: bytes) -> CeleryMessage:
     document = _document(payload)
     if b'"__type__"' in payload:
         document = {**document, **{key: revived(document.get(key)) for key in ("headers", "properties")}}
+    for name in ("headers", "properties"):
+        if not isinstance(document.get(name) or {}, dict):
+            raise MessageError(f"the message's {name} are a {type(document[name]).__name__}, not an object")
     return CeleryMessage(
         body=_body(document),
         content_type=str(document.get("content_type", "")),

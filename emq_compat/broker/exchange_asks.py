@@ -100,9 +100,10 @@ def _exchanges(engine: Engine, client: bytes, arguments: Arguments, now: Moment)
 
 
 def _fetch(engine: Engine, client: bytes, arguments: Arguments, now: Moment) -> dict[str, Any] | bool:
-    queue = engine.queues.by_name.get(_name(arguments, "queue") or DEFAULT_QUEUE)
+    name = _name(arguments, "queue") or DEFAULT_QUEUE
+    queue = engine.queues.by_name.get(name)
     if queue is None:
-        raise NotDeclared(f"there is no queue {arguments['queue']!r}")
+        raise NotDeclared(f"there is no queue {name!r}")
     engine.declared.used(queue, now)
     fetched = engine.fetch(engine.fleet.fetcher(client, now), queue, now)
     if fetched is None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from emq_compat.broker.journal import Journal
 from emq_compat.broker.records import Moment, ScheduleRow
@@ -22,12 +22,19 @@ from emq_compat.protocol.commands import Schedule, Unschedule
 
 __all__ = ["Schedules"]
 
+#: Digits of the number of runs, which the journal keeps as a 64-bit number.
+_COUNT_DIGITS = 18
+
 
 def schedule_key(payload: bytes) -> str:
     """Return the name of the schedule of a ``run`` payload; raises MessageError if it is none."""
     job = Job.decode(payload)
     named = [job.path, job.callable, job.args, job.kwargs, job.class_args, job.class_kwargs]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
+    try:
+        text = json.dumps(named, sort_keys=True)
+    except RecursionError as exc:
+        raise MessageError("the schedule's arguments are nested too deeply") from exc
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Schedules:
@@ -66,6 +73,9 @@ class Schedules:
             raise MessageError(
                 f"a schedule needs an interval of at least 1 s or a cron string, not {command.interval_s}"
             )
+        coming = _next(command.cron, command.interval_s, now.wall, now.wall)
+        if coming is None:
+            raise MessageError(f"the cron string {command.cron!r} names no time that will come")
         haste = "nohaste" not in command.headers.split(",")
         row = ScheduleRow(
             key=key,
@@ -74,7 +84,7 @@ class Schedules:
             payload=command.payload,
             interval_s=command.interval_s,
             cron=command.cron,
-            next_at=now.wall if haste else _next(command.cron, command.interval_s, now.wall, now.wall),
+            next_at=now.wall if haste else coming,
             runs_left=_run_count(command.headers),
         )
         self._put(row)
@@ -97,15 +107,12 @@ class Schedules:
                 Publish(queue=row.queue, headers=Headers.decode(row.header_text), payload=row.payload), now
             )
             left = row.runs_left - 1 if row.runs_left > 0 else row.runs_left
-            if left == 0:
+            coming = _next(row.cron, row.interval_s, row.next_at, now.wall)
+            if left == 0 or coming is None:
                 del self._rows[key]
                 self._journal.drop_schedule(key)
             else:
-                self._put(
-                    row._replace(
-                        next_at=_next(row.cron, row.interval_s, row.next_at, now.wall), runs_left=left
-                    )
-                )
+                self._put(row._replace(next_at=coming, runs_left=left))
 
     def _put(self, row: ScheduleRow) -> None:
         self._rows[row.key] = row
@@ -113,10 +120,13 @@ class Schedules:
         heapq.heappush(self._heap, (row.next_at, row.key))
 
 
-def _next(cron: str, interval_s: int, last: float, now: float) -> float:
-    """Return the first time after ``now`` in the schedule's own rhythm."""
+def _next(cron: str, interval_s: int, last: float, now: float) -> float | None:
+    """Return the first time after ``now`` in the schedule's own rhythm; None: there is none (30 February)."""
     if cron:
-        return float(croniter(cron, datetime.fromtimestamp(now).astimezone()).get_next(float))
+        try:
+            return float(croniter(cron, datetime.fromtimestamp(now).astimezone()).get_next(float))
+        except CroniterBadDateError:
+            return None
     missed = max(0, int((now - last) // interval_s))
     return last + (missed + 1) * interval_s
 
@@ -125,7 +135,7 @@ def _run_count(headers: str) -> int:
     for part in headers.split(","):
         name, _, value = part.strip().partition(":")
         if name == "run_count":
-            if not value.isdigit():
-                raise MessageError(f"header 'run_count' has the value {value!r}, which is not a number")
+            if not (value.isascii() and value.isdigit() and len(value) <= _COUNT_DIGITS):
+                raise MessageError(f"header 'run_count' has the value {value[:80]!r}, which is not a number")
             return int(value) or -1
     return -1

@@ -117,6 +117,8 @@ class Server:
         self._probe_at: float | None = None
         #: Why it didn't work when it was tried last.
         self._failure = ""
+        #: Something has come in this turn.
+        self._heard = False
         self._log_at: dict[str, float] = {}
         #: What the last poll found readable.
         self._ready: set[Polled] = set()
@@ -198,6 +200,11 @@ class Server:
                 # What the engine holds is in the journal: it begins anew with none of it in memory.
                 self._disk_failed(JournalError("there is no memory for it"))
                 more = False
+            except Exception as exc:  # a mistake of ours, which a message brought out
+                if not self._heard:
+                    raise  # it would come again
+                self._turn_failed(exc)
+                more = False
 
     def _timeout_ms(self) -> int:
         now = self.now()
@@ -216,6 +223,7 @@ class Server:
 
     def _turn(self) -> bool:
         """Do one turn; returns whether more may be waiting on a socket."""
+        self._heard = len(self._front.line) > 0
         engine = self.engine
         from_workers = self._receive(self.backend)
         from_clients = self._receive(self.frontend, self._front.room(BATCH))
@@ -269,7 +277,10 @@ class Server:
             due = wire.deadline()
             if due is None or due > time.monotonic():
                 return []
-        return wire.receive(limit)
+        received = wire.receive(limit)
+        if received:
+            self._heard = True
+        return received
 
     def _serve_client(
         self, identity: bytes, command: Command | RemoteProtocolError, permit: Permit | None, now: Moment
@@ -386,6 +397,28 @@ class Server:
             self._refuse(identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}")
         self._front.publishes = []
 
+    def _turn_failed(self, error: Exception) -> None:
+        """Drop the batch in which the mistake is, and start anew from the journal."""
+        logger.critical(
+            "a mistake in the broker: please report it. Nothing of this batch was taken", exc_info=error
+        )
+        for identity, command in self._front.publishes:
+            self._refuse(identity, command.msgid, "BrokerRefused", "the broker made a mistake: see its log")
+        self._front.publishes = []
+        self._probe_at = time.monotonic()
+        self._start_anew()
+
+    def _start_anew(self) -> bool:
+        """Start anew from the journal; False: it takes no write yet."""
+        if not self.store.probe():
+            return False
+        known = self.engine.receipts.our_clients
+        self._start_engine()
+        # They stay connected, and don't say HELLO again.
+        self.engine.receipts.our_clients.update(known)
+        self._probe_at = None
+        return True
+
     def _turn_without_disk(self) -> bool:
         """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
         from_clients: list[Said] = [*self._front.line.take(), *self._receive(self.frontend)]
@@ -406,13 +439,8 @@ class Server:
                     beat = Heartbeat(msgid=new_id(), timestamp=time.time())
                     self.backend.send(worker.identity, beat, stock=worker.stock)
             self._probe_at = now + PROBE_S
-            if self.store.probe():
+            if self._start_anew():
                 logger.warning("the journal can be written again")
-                known = self.engine.receipts.our_clients
-                self._start_engine()
-                # They stay connected, and don't say HELLO again.
-                self.engine.receipts.our_clients.update(known)
-                self._probe_at = None
                 return True
         return False
 

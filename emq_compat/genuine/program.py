@@ -13,6 +13,7 @@ from celery._state import _set_task_join_will_block, set_default_app
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
 
 from emq_compat.address import Address
+from emq_compat.decompression import bound
 from emq_compat.errors import AddressError, EmqError
 from emq_compat.failures import failed
 from emq_compat.genuine.onlooker import GenuineAnnouncer
@@ -56,6 +57,7 @@ class GenuineProgram(AppProgram):
         announcer: GenuineAnnouncer | None = None,
         events: Switch | None = None,
     ) -> None:
+        bound()
         self.app = app
         self.hostname = hostname
         self.events = Switch() if events is None else events

@@ -24,6 +24,7 @@ from celery.app.task import Context
 from celery.app.trace import build_tracer, setup_worker_optimizations, task_has_custom
 from celery.exceptions import Reject, TaskRevokedError
 from celery.worker.strategy import proto1_to_proto2
+from kombu.compression import decompress
 from kombu.serialization import loads, prepare_accept_content
 from kombu.utils.json import object_hook
 
@@ -349,7 +350,10 @@ def _read(
     if delivery.headers.concludes:
         payload = job.encode()
     message = message_of(delivery.headers, payload, accept=accept)
-    body = loads(message.body, message.content_type, message.content_encoding, accept=accept)
+    plain: Any = message.body
+    if compression := message.headers.get("compression"):
+        plain = decompress(plain, str(compression))
+    body = loads(plain, message.content_type, message.content_encoding, accept=accept)
     if isinstance(body, dict):
         (args, kwargs, embed), headers, _, _ = proto1_to_proto2(message, body)
         return headers, message.properties, (args, kwargs, embed)

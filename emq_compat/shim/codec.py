@@ -100,16 +100,23 @@ def revive(value: Any, accept: Iterable[str] | None = None) -> Any:
     ``accept`` are the serializers of packed values that may be read (None: JSON alone).
 
     Raises:
-        ValueError: a type that is not known here.
+        ValueError: a type that is not known here, a value that is none of its type, or too deep a nesting.
         ContentDisallowed, DecodeError (kombu's): a packed value that isn't accepted, or can't be read.
     """
+    try:
+        return _revived(value, accept)
+    except RecursionError as exc:
+        raise ValueError("the value is nested too deeply") from exc
+
+
+def _revived(value: Any, accept: Iterable[str] | None) -> Any:
     if isinstance(value, dict):
-        document = {key: revive(item, accept) for key, item in value.items()}
+        document = {key: _revived(item, accept) for key, item in value.items()}
         if document.get("__type__") == MARKER and isinstance(document.get("__value__"), dict):
             return unpack(document["__value__"], accept)
         return _hook(document)
     if isinstance(value, list):
-        return [revive(item, accept) for item in value]
+        return [_revived(item, accept) for item in value]
     return value
 
 
@@ -118,14 +125,15 @@ def _hook(document: dict[str, Any]) -> Any:
         return document
     marker = document["__type__"]
     decode = _DECODERS.get(marker) if isinstance(marker, str) else None
-    if decode is not None:
-        return decode(document["__value__"])
     kombu = sys.modules.get("kombu.utils.json")
-    if kombu is not None:
-        try:
+    try:
+        if decode is not None:
+            return decode(document["__value__"])
+        if kombu is not None and isinstance(marker, str):
             return kombu.object_hook(document)
-        except ValueError:
-            pass
+    except Exception as exc:  # whatever a type's reader raises, a project's own included
+        if exc.args[:1] != ("Unsupported type",):
+            raise ValueError(f"a value that is no {marker}: {exc!r}") from exc
     raise ValueError(f"a value of the unknown type {marker!r}")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.celery_message import CeleryMessage, message_of
+from emq_compat.decompression import bound
 from emq_compat.errors import BrokerRefused, NotConfirmed, OperationalError
 from emq_compat.message import Publish
 from emq_compat.upstream.kombu_address import address_of, is_broadcast
@@ -85,6 +86,7 @@ class KombuBroker:
             "failover_strategy": self.failover,
             **changed,
         }
+        bound()
         return Connection(self.url, **given)
 
     @property

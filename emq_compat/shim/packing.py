@@ -14,6 +14,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from emq_compat.decompression import MOST_BYTES, bound
 from emq_compat.shim.exceptions import EncodeError, ImproperlyConfigured, join_kombu
 
 __all__ = ["MARKER", "is_plain", "pack", "serializer_of", "unpack"]
@@ -51,6 +52,8 @@ def pack(value: Any, serializer: str | None, compression: str | None = None) -> 
         raise EncodeError(f"{serializer} can't carry it: {exc}") from exc
     packed = {"content_type": content_type, "content_encoding": encoding}
     if compression:
+        if len(body) > MOST_BYTES:
+            raise EncodeError(f"it has {len(body)} bytes, and what is compressed may have {MOST_BYTES}")
         try:
             body, packed["compression"] = compressions.compress(body, compression)
         except KeyError:
@@ -77,6 +80,7 @@ def unpack(packed: Mapping[str, Any], accept: Iterable[str] | None) -> Any:
     from kombu import serialization  # noqa: PLC0415
     from kombu.exceptions import ContentDisallowed, DecodeError  # noqa: PLC0415
 
+    bound()
     content_type, encoding = str(packed.get("content_type")), str(packed.get("content_encoding"))
     accepted = serialization.prepare_accept_content(["json"] if accept is None else list(accept))
     if content_type not in accepted and content_type != "application/json":

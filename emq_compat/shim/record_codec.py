@@ -28,7 +28,7 @@ class _Json:
     def decode(self, data: bytes | str) -> dict[str, Any]:
         try:
             record: dict[str, Any] = json.loads(data)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise OperationalError(f"a stored result is no JSON (result_serializer says so): {exc}") from exc
         return record
 

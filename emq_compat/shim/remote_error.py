@@ -76,7 +76,8 @@ def _stand_in(
     body: dict[str, Any] = {"__module__": module or "builtins"}
     if text is not None:
         body["__str__"] = lambda self: text
-    return type(name.rpartition(".")[2] or "Exception", (base,), body)
+    plain = name.rpartition(".")[2].encode("utf-8", "backslashreplace").decode().replace("\0", "")
+    return type(plain or "Exception", (base,), body)
 
 
 def _loaded_class(module: str, name: str) -> type[BaseException] | None:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from emq_compat.decompression import bound
 from emq_compat.errors import OperationalError
 from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
 
@@ -70,6 +71,7 @@ class Broker:
         """
         from kombu.connection import Connection  # noqa: PLC0415 - heavy
 
+        bound()
         settings = self._settings
         url = settings.url if self._whole else self._urls[self._next % len(self._urls)]
         options = dict(settings.transport_options)

@@ -74,6 +74,9 @@ class PlainTap(Tap):
             self._credit -= 1
             body = message.body or b""
             headers, told = message.headers or {}, message.delivery_info or {}
+            if not message.errors:
+                # kombu has decompressed it; what it couldn't is refused by whoever runs it.
+                headers = {name: value for name, value in headers.items() if name != "compression"}
             again = headers.get("redelivered") or told.get("redelivered") or message._raw.get("redelivered")
             tag, identity, came_before = self._tag(message, queue)
             self.take(

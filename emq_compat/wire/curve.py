@@ -24,6 +24,9 @@ _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
 #: Sockets that name a domain let nobody in while no Gate answers for it. The domain names the least role.
 _DOMAIN = b"emq."
+#: libzmq reads no more from a connection over which something was changed, and hears nothing of its end:
+#: without pings it would stay for ever.
+_PING_EVERY_MS, _PONG_WITHIN_MS = 10_000, 20_000
 #: The folder is looked at so often, at most, for the sake of connections that stand.
 _LOOK_S = 1.0
 
@@ -38,6 +41,8 @@ def server_curve(socket: Socket, keys: Keys, role: str = CLIENT) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN + role.encode())
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _PING_EVERY_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_WITHIN_MS)
 
 
 def client_curve(socket: Socket, keys: Keys) -> None:

@@ -120,5 +120,3 @@ def test_much_nonsense_at_a_socket(
 ) -> None:
     """The same with 200,000 messages."""
     fuzz_the_broker(broker, hand_worker, socket, LONG)
-
-

@@ -58,6 +58,7 @@ class Bench:
         """Publish task messages of protocol 2, as Celery does."""
         priority = headers.pop("priority", None)
         expires_s = headers.pop("expires_s", None)
+        compression = headers.pop("compression", None)
         if expires_s is not None:
             due = datetime.now(timezone.utc) + timedelta(seconds=expires_s)
             headers["expires"] = due.isoformat()
@@ -74,6 +75,7 @@ class Bench:
                     serializer="json",
                     correlation_id=task_id,
                     priority=priority,
+                    compression=compression,
                     expiration=expires_s,
                     headers={"task": task, "id": task_id, "lang": "py", "retries": 0, **headers},
                 )

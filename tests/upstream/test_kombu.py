@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emq_compat.message import REJECTED, REQUEUED, RETURNED, REVOKED, Headers, Job, Outcome, Publish
+from emq_compat.shim.packing import unpack
 from emq_compat.upstream.base import Connected
 from emq_compat.upstream.kombu import KombuUpstream
 from tests.upstream.kombu_bench import DONE, Bench, id_of, key, payload
@@ -252,3 +253,14 @@ def test_connects_when_a_broker_is_there(free_port: object) -> None:
     began = time.monotonic()
     worker.stop()
     assert time.monotonic() - began < 5
+
+
+def test_a_compressed_body_can_be_read(bench: Bench) -> None:
+    """A compressed task message comes so that its arguments can be read, packed or not."""
+    bench.publish("t1", compression="gzip")
+
+    [delivery] = bench.upstream().connected().take()
+
+    [_, options] = payload(delivery)
+    packed = options["celery"].get("packed")
+    assert ["t1"] == (options["args"] if packed is None else unpack(packed, None)[0])

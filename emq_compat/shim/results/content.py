@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.shim import states
@@ -37,7 +38,9 @@ def exception_of(stored: StoredResult, app: Celery) -> BaseException:
             text = error or value
             error = {"type": "Exception", "args": [text], "message": str(text)}
     if "args" in error:
-        error = {**error, "args": revive(error["args"])}
+        # Of arguments that can't be read the exception has what stands for them: it is raised all the same.
+        with suppress(Exception):
+            error = {**error, "args": revive(error["args"])}
     traceback = str(reply.get("traceback") or "")
     return exception_from(error, traceback, may_import=own_modules_of(app))
 

@@ -122,26 +122,26 @@ class Multipart:
         """
         return self._recv(_NOBLOCK)  # type: ignore[no-any-return]
 
-    def receive_rest_from(self) -> tuple[list[bytes], int]:
-        """Return the frames behind the first one, and the file descriptor they came over (-1: unknown)."""
+    def receive_rest_from(self) -> tuple[list[bytes], int, bytes]:
+        """Return the frames behind the first one, and what they came over.
+
+        That is the file descriptor (-1: unknown), and with CURVE the key (empty: none). libzmq 4.3.4 doesn't
+        tell them of the first frame.
+        """
         frame = self._recv(_NOBLOCK, False)
         try:
             fd = int(frame.get(zmq.SRCFD))
         except (zmq.ZMQError, ValueError, TypeError):
             fd = -1  # inproc
+        try:
+            key = str(frame.get("User-Id")).encode()
+        except zmq.ZMQError:
+            key = b""
         frames = [frame.bytes]
         if frame.more:
             frames += self.receive()
-        return frames, fd
+        return frames, fd, key
 
-    def receive_first_of(self) -> tuple[bytes, bytes]:
-        """Return the first frame of the next message, and the key of its connection (with CURVE).
-
-        Raises:
-            zmq.Again: none is waiting.
-        """
-        frame = self._recv(_NOBLOCK, False)
-        return frame.bytes, str(frame.get("User-Id")).encode()
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Send a message; False: a ROUTER that was told so (ROUTER_MANDATORY) has no such peer any more.

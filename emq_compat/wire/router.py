@@ -135,12 +135,12 @@ class RouterWire(Watched):
         size = 0
         try:
             for _ in range(limit):
+                peer = multipart.receive_first()
                 if gate is None:
-                    peer = multipart.receive_first()
+                    frames = multipart.receive() if peer in fds else self._learn(peer)[0]
                 else:
-                    peer, key = multipart.receive_first_of()
+                    frames, key = self._learn(peer)
                     permit = gate.permit(key)
-                frames = multipart.receive() if peer in fds else self._learn(peer)
                 size += len(frames[-1])
                 try:
                     received.append((peer, decode(frames, limits), permit))
@@ -199,11 +199,12 @@ class RouterWire(Watched):
         with contextlib.suppress(OSError), connection(self._fds.get(peer, -1)) as sock:
             sock.shutdown(plain.SHUT_RDWR)
 
-    def _learn(self, peer: bytes) -> list[bytes]:
-        frames, fd = self._multipart.receive_rest_from()
-        self._fds[peer] = fd
-        self._peers.setdefault(fd, set()).add(peer)
-        return frames
+    def _learn(self, peer: bytes) -> tuple[list[bytes], bytes]:
+        frames, fd, key = self._multipart.receive_rest_from()
+        if self._fds.get(peer) != fd:
+            self._fds[peer] = fd
+            self._peers.setdefault(fd, set()).add(peer)
+        return frames, key
 
     def _look_into(self, drained: bool, now: float) -> None:
         if self._closed and (drained or now - self._closed_since > _UNDRAINED_S):

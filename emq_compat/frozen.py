@@ -40,7 +40,7 @@ def quickly_made(cls: C) -> C:
         lines.append(f" self.{name} = {value}\n")
     head = f"def __init__(self, *, {', '.join(arguments)}):\n _set(self, '__class__', _open)\n"
     # The text holds nothing but the names of fields.
-    exec(head + "".join(lines) + " self.__class__ = _closed\n", scope)  # noqa: S102
+    exec(head + "".join(lines) + " self.__class__ = _closed\n", scope)  # noqa: S102 - made of names of fields
     init = scope["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {**cls.__init__.__annotations__}  # type: ignore[misc]

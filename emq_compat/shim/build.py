@@ -405,7 +405,7 @@ def argument_check(run: Callable[..., Any]) -> Callable[..., None] | None:
     name = name if name.isidentifier() else "run"
     scope: dict[str, Any] = {}
     # The text holds nothing but parameter names of a Python function and the word None.
-    exec(f"def {name}{inspect.Signature(plain)}: pass", {}, scope)  # noqa: S102
+    exec(f"def {name}{inspect.Signature(plain)}: pass", {}, scope)  # noqa: S102 - a signature of the project's own
     return scope[name]  # type: ignore[no-any-return]
 
 

@@ -21,7 +21,7 @@ from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.broker.term_asks import TERM_VERBS
-from emq_compat.errors import BrokerRefused, EmqError, MessageError
+from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
 
@@ -63,6 +63,8 @@ class Asks:
                     f"the verb {command.verb!r} is unknown; known: {', '.join(sorted(_VERBS))}"
                 )
             ok = verb(self, client, command, dict(command.arguments), now)
+        except JournalError:
+            raise  # all of this turn is undone
         except EmqError as exc:
             self._answer_error(client, command.msgid, exc)
             return

@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
+from emq_compat.broker.asks import Asks
 from emq_compat.broker.records import ChordRow, ChordState, LockRow, StoredMessage, home_key
 from emq_compat.broker.schema import SCHEMA_VERSION, SQL
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
+from emq_compat.protocol.commands import Ask
 from emq_compat.terms import Shares
+from tests.broker.bench import CLIENT, Bench
 
 pytestmark = pytest.mark.integration
 
@@ -177,3 +181,13 @@ def test_sequences_never_repeat(tmp_path: Path) -> None:
     store = Store(folder)
     assert store.next_sequence() > max(before + more)
     store.close()
+
+
+def test_a_question_that_the_journal_fails_at_fails_its_turn(mocker: MockerFixture) -> None:
+    """What else came in that turn is undone, too: nobody may be told that it was taken."""
+    bench = Bench()
+    Asks(bench.engine, lambda file, done: None, bench.now)
+    mocker.patch.object(bench.store, "forget", side_effect=JournalError("the disk is full"))
+    question = Ask(msgid="a", verb="forget", arguments={"ids": ["t"]})
+    with pytest.raises(JournalError, match="full"):
+        bench.engine.from_client(CLIENT, question, bench.now)

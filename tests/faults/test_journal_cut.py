@@ -13,7 +13,8 @@ import pytest
 
 from emq_compat.broker.mark import read_mark
 from emq_compat.broker.store import Store
-from emq_compat.errors import JournalDamaged
+from emq_compat.errors import JournalDamaged, OperationalError
+from tests.broker_process import Broker
 from tests.faults.journals import FILES, refused, taken_up, written
 
 pytestmark = pytest.mark.faults
@@ -199,9 +200,7 @@ def test_an_older_log_is_refused(tmp_path: Path) -> None:
     assert "older one" in refused(new)
 
 
-def test_a_redo_log_that_lacks_something_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redo_log_that_lacks_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut, missing, an older one or with a bad byte: all that was confirmed is there, or it is refused."""
     monkeypatch.setattr("emq_compat.broker.mark.EVERY_S", 0.0)
     with written(tmp_path / "a", folds=False) as journal:
@@ -305,3 +304,25 @@ def test_another_program_has_put_the_log_into_the_journal(killed: Callable[..., 
     db.close()
     assert not (folder / LOG).exists()
     assert "SQLite's shell" in refused(folder)
+
+
+def test_a_broker_on_a_damaged_journal(killed: Callable[..., Path], broker: Broker) -> None:
+    """It doesn't start, or ends where it meets the damage, with a sentence that says what to do."""
+    broker.data = killed(LOG)
+    proc = broker.start(ready=None)
+    assert 1 == proc.wait(30)
+    assert "--salvage" in proc.output()
+    assert "Traceback" not in proc.output()
+    broker.data = killed()
+    Store(broker.data).close()
+    file = broker.data / MAIN
+    content = file.read_bytes()
+    pages = [n for n in range(len(content) // 4096) if content[n * 4096] == 0x0D]
+    [page] = [n for n in pages if b"m150id:m150" in content[n * 4096 : (n + 1) * 4096]]
+    overwrite(file, page * 4096, b"\x17" * 4096)
+    proc = broker.start()
+    with pytest.raises(OperationalError):
+        broker.client.ask("browse", queue="q", limit=1000)
+    assert 1 == proc.wait(30)
+    assert "--salvage" in proc.output()
+    assert "Traceback" not in proc.output()

@@ -1,40 +1,63 @@
-"""What a backlog costs the broker: publishing in bulk to an empty one and to a full one, memory, a new start.
+"""What a backlog costs the broker: publishing, draining, memory and a new start, beside an empty broker's.
 
-    python benchmarks/backlog.py [-n 20000] [--probe 20000] [--durability full|normal] [--eta]
+    python benchmarks/backlog.py [-n 20000] [--eta 0] [--results 0] [--probe 20000] [--durability full|normal]
 
-Publishes ``--probe`` messages in bulk to an empty broker, then fills it up to ``-n`` waiting ones (``--eta``:
-due in an hour), publishes as many again, stops it and starts it again. Prints messages a second, MiB resident
-of the broker, and seconds from its start to its first answer. The promise is: with a million waiting bulk
-publishing keeps 0.6 of its rate, the broker stays below 300 MB and starts in less than 5 s.
+Publishes ``--probe`` messages in bulk to an empty broker and drains them (a worker played by this process).
+Then it fills the broker up to ``-n`` waiting messages, and ``--eta`` that are due in an hour, waits for the
+results of ``--results`` tasks, does the same once more, stops the broker and starts it again. Prints
+messages a second (and microseconds of the broker's CPU for each), MiB resident of the broker, and seconds
+from its start to its first answer. The promise is: with a million waiting, a million delayed and 100,000
+results waited for, bulk publishing keeps 0.6 of its rate and draining 0.9, the broker stays below 300 MB
+and starts in less than 5 s.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import psutil
+import zmq
+from _site import BIN, Cost, free_ports, until
 
 from emq_compat.client import Client
-from emq_compat.message import Headers, Job, Publish, new_id
+from emq_compat.message import Headers, Job, Publish, ReplyHeaders, new_id
+from emq_compat.protocol.commands import Capabilities, Inform, Ready, Reply, Request
+from emq_compat.wire import Wire
 
 PAYLOAD = Job(path="proj.tasks", callable="add", args=[2, 3]).encode()
 CHUNK = 10_000
 
 
-def free_ports(n: int) -> list[int]:
-    """Ports that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+class Rate(NamedTuple):
+    """Messages a second, and microseconds of the broker's CPU for each."""
+
+    per_s: float
+    cpu_us: float
+
+    def beside(self, empty: Rate) -> str:
+        """It, and what it is of an empty broker's."""
+        return f"{self}   {self.per_s / empty.per_s:.2f} of empty; CPU {self.cpu_us / empty.cpu_us:.2f} of it"
+
+    def __str__(self) -> str:
+        return f"{self.per_s:10.0f} messages/s {self.cpu_us:6.0f} us"
+
+
+class Watch:
+    """Times what the broker is asked to do."""
+
+    def __init__(self, broker: int) -> None:
+        self._broker = broker
+        self._began, self._cost = time.perf_counter(), Cost.of(broker)
+
+    def rate(self, n: int) -> Rate:
+        took = time.perf_counter() - self._began
+        return Rate(n / took, 1e6 * Cost.of(self._broker).since(self._cost).cpu_s / n)
 
 
 def messages(n: int, eta: float) -> Iterator[Publish]:
@@ -44,12 +67,48 @@ def messages(n: int, eta: float) -> Iterator[Publish]:
         yield Publish(queue="celery", headers=headers, payload=PAYLOAD)
 
 
-def publish(client: Client, n: int, eta: float = 0.0) -> float:
-    """Publish n in bulk; returns messages a second."""
-    begun = time.perf_counter()
+def publish(client: Client, broker: int, n: int, eta: float = 0.0) -> Rate:
+    """Publish n in bulk."""
+    watch = Watch(broker)
     for i in range(0, n, CHUNK):
         client.publish_all(messages(min(CHUNK, n - i), eta))
-    return n / (time.perf_counter() - begun)
+    return watch.rate(max(n, 1))
+
+
+def drain(endpoint: str, broker: int, n: int) -> Rate:
+    """Be a worker that is given n messages and answers each at once."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    wire = Wire(context, endpoint, identity=new_id().encode())
+    about = Capabilities(slots=64, pid=0, hostname="bench", tasks={"proj.tasks.add": ""})
+    wire.send(Inform(msgid=new_id(), queues=((0, "celery"),), role="worker", capabilities=about))
+    wire.send(Ready(msgid=new_id(), count=min(n, 1000)))
+    taken, asked = 0, min(n, 1000)
+    watch: Watch | None = None
+    try:
+        while taken < n:
+            assert wire.socket.poll(30_000), f"{taken} of {n} messages came"
+            given = [command for command in wire.receive() if isinstance(command, Request)]
+            if watch is None and given:
+                watch = Watch(broker)
+            taken += len(given)
+            for request in given:
+                headers = ReplyHeaders(attempt=request.headers.attempt, state="SUCCESS")
+                body = b'{"value":5,"state":"SUCCESS"}'
+                wire.send(Reply(msgid=new_id(), body=body, request_msgid=request.msgid, headers=headers))
+            more = min(len(given), n - asked)
+            if more:
+                wire.send(Ready(msgid=new_id(), count=more))
+                asked += more
+        assert watch is not None
+        return watch.rate(n)
+    finally:
+        wire.close(1.0)
+        context.term()
+
+
+def mib(pid: int) -> float:
+    """MiB resident."""
+    return float(psutil.Process(pid).memory_info().rss / 2**20)
 
 
 def main() -> None:
@@ -57,30 +116,45 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-n", type=int, default=20_000)
+    parser.add_argument("--eta", type=int, default=0)
+    parser.add_argument("--results", type=int, default=0)
     parser.add_argument("--probe", type=int, default=20_000)
     parser.add_argument("--durability", default="full", choices=["full", "normal"])
-    parser.add_argument("--eta", action="store_true")
     options = parser.parse_args()
-    eta = time.time() + 3600 if options.eta else 0.0
+    probe = options.probe
     client_port, worker_port, admin_port = free_ports(3)
+    backend = f"tcp://127.0.0.1:{worker_port}"
     with tempfile.TemporaryDirectory() as folder:
         argv = [
-            str(Path(sys.executable).with_name("emq-compat")), "broker", "--data", f"{folder}/data",
-            "--durability", options.durability, "-l", "warning",
-            "--frontend", f"tcp://127.0.0.1:{client_port}", "--backend", f"tcp://127.0.0.1:{worker_port}",
+            str(BIN / "emq-compat"), "broker", "--data", f"{folder}/data", "--durability", options.durability,
+            "-l", "error", "--frontend", f"tcp://127.0.0.1:{client_port}", "--backend", backend,
             "--admin", f"tcp://127.0.0.1:{admin_port}",
         ]  # fmt: skip
         broker = subprocess.Popen(argv)
         try:
-            with Client(f"emq://127.0.0.1:{client_port}", timeout_s=60) as client:
+            with ExitStack() as stack:
+                client = stack.enter_context(Client(f"emq://127.0.0.1:{client_port}", timeout_s=60))
                 client.ask("stats")
-                empty = publish(client, options.probe)
-                print(f"bulk, empty broker    {empty:10.0f} messages/s")
-                filled = publish(client, max(options.n - options.probe, 0), eta)
-                print(f"bulk, filling         {filled:10.0f} messages/s")
-                full = publish(client, options.probe)
-                print(f"bulk, {options.n:>9} wait  {full:10.0f} messages/s  {full / empty:.2f} of empty")
-                print(f"broker's memory       {rss(broker.pid):10.1f} MiB")
+                empty = publish(client, broker.pid, probe)
+                print(f"bulk, empty broker    {empty}")
+                drained = drain(backend, broker.pid, probe)
+                print(f"drain, nothing else   {drained}")
+                print(f"broker's memory       {mib(broker.pid):10.1f} MiB")
+                hour = time.time() + 3600
+                for what, count, eta in (("wait", options.n, 0.0), ("are delayed", options.eta, hour)):
+                    if count:
+                        print(f"bulk, filling         {publish(client, broker.pid, count, eta)}")
+                        print(f"{count:>9} {what:<11} {mib(broker.pid):10.1f} MiB")
+                if options.results:
+                    waiting = client.waiting(new_id() for _ in range(options.results))
+                    stack.callback(waiting.close)
+                    waiting.take(time.monotonic() + 0.1)
+                    known = options.results
+                    until(lambda: client.ask("stats")["waits"] >= known, 60, "the broker knows them")
+                    print(f"{options.results:>9} waited for  {mib(broker.pid):10.1f} MiB")
+                print(f"bulk, full            {publish(client, broker.pid, probe).beside(empty)}", flush=True)
+                print(f"drain, full           {drain(backend, broker.pid, probe).beside(drained)}")
+                print(f"broker's memory       {mib(broker.pid):10.1f} MiB")
             broker.terminate()
             broker.wait()
             begun = time.perf_counter()
@@ -88,17 +162,12 @@ def main() -> None:
             with Client(f"emq://127.0.0.1:{client_port}", timeout_s=60) as client:
                 [queue] = client.ask("queues")
                 print(f"start to first answer {time.perf_counter() - begun:10.2f} s")
-                print(f"its memory then       {rss(broker.pid):10.1f} MiB")
-                assert queue["waiting"] + queue["delayed"] >= options.n + options.probe
+                print(f"its memory then       {mib(broker.pid):10.1f} MiB")
+                assert options.n + options.eta == queue["waiting"] + queue["delayed"]
                 print(f"journal               {client.ask('stats')['journal_bytes'] / 2**20:10.1f} MiB")
         finally:
             broker.terminate()
             broker.wait()
-
-
-def rss(pid: int) -> float:
-    """MiB resident."""
-    return float(psutil.Process(pid).memory_info().rss / 2**20)
 
 
 if __name__ == "__main__":

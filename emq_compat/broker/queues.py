@@ -17,13 +17,16 @@ from emq_compat.broker.journal import Journal
 from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Waiting, home_key, marked
 from emq_compat.message import Headers
 
-__all__ = ["DEFAULT_QUEUE", "MessageQueue", "QueueSet", "WindowBudget"]
+__all__ = ["DEFAULT_QUEUE", "ENTRY_BYTES", "MessageQueue", "QueueSet", "WindowBudget"]
 
 #: The queue of an INFORM or REQUEST that names none (eventmq's).
 DEFAULT_QUEUE = "default"
 
 #: Messages read from disk at once, and the most that a window takes in of new ones.
 WINDOW_MESSAGES = 1000
+
+#: What a message in a window takes beside its payload.
+ENTRY_BYTES = 800
 
 
 #: What a queue hands out first is less: minus the priority, then the key.
@@ -39,7 +42,7 @@ def _key(message: Waiting) -> int:
 
 
 class WindowBudget:
-    """Bytes of payload that all windows together may hold in memory."""
+    """Bytes that the messages in all windows together may take in memory, however many queues there are."""
 
     __slots__ = ("limit", "used")
 
@@ -176,7 +179,7 @@ class MessageQueue:
         ):
             rank.window.append(Waiting(key, msgid, headers, header_text, payload))
             rank.first = key
-            budget.used += len(payload)
+            budget.used += len(payload) + ENTRY_BYTES
         else:
             rank.more = True
         self._note(index)
@@ -212,7 +215,7 @@ class MessageQueue:
         for message in messages:
             touched.setdefault(RANKS - 1 - message.headers.priority, []).append(message)
             self.waiting += 1
-            self._budget.used += len(message.payload)
+            self._budget.used += len(message.payload) + ENTRY_BYTES
         for index, returned in touched.items():
             window = self._ranks[index].window
             returned.sort(key=lambda m: m.key)
@@ -242,14 +245,14 @@ class MessageQueue:
             window.appendleft(message)
         else:
             window.insert(bisect_left(window, key, key=_key), message)
-        self._budget.used += len(message.payload)
+        self._budget.used += len(message.payload) + ENTRY_BYTES
 
     def reload(self, priority: int, more: int) -> None:
         """Note that so many messages of this priority were put on disk in their old places."""
         self.release()
         index = RANKS - 1 - priority
         rank = self._ranks[index]
-        self._budget.used -= sum(len(message.payload) for message in rank.window)
+        self._budget.used -= sum(len(message.payload) + ENTRY_BYTES for message in rank.window)
         rank.window.clear()
         rank.first, rank.more = rank.home, True
         self.waiting += more
@@ -264,7 +267,7 @@ class MessageQueue:
                 self._read_on(rank)
             if rank.window:
                 message = rank.window.popleft()
-                self._budget.used -= len(message.payload)
+                self._budget.used -= len(message.payload) + ENTRY_BYTES
                 self.waiting -= 1
                 self._touched.add(self)
                 return message
@@ -281,7 +284,7 @@ class MessageQueue:
         if message is None:
             return False
         window.remove(message)
-        self._budget.used -= len(message.payload)
+        self._budget.used -= len(message.payload) + ENTRY_BYTES
         self.waiting -= 1
         self._touched.add(self)
         return True
@@ -296,7 +299,7 @@ class MessageQueue:
         """Keep a popped message until a worker that may have its task asks."""
         self._busy.add(self)
         heappush(self.blocked.setdefault(message.headers.task, []), (_order(message), message))
-        self._budget.used += len(message.payload)
+        self._budget.used += len(message.payload) + ENTRY_BYTES
         self.waiting += 1
 
     @property
@@ -338,7 +341,7 @@ class MessageQueue:
         message = heappop(messages)[1]
         if not messages:
             del self.blocked[task]
-        self._budget.used -= len(message.payload)
+        self._budget.used -= len(message.payload) + ENTRY_BYTES
         self.waiting -= 1
         self._touched.add(self)
         return message
@@ -349,18 +352,18 @@ class MessageQueue:
         for heap in blocked.values():
             messages = [message for _, message in heap]
             for message in messages:
-                self._budget.used -= len(message.payload)
+                self._budget.used -= len(message.payload) + ENTRY_BYTES
                 self.waiting -= 1
             self.put_back(messages)
 
     def clear(self) -> None:
         """Forget what is in memory (the journal has purged the queue)."""
         for rank in self._ranks:
-            self._budget.used -= sum(len(m.payload) for m in rank.window)
+            self._budget.used -= sum(len(m.payload) + ENTRY_BYTES for m in rank.window)
             rank.window.clear()
             rank.more = False
         for heap in self.blocked.values():
-            self._budget.used -= sum(len(m.payload) for _, m in heap)
+            self._budget.used -= sum(len(m.payload) + ENTRY_BYTES for _, m in heap)
         self.blocked.clear()
         self._nonempty.clear()
         self.waiting = self.delayed = 0
@@ -398,7 +401,7 @@ class MessageQueue:
                         row.key, row.msgid, headers, row.header_text, row.payload, row.attempt, row.losses
                     )
                 )
-                budget.used += len(row.payload)
+                budget.used += len(row.payload) + ENTRY_BYTES
                 if budget.used >= budget.limit:
                     return
             rank.more = n == WINDOW_MESSAGES

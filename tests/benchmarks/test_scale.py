@@ -26,6 +26,11 @@ pytestmark = pytest.mark.integration
             ["0.3 MB in ", "0.3 MB in and back", "memory of the broker"],
         ),
         (
+            "backlog.py",
+            ["-n", "2000", "--eta", "500", "--results", "200", "--probe", "500"],
+            ["bulk, full", "drain, full", "200 waited for", "start to first answer"],
+        ),
+        (
             "crowd.py",
             ["--queues", "3", "--workers", "2", "--clients", "5", "-n", "20", "--drain", "50"],
             ["one by one/s", "by all clients/s", "in bulk/s", "drained/s", "to the result, ms"],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queues import ENTRY_BYTES, MessageQueue
 from emq_compat.broker.records import Dispatch, Send, Waiting
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Ask, Capabilities, Heartbeat, Hello, Inform, Kbye, Ready, Reply
@@ -609,3 +609,17 @@ def test_counts_of_queues_that_changed_are_written_with_the_turn(tmp_path: Path)
     assert {"q1": (1, 2), "q2": (2, 0), "q3": (2, 0), "q4": (4, 0)} == {
         name: both for name, both in counts.items() if any(both)
     }
+
+
+def test_windows_of_many_queues_share_one_budget() -> None:
+    """However many queues have a backlog, memory is bounded, and each still hands out in its order."""
+    b = Bench()
+    queues = b.engine.queues
+    queues._budget.limit = 20 * ENTRY_BYTES
+    published = {f"q{i}": b.publish(10, queue=f"q{i}") for i in range(10)}
+    in_memory = sum(len(rank.window) for queue in queues.by_name.values() for rank in queue._ranks)
+    assert 10 < in_memory <= 20 + 10
+    assert 100 == sum(queue.waiting for queue in queues.by_name.values())
+    for i, (name, msgids) in enumerate(published.items()):
+        assert msgids == [d.msgid for d in b.worker(f"w.{i}".encode(), queues=(name,), slots=10, credit=10)]
+    assert 0 == queues._budget.used

@@ -12,7 +12,7 @@ import resource
 import sys
 from collections.abc import Callable
 
-__all__ = ["LARGE_BYTES", "Spare", "give_blocks_back", "resident_kb", "trim"]
+__all__ = ["LARGE_BYTES", "Spare", "resident_kb", "share_one_heap", "trim"]
 
 #: From this size on glibc may take a block from the system for itself, and then keeps such blocks.
 LARGE_BYTES = 1 << 17
@@ -29,23 +29,19 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 _trim = _malloc_trim()
 
-#: mallopt's names, of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_BLOCK_BYTES = 4 << 20
+#: mallopt's name, of glibc's malloc.h.
+_M_ARENA_MAX = -8
 
 
-def give_blocks_back() -> None:
-    """Have large blocks come from the system and go back to it, for the rest of this process's life.
+def share_one_heap() -> None:
+    """Have the threads that this process will start share the main one's heap.
 
-    Else glibc learns from the first one that is freed to keep such blocks, and ``trim`` doesn't give back the
-    top of a heap that isn't the main thread's: ZeroMQ's kept one message of 20 MB.
+    What is free at the top of another one ``trim`` doesn't give back: ZeroMQ's kept a message of 20 MB.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     except (OSError, AttributeError):  # musl, macOS
         return
-    mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, 2 * _BLOCK_BYTES)
 
 
 def trim() -> None:

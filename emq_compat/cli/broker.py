@@ -13,7 +13,7 @@ from emq_compat.cli.journal import check_journal, salvage_journal
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
 from emq_compat.errors import ConfigurationError, EmqError
-from emq_compat.memory import give_blocks_back
+from emq_compat.memory import share_one_heap
 
 __all__ = ["broker"]
 
@@ -168,7 +168,7 @@ def broker(
         if pubsub or publish_in or publish_out:
             options["publish_in"] = publish_in or "tcp://127.0.0.1:47298"
             options["publish_out"] = publish_out or "tcp://127.0.0.1:47299"
-        give_blocks_back()
+        share_one_heap()
         run_broker(BrokerConfig(**options))
     except EmqError as exc:
         if level == "DEBUG":

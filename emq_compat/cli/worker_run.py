@@ -35,6 +35,7 @@ from emq_compat.config import WorkerConfig
 from emq_compat.errors import ConfigurationError
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.settings import EventmqSettings
+from emq_compat.memory import share_one_heap
 from emq_compat.pool.base import PoolOptions
 from emq_compat.shim.app import Celery
 from emq_compat.shim.events.telling import Switch
@@ -186,6 +187,12 @@ def _manager(
             click.echo(_banner(site, config, queues, sorted(site.app.tasks.own())), file=sys.__stdout__)
         started(site.log)
 
+    def after_fork() -> None:
+        if config.pool == "prefork":  # where tasks are threads of this process, they allocate at once
+            share_one_heap()
+        if site.purge:
+            _purge(site, queues)
+
     def say_ready(address: str) -> None:
         nonlocal said_ready
         if not said_ready and not site.quiet:
@@ -206,7 +213,7 @@ def _manager(
         restart_on_hup=True,
         reserve=config.prefetch_multiplier != 1,
         before_fork=show_banner,
-        after_fork=(lambda: _purge(site, queues)) if site.purge else None,
+        after_fork=after_fork,
         on_connected=say_ready,
         companions=companions,
         autoscaler=autoscaler_of(conf, config),

@@ -94,6 +94,37 @@ def held(task_id: str, chord_id: str, size: int, *, immutable: bool) -> Iterator
         _held.pop(task_id, None)
 
 
+def _keep_own_places(embedded: dict[str, Any], task_id: str) -> None:
+    """Leave in a message only the places of its own task and of its chain's later steps.
+
+    All parts of a chord share its body, with the places of all: each part's message would have the whole map.
+    """
+    if isinstance(embedded.get("chord"), Mapping):
+        embedded["chord"] = _with_places_of(embedded["chord"], {task_id})
+    chain = embedded.get("chain")
+    if isinstance(chain, (list, tuple)):
+        embedded["chain"] = [_lightened(step) for step in chain]
+
+
+def _lightened(step: Any) -> Any:
+    """Return a later step of a chain whose chord's mark has the places of that step only."""
+    if not isinstance(step, dict) or not isinstance(step.get("options"), dict):
+        return step
+    chord = step["options"].get("chord")
+    if step.get("subtask_type") or not isinstance(chord, Mapping):
+        return step
+    own = _with_places_of(chord, {str(step["options"].get("task_id"))})
+    return step if own is chord else {**step, "options": {**step["options"], "chord": own}}
+
+
+def _with_places_of(chord: Mapping[str, Any], ids: set[str]) -> Mapping[str, Any]:
+    mark = chord.get(MARK)
+    if not isinstance(mark, Mapping) or len(mark.get("places") or ()) <= len(ids):
+        return chord
+    places = {task_id: place for task_id, place in mark["places"].items() if task_id in ids}
+    return {**chord, MARK: {**mark, "places": places}}
+
+
 def tell_broker(
     sender: Any = None, headers: dict[str, Any] | None = None, body: Any = None, **_: Any
 ) -> None:
@@ -107,6 +138,8 @@ def tell_broker(
     embedded = body if protocol_1 else body[2] if isinstance(body, (list, tuple)) and len(body) == 3 else None
     task_id = fields.get("id")
     told = dict(_held.get(str(task_id), ()))
+    if isinstance(embedded, dict):
+        _keep_own_places(embedded, str(task_id))
     chord = embedded.get("chord") if isinstance(embedded, Mapping) else None
     part = part_of(chord, task_id, fields.get("group_index"))
     if part is not None:

@@ -105,3 +105,21 @@ def test_a_part_is_one_for_the_shim_and_the_same_message_for_celery() -> None:
     assert "c:0" == publish.headers.chord
     assert b'"chord":{"id":"c","index":"0"}' in publish.payload
     assert message == message_of(publish.headers, publish.payload)
+
+
+def test_a_parts_message_has_its_own_place_only() -> None:
+    """However many parts stand within groups; so has a chain's last step while it travels with the first."""
+    inner = GroupResult("g", [result(f"b{number}") for number in range(1000)], app=app)
+    body: dict[str, Any] = {"task": "t", "kwargs": {}, "options": {}}
+    chord_marks.mark(body, "c", [result("a"), inner])
+    step = {"task": "t", "options": {"task_id": "b2", "chord": body}}
+    group = {"task": "celery.group", "subtask_type": "group", "options": {"task_id": "g", "chord": body}}
+    headers: dict[str, Any] = {"id": "b1", "group_index": 1}
+    embedded: dict[str, Any] = {"chord": body, "chain": [group, step]}
+    chord_marks.tell_broker(headers=headers, body=((), {}, embedded))
+    assert "c:1.1" == headers[BROKER_HEADER]["chord"]
+    assert {"b1": "1.1"} == embedded["chord"][chord_marks.MARK]["places"]
+    assert {"b2": "1.2"} == embedded["chain"][1]["options"]["chord"][chord_marks.MARK]["places"]
+    assert group is embedded["chain"][0]
+    assert 1000 == len(body[chord_marks.MARK]["places"]), "the others' messages are still to come"
+    assert step["options"] == {"task_id": "b2", "chord": body}

@@ -246,6 +246,7 @@ class Engine:
             known = self._journal.known([p.msgid for p in command.follow_ups])
             for message in command.follow_ups:
                 if message.msgid not in known:
+                    known.add(message.msgid)
                     self.publish(message, now)
         requesters = self.endings.requesters
         if msgid in requesters:

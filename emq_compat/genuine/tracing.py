@@ -49,6 +49,7 @@ from emq_compat.message import (
 )
 from emq_compat.pool.slot import Stopped
 from emq_compat.run import Report
+from emq_compat.shim.packing import MARKER, unpack
 
 __all__ = ["Tracing", "exception_of", "request_of", "unreadable"]
 
@@ -300,8 +301,8 @@ def request_of(job: Job, delivery: Delivery, hostname: str, accept: Any) -> dict
             key: celery.get(key) for key in ("callbacks", "errbacks", "chain", "chord")
         }
         if b'"__type__"' in delivery.payload:
-            headers, properties, args, kwargs, embed = map(
-                _revived, (headers, properties, args, kwargs, embed)
+            headers, properties, args, kwargs, embed = (
+                _revived(part, accept) for part in (headers, properties, args, kwargs, embed)
             )
     else:
         headers, properties, (args, kwargs, embed) = _read(delivery, job, accept)
@@ -360,11 +361,13 @@ def _read(
     return dict(message.headers), message.properties, tuple(body)
 
 
-def _revived(value: Any) -> Any:
-    """Return decoded JSON as kombu would have decoded it."""
+def _revived(value: Any, accept: Any) -> Any:
+    """Return decoded JSON as kombu would have decoded it, and what a chord's parts gave packed, unpacked."""
     if isinstance(value, dict):
-        return object_hook({key: _revived(item) for key, item in value.items()})
-    return [_revived(item) for item in value] if isinstance(value, list) else value
+        if value.get("__type__") == MARKER and isinstance(value.get("__value__"), dict):
+            return unpack(value["__value__"], accept)
+        return object_hook({key: _revived(item, accept) for key, item in value.items()})
+    return [_revived(item, accept) for item in value] if isinstance(value, list) else value
 
 
 def _ended(state: str, capture: Capture | None, exc: BaseException | None, told: str = "") -> Reply:

@@ -18,6 +18,7 @@ from emq_compat.genuine.capture import capturing, current
 from emq_compat.genuine.program import GenuineProgram
 from emq_compat.genuine.view import AppView
 from emq_compat.message import Delivery, Headers, Reply
+from emq_compat.shim.packing import pack
 
 pytestmark = pytest.mark.unit
 
@@ -67,6 +68,25 @@ def run(program: GenuineProgram, message: Delivery) -> Reply:
         return program.work(message, told)
     finally:
         program.child_exit()
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_chords_body_gets_what_its_parts_gave_packed(app: Celery, program: Any, accepted: bool) -> None:
+    """With result_serializer pickle; where accept_content doesn't allow that the body fails and says so."""
+    if accepted:
+        app.conf.accept_content = ["json", "pickle"]
+    seen: list[Any] = []
+
+    @app.task
+    def body(values: Any) -> None:
+        seen.append(values)
+
+    packed = {"__type__": "serialized", "__value__": pack({1, 2}, "pickle")}
+    run(program, delivery(app, body, [packed, 3]))
+    result = app.AsyncResult("id-1")
+    assert ("SUCCESS" if accepted else "FAILURE") == result.state
+    assert ([[{1, 2}, 3]] if accepted else []) == seen
+    assert accepted or "ContentDisallowed" == type(result.result).__name__
 
 
 def test_a_task_runs_and_its_result_is_where_the_app_keeps_results(app: Celery, program: Any) -> None:

@@ -7,22 +7,19 @@ application header of the Celery message, which celery_message.py reads.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from celery.result import GroupResult
 
 from emq_compat.celery_message import BROKER_HEADER
 from emq_compat.headers import GROWN
+from emq_compat.shim.canvas.places import MARK, marked_part
 
 __all__ = ["MARK", "add_place", "held", "mark", "part_of", "tell_broker"]
 
-#: The member of a body's signature that says it: ``{"chord": id, "places": {task id: place}}``.
-MARK: Final = "emq"
-#: A part that says no place of its own stands behind all others.
-_LAST: Final = GROWN - 1
+part_of = marked_part
 
 
 def mark(body: dict[str, Any], chord_id: str, results: Sequence[Any] | None) -> None:
@@ -45,25 +42,6 @@ def _places(results: Sequence[Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield result.id, f"{prefix}{index}"
 
 
-def part_of(chord: Any, task_id: str | None, group_index: Any) -> str | None:
-    """Return the header ``chord`` of a part; None: its chord isn't counted in our broker.
-
-    Args:
-        chord: the chord's body, as the part has it.
-        task_id, group_index: the part's.
-    """
-    told = chord.get(MARK) if isinstance(chord, Mapping) else None
-    if not isinstance(told, Mapping) or not task_id:
-        return None
-    place = told["places"].get(task_id)
-    if place is None:
-        place = str(group_index) if isinstance(group_index, int) else str(_LAST)
-        if told.get("lazy") or not isinstance(group_index, int):
-            # Parts of groups within a generator have the numbers of others.
-            place += f".{_number_of(task_id)}"
-    return f"{told['chord']}:{place}"
-
-
 def add_place(chord: Mapping[str, Any], own: str, task_id: str, count: int) -> None:
     """Have a chord grow by the task ``task_id`` once that is published, behind the part ``own``.
 
@@ -71,10 +49,6 @@ def add_place(chord: Mapping[str, Any], own: str, task_id: str, count: int) -> N
     """
     place = own.rpartition(":")[2].rstrip("+")
     chord[MARK]["places"][task_id] = f"{place}.{GROWN + count}+"
-
-
-def _number_of(task_id: str) -> int:
-    return GROWN + 1 + zlib.crc32(task_id.encode()) % (999_999_999 - GROWN)
 
 
 #: Task id of a body that is being published → what its header says.

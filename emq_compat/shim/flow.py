@@ -29,7 +29,7 @@ from emq_compat.message import (
     Publish,
 )
 from emq_compat.shim.canvas.launch import LAUNCH, failing
-from emq_compat.shim.canvas.places import counted_by_backend, part_header
+from emq_compat.shim.canvas.places import as_reference, counted_by_backend, part_header
 from emq_compat.shim.canvas.signature import Signature, maybe_signature
 from emq_compat.shim.codec import dumps, revive
 from emq_compat.shim.current import Frame, frame_var
@@ -267,6 +267,7 @@ class _End:
 
     def _of(self, name: str, options: Mapping[str, Any], counted: bool) -> Publish:
         chord = options.get("chord") if counted else None
+        chord = as_reference(chord, options.get("task_id"), options.get("group_index"))
         payload = self.payload
         if counted_by_backend(chord):
             part = {"callback": chord, "group": options.get("group_id"), "index": options.get("group_index")}

@@ -12,7 +12,7 @@ from emq_compat.message import MAX_ID_BYTES
 from emq_compat.shim.attributes import TERMS
 from emq_compat.shim.build import Options, Plan, unix_time
 from emq_compat.shim.call_terms import OPTIONS, call_terms
-from emq_compat.shim.canvas.places import part_header
+from emq_compat.shim.canvas.places import as_reference, part_header
 from emq_compat.shim.checks import check_limits, interval_of, limit_of, priority_of, queue_name
 from emq_compat.stamps import tags_of
 
@@ -162,7 +162,7 @@ def _read_workflow(options: Options, given: Mapping[str, Any]) -> None:
         extra["stamped_headers"] = list(stamps)
         extra["stamps"] = {name: given[name] for name in stamps if name in given}
         options.tags = ";".join(tags_of(extra["stamps"]))
-    if chord := given.get("chord"):
+    if chord := as_reference(given.get("chord"), given.get("task_id"), given.get("group_index")):
         extra["chord"] = chord
         options.chord = part_header(chord)
     if awaits := given.get("awaits"):

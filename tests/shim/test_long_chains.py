@@ -126,3 +126,15 @@ def test_celerys_worker_gets_all_steps(client: Recorder, add: Any) -> None:
     embedded = json.loads(message.body)[2]
     assert [[number] for number in reversed(range(LINKS))] == [step["args"] for step in embedded["chain"]]
     assert "rest" in Job.decode(client.last.payload).celery
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_that_is_a_part_of_a_genuine_chord_is_counted(
+    client: Recorder, worker: Worker, add: Any, fails: bool
+) -> None:
+    """A chain in the header of genuine Celery's chord: our broker is told of its last step's end."""
+    body = {"task": "total", "emq": {"chord": "c", "places": {}}}
+    last = add.s().set(task_id="last", chord=body, group_index=3)
+    add.s(1, fails=fails).apply_async(chain=[dict(last)])
+    [message] = worker.run(client.last).follow_ups
+    assert ("last", "c:3") == (message.headers.task_id, message.headers.chord)

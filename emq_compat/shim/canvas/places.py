@@ -8,9 +8,53 @@ part's index in that. Which of both it is says who counts, wherever the message 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+from zlib import crc32
 
-__all__ = ["counted_by_backend", "group_of_parts", "part_header", "place"]
+__all__ = [
+    "MARK",
+    "as_reference",
+    "counted_by_backend",
+    "group_of_parts",
+    "marked_part",
+    "part_header",
+    "place",
+]
+
+#: The member of a body's signature by which a genuine app's chord over our broker says so:
+#: ``{"chord": id, "places": {task id: place}}``.
+MARK: Final = "emq"
+
+
+def marked_part(chord: Any, task_id: str | None, group_index: Any) -> str | None:
+    """Return the header ``chord`` of a part of a genuine app's chord; None: our broker doesn't count it.
+
+    Args:
+        chord: the chord's body, as the part has it.
+        task_id, group_index: the part's.
+    """
+    told = chord.get(MARK) if isinstance(chord, Mapping) else None
+    if not isinstance(told, Mapping) or not task_id:
+        return None
+    place = told["places"].get(task_id)
+    if place is None:
+        from emq_compat.headers import GROWN  # noqa: PLC0415 - publishing needs it, declaring doesn't
+
+        # A part that says no place of its own stands behind all others.
+        place = str(group_index if isinstance(group_index, int) else GROWN - 1)
+        if told.get("lazy") or not isinstance(group_index, int):
+            # Parts of groups within a generator have the numbers of others.
+            place += f".{GROWN + 1 + crc32(task_id.encode()) % (999_999_999 - GROWN)}"
+    return f"{told['chord']}:{place}"
+
+
+def as_reference(chord: Any, task_id: str | None, group_index: Any) -> Any:
+    """Return what a part has as its ``chord`` here: of a genuine app's that our broker counts a reference."""
+    part = marked_part(chord, task_id, group_index)
+    if part is None:
+        return chord
+    chord_id, _, index = part.rpartition(":")
+    return {"id": chord_id, "index": index}
 
 
 def counted_by_backend(chord: Any) -> bool:

@@ -11,7 +11,7 @@ from emq_compat.broker.asks import Asks
 from emq_compat.broker.unread import ALL_BYTES, CLIENT_BYTES, SMALL_BYTES, Unread
 from emq_compat.errors import MessageError
 from emq_compat.protocol.commands import Answer, Ask, Reply
-from tests.broker.bench import CLIENT, Bench
+from tests.broker.bench import CLIENT, Bench, hello
 
 MB = 1 << 20
 
@@ -140,3 +140,15 @@ def test_waits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     results.expire(bench.now)
     results.wait(CLIENT, ["f", "g", "h"], bench.now)
     assert 3 == results.waiting
+
+
+@pytest.mark.parametrize(("held", "refused"), [(0, False), (1, True)])
+def test_who_has_read_all_may_ask_at_once(held: int, refused: bool) -> None:
+    """What a client was sent is counted until the next look; nothing is refused if no byte of it is left."""
+    b = Bench()
+    asks = Asks(b.engine, lambda file, done: None, b.now)
+    asks.unsent = lambda client: held
+    b.engine.desk.unread.add(CLIENT, CLIENT_BYTES)
+    b.turn((CLIENT, hello()), (CLIENT, Ask(msgid="a", verb="queues", arguments={})))
+    assert refused == any(b"are unread" in said.body for said in b.commands(Answer))
+    Bench.opened.pop().store.close()

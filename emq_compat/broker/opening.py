@@ -53,7 +53,7 @@ def advice(journal: Path) -> str:
     command = f"emq-compat broker --data {journal.parent}"
     return (
         f"`{command} --check` shows what is wrong, `{command} --salvage` makes a new journal of what can be "
-        f"read and keeps the files; or restore a backup: move all journal.* away first"
+        f"read and keeps the files; or restore a backup, or start empty: move all journal.* away first"
     )
 
 

@@ -55,7 +55,7 @@ def test_sectors_of_a_commit(tmp_path: Path) -> None:
     chance = random.Random(3)
     with written(tmp_path / "a") as journal:
         journal.store._db.execute("PRAGMA wal_autocheckpoint = 12")
-        for round_ in range(25):
+        for round_ in range(12):
             before = journal.copy(tmp_path / f"before{round_}")
             confirmed = len(journal.confirmed)
             journal.commit(chance.randrange(1, 9), b"x" * chance.choice((10, 2000)))
@@ -101,8 +101,8 @@ def replay(tmp_path: Path, commits: int, cuts: int, seed: int) -> None:
 
 @pytest.mark.skipif(STRACE is None, reason="strace isn't installed")
 def test_recorded_writes_cut_anywhere(tmp_path: Path) -> None:
-    """40 cuts of what strace has seen a store write and fsync."""
-    replay(tmp_path, commits=12, cuts=40, seed=1)
+    """20 cuts of what strace has seen a store write and fsync."""
+    replay(tmp_path, commits=8, cuts=20, seed=1)
 
 
 @pytest.mark.long

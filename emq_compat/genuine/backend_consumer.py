@@ -6,11 +6,12 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
+from celery.result import ResultSet
 
 from emq_compat.backends.emq import BrokerWatcher
 from emq_compat.client import client_for
@@ -30,6 +31,39 @@ def watcher_for(url: str) -> BrokerWatcher:
         # setdefault is atomic: threads that come here at once all get the same one.
         watcher = _watchers.setdefault(url, BrokerWatcher(lambda: client_for(url), every=True))
     return watcher
+
+
+class _Members:
+    """Which members of a group have ended, whichever thread has heard of it.
+
+    A group counts the ends of its members (vine's barrier), and what iterates over it is given them by a
+    bucket. Neither is meant for an end that another thread hears of while the group is being made, or
+    the iteration begun: that end would be missing for good.
+    """
+
+    def __init__(self, group: ResultSet, buckets: MutableMapping[Any, deque[Any]]) -> None:
+        self._group = group
+        self._buckets = buckets
+        self._missing = deque(group.results)
+
+    def look(self) -> bool:
+        """Have those that have ended count; returns whether all have."""
+        missing = self._missing
+        while missing and self._has_ended(missing[0]):
+            missing.popleft()
+        if not missing and not self._group.on_ready.ready:
+            self._group.on_ready()
+        return not missing
+
+    def _has_ended(self, member: Any) -> bool:
+        if isinstance(member, ResultSet):
+            return _Members(member, self._buckets).look()
+        if not member.on_ready.ready:
+            return False
+        bucket = self._buckets.pop(member, None)
+        if bucket is not None:
+            bucket.append(member)
+        return True
 
 
 class ResultConsumer(BaseResultConsumer):
@@ -170,8 +204,12 @@ class ResultConsumer(BaseResultConsumer):
         with self._changed:
             self._waiting += 1
             self._seen.turn = self._turn
+        members = _Members(result, self.buckets) if isinstance(result, ResultSet) else None
         try:
-            yield from super()._wait_for_pending(result, *args, **kwargs)
+            for _ in super()._wait_for_pending(result, *args, **kwargs):
+                if members is not None:
+                    members.look()
+                yield
             on_interval, meta = kwargs.get("on_interval"), getattr(result, "_cache", None)
             if on_interval and isinstance(meta, dict) and meta["status"] in states.PROPAGATE_STATES:
                 # What failed in front of it is raised instead, however soon both were known.
@@ -187,3 +225,5 @@ class ResultConsumer(BaseResultConsumer):
             if meta is not None:
                 self.on_state_change(meta, None)
                 self.backend.drop_buffered(meta)
+        if isinstance(result, ResultSet):
+            _Members(result, self.buckets).look()

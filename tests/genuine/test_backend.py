@@ -308,6 +308,38 @@ def test_a_group_is_joined_in_the_order_of_its_tasks(app: celery.Celery, new_id:
     assert set(ids) == {task_id for task_id, _ in fresh.iter_native(timeout=30)}
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_group_whose_tasks_end_while_it_is_made(
+    app: celery.Celery, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    """What another thread hears of meanwhile counts: vine's barrier passes it over."""
+    ids = [new_id() for _ in range(3)]
+    for n, one in enumerate(ids):
+        app.backend.mark_as_done(one, n)
+    consumer = app.backend.result_consumer
+    begin, heard = consumer.consume_from, consumer.on_state_change
+    ended: set[str] = set()
+
+    def on_state_change(meta: dict[str, Any], message: Any) -> None:
+        heard(meta, message)
+        ended.add(meta["task_id"])
+
+    def consume_from(task_id: str) -> None:
+        begin(task_id)
+        wait_until(lambda: task_id in ended, 10, what="the result, in another thread")
+
+    monkeypatch.setattr(consumer, "on_state_change", on_state_change)
+    monkeypatch.setattr(consumer, "consume_from", consume_from)
+
+    def made() -> GroupResult:
+        group = GroupResult("g", [AsyncResult(one, app=app) for one in ids], app=app)
+        return GroupResult("outer", [group], app=app) if nested else group
+
+    assert ([[0, 1, 2]] if nested else [0, 1, 2]) == made().get(timeout=5)
+    if not nested:
+        assert set(ids) == {task_id for task_id, _ in made().iter_native(timeout=5)}
+
+
 def test_get_many_yields_as_results_come(app: celery.Celery, new_id: Callable[[], str]) -> None:
     """Those that are there at once; then a TimeoutError for the others."""
     there, missing = new_id(), new_id()

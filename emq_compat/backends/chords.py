@@ -58,6 +58,9 @@ class ChordCounter(ABC):
     def ended(self, chord: str, part: PartResult, index: int | None) -> Claim | None:
         """Count the end of a part, once however often it is told; None: the body is not the caller's.
 
+        A part that is told again while another has the claim waits until the body is published, or the claim
+        has run out: who has it may be the worker that died over this part.
+
         Args:
             index: its place in the header.
         """

@@ -13,6 +13,7 @@ and at the key itself the header's results, where one of them is a group's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ from emq_compat.ids import new_id
 __all__ = ["RedisChords"]
 
 #: KEYS: j t s d c and the group's; ARGV: task id, end, "1" where sorted, place, seconds of the chord's keys,
-#: of the group's, of a claim, and the claim's token. Returns 1 where the claim was given.
+#: of the group's, of a claim, and the claim's token. Returns 1 where the claim was given, and -MS where
+#: all have ended and another has it for so many milliseconds.
 _ENDED: Final = """
 if redis.call('GET', KEYS[5]) == 'done' then return 0 end
 local member = ARGV[1] .. ':' .. ARGV[4]
@@ -43,7 +45,8 @@ local count
 if ARGV[3] == '1' then count = redis.call('ZCARD', KEYS[1]) else count = redis.call('LLEN', KEYS[1]) end
 if count ~= tonumber(size) + tonumber(redis.call('GET', KEYS[2]) or 0) then return 0 end
 if redis.call('SET', KEYS[5], ARGV[8], 'NX', 'EX', ARGV[7]) then return 1 end
-return 0
+if redis.call('GET', KEYS[5]) == ARGV[8] then return 1 end
+return -math.max(1, redis.call('PTTL', KEYS[5]))
 """
 #: KEYS: c s; ARGV: token, seconds.
 _EXTEND: Final = """
@@ -62,6 +65,8 @@ return 1
 """
 #: A part that comes again within so many seconds after its chord's end doesn't begin it anew.
 _REMEMBERED_S: Final = 300
+#: How often it is asked whether another's claim has ended.
+_LOOK_S: Final = 0.2
 
 
 class RedisChords(ChordCounter):
@@ -129,8 +134,10 @@ class RedisChords(ChordCounter):
         end = self._codec.encode([1, part.task_id, part.state, part.result])
         keep = self._expires_s, self._group_expires_s
         given = [part.task_id, end, int(self._ordered), place, *keep, self._claim_s, token]
-        claimed = self._tried(lambda: self._ended(keys=keys, args=given))
-        return Claim(chord=chord, token=token) if claimed else None
+        while (answer := self._tried(lambda: self._ended(keys=keys, args=given))) < 0:
+            # It was counted before, and comes again: who has the claim publishes the body, or is dead.
+            time.sleep(min(-answer / 1000, _LOOK_S))
+        return Claim(chord=chord, token=token) if answer else None
 
     def results(self, claim: Claim) -> Sequence[PartResult]:
         [key] = self._keys(claim.chord, "j")

@@ -33,6 +33,7 @@ from emq_compat.coroutines.settle import settle
 from emq_compat.errors import EmqError
 from emq_compat.failures import failure_of
 from emq_compat.genuine.capture import Capture, capturing, current
+from emq_compat.genuine.chord_claims import outlive
 from emq_compat.message import (
     FAILURE,
     IGNORED,
@@ -79,6 +80,7 @@ class Tracing:
     def prepare(self) -> None:
         """Do what Celery does in a process that is to run tasks, and make each task's tracer."""
         setup_worker_optimizations(self.app, self.hostname)
+        outlive(self.app.backend)
         for name in self.app.tasks:
             self._tracer(name)
 

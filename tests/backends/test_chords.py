@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
 import pytest
 
 from emq_compat.backends.chords import ChordCounter, PartResult
 from emq_compat.backends.redis import RedisStore
+from emq_compat.backends.redis_chords import RedisChords
 from emq_compat.celery_shim import Celery
 from emq_compat.ids import new_id
 from emq_compat.shim.record_codec import codec_of
@@ -67,13 +70,38 @@ def test_a_part_that_ends_twice_counts_once(chords: ChordCounter) -> None:
 
 
 def test_two_claims_are_not_given(chords: ChordCounter) -> None:
-    """While one worker publishes the body another one that tells the last end again gets no claim."""
+    """Another one that tells the last end again waits for who publishes the body, and gets no claim."""
     chords.begin("c", 1, None)
     claim = chords.ended("c", end("t0"), 0)
     assert claim is not None
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(chords.ended, "c", end("t0"), 0)
+        with pytest.raises(NotYet):
+            again.result(0.5)
+        assert chords.extend(claim, 30)
 
-    assert chords.ended("c", end("t0"), 0) is None
-    assert chords.extend(claim, 30)
+        chords.finish(claim)
+
+        assert again.result(10) is None
+
+
+def test_a_claim_of_a_dead_worker(chords: ChordCounter, store: RedisStore) -> None:
+    """A last part that comes again at once gets the claim when that of its dead worker has run out."""
+    chords.begin("c", 1, None)
+    assert chords.ended("c", end("t0"), 0) is not None
+    store.client.pexpire(f"{store.group_key('c')}.c", 700)
+
+    assert chords.ended("c", end("t0"), 0) is not None
+
+
+def test_a_claim_whose_answer_was_lost(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks again as the connection was cut has what it was given before."""
+    chords = store.chords
+    assert isinstance(chords, RedisChords)
+    chords.begin("c", 1, None)
+    monkeypatch.setattr(chords, "_tried", lambda do: (do(), do())[1])
+
+    assert chords.ended("c", end("t0"), 0) is not None
 
 
 def test_a_claim_that_was_lost_is_not_extended(chords: ChordCounter, store: RedisStore) -> None:

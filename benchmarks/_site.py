@@ -5,6 +5,7 @@ Linux only where it says so: CPU time and wake-ups are read from /proc.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import random
@@ -21,7 +22,10 @@ from typing import NamedTuple
 
 import psutil
 
-__all__ = ["TASKS", "Cost", "Site", "free_ports", "ours", "pss_mb", "running", "theirs", "tree", "until"]
+__all__ = [
+    "TASKS", "Cost", "Site", "free_ports", "offer_celery", "ours", "pss_mb", "running", "theirs", "tree",
+    "until",
+]  # fmt: skip
 
 TASKS = """
 import os
@@ -73,6 +77,13 @@ class Site(NamedTuple):
     broker: subprocess.Popen[bytes]
 
 
+def offer_celery(parser: argparse.ArgumentParser) -> None:
+    """Have a program take ``--celery PYTHON``."""
+    parser.add_argument(
+        "--celery", metavar="PYTHON", type=os.path.abspath, help="an interpreter that has celery[redis]"
+    )
+
+
 def free_ports(n: int) -> list[int]:
     """Ports of 127.0.0.1 that are free now, from below those that outgoing connections are given."""
     ports: set[int] = set()
@@ -87,17 +98,19 @@ def free_ports(n: int) -> list[int]:
 def running(
     argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for as long as the block lasts; SIGTERM, then SIGKILL after ten seconds."""
+    """A process in its own session for as long as the block lasts; SIGTERM, then SIGKILL to all of it."""
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(argv, env=env, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
             yield process
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)  # a measurement that failed left it stopped
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(10)
+                process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 

@@ -13,16 +13,14 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from _site import free_ports, offer_celery, running
 
 TASKS = """
 import os
@@ -44,6 +42,9 @@ def total(values):
     return sum(values)
 """
 
+WORKER = ("-A", "bench_tasks", "-c", "2", "-l", "warning")
+REDIS = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "yes")
+
 DRIVER = """
 import json, sys, time
 from bench_tasks import chord, one, total
@@ -63,27 +64,6 @@ print(json.dumps({"chord_s": took, "delay_cpu_us": cpu * us, "delay_us": wall * 
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def running(*argv: str, env: dict[str, str] | None = None, cwd: Path) -> Iterator[None]:
-    """A process for as long as the block lasts; SIGTERM, then SIGKILL after ten seconds."""
-    with (cwd / f"{Path(argv[0]).name}.log").open("ab") as log:
-        process = subprocess.Popen(argv, env=env, cwd=cwd, stdout=log, stderr=log)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def measured(python: str, env: dict[str, str], cwd: Path, count: int) -> dict[str, float]:
     """What the driver printed."""
     run = subprocess.run(
@@ -100,33 +80,27 @@ def measured(python: str, env: dict[str, str], cwd: Path, count: int) -> dict[st
 
 def ours(folder: Path, count: int) -> dict[str, float]:
     bin_folder = Path(sys.executable).parent
-    ports = {name: f"tcp://127.0.0.1:{free_port()}" for name in ("frontend", "backend", "admin")}
-    front, back = ports["frontend"].rpartition(":")[2], ports["backend"].rpartition(":")[2]
+    front, back, admin = free_ports(3)
+    ports = {"frontend": front, "backend": back, "admin": admin}
     env = {**os.environ, "WHICH": "emq", "BROKER": f"emq://127.0.0.1:{front}?worker_port={back}"}
     emq = str(bin_folder / "emq-compat")
-    sockets = [part for name, endpoint in ports.items() for part in (f"--{name}", endpoint)]
+    sockets = [part for name, port in ports.items() for part in (f"--{name}", f"tcp://127.0.0.1:{port}")]
     with (
         tempfile.TemporaryDirectory(dir=folder) as data,
-        running(emq, "broker", "--data", data, *sockets, cwd=folder),
-        running(emq, "worker", "-A", "bench_tasks", "-c", "2", "-l", "warning", env=env, cwd=folder),
+        running([emq, "broker", "--data", data, *sockets], folder),
+        running([emq, "worker", *WORKER], folder, env),
     ):
         return measured(sys.executable, env, folder, count)
 
 
 def theirs(python: str, folder: Path, count: int) -> dict[str, float]:
-    port = free_port()
+    [port] = free_ports(1)
     url = f"redis://127.0.0.1:{port}/0"
     env = {**os.environ, "WHICH": "celery", "BROKER": url, "BACKEND": url}
     with (
-        running(
-            "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes",
-            "--dir", str(folder), cwd=folder,
-        ),
-        running(
-            python, "-m", "celery", "-A", "bench_tasks", "worker", "-c", "2", "-l", "warning",
-            env=env, cwd=folder,
-        ),
-    ):  # fmt: skip
+        running(["redis-server", "--port", str(port), *REDIS, "--dir", str(folder)], folder),
+        running([python, "-m", "celery", *WORKER[:2], "worker", *WORKER[2:]], folder, env),
+    ):
         return measured(python, env, folder, count)
 
 
@@ -137,7 +111,7 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, default=10_000, help="headers of the chord")
     parser.add_argument("-r", "--rounds", type=int, default=3)
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     options = parser.parse_args()
     compare = options.celery is not None and shutil.which("redis-server") is not None
     if options.celery is None:

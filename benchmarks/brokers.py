@@ -15,14 +15,13 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from _site import free_ports, running
 
 TASKS = """
 import os
@@ -46,23 +45,6 @@ WORKERS = {
 }
 
 
-@contextmanager
-def running(*argv: str, env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for as long as the block lasts; SIGTERM, then SIGKILL after ten seconds."""
-    with (cwd / f"{Path(argv[0]).name}.log").open("ab") as log:
-        process = subprocess.Popen(argv, env=env, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGCONT)
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 def wait_for(runs: Path, count: int, timeout_s: float) -> None:
     """Wait until so many tasks have run."""
     deadline = time.monotonic() + timeout_s
@@ -83,7 +65,7 @@ def drained_per_s(kind: str, python: Path, broker: str, folder: Path, count: int
 
     ask(PURGE)
     command, *options = WORKERS[kind]
-    with running(str(python.with_name(command)), *options, env=env, cwd=folder) as worker:
+    with running([str(python.with_name(command)), *options], folder, env) as worker:
         ask(PUBLISH, "1")
         wait_for(runs, 1, 60)
         os.killpg(worker.pid, signal.SIGSTOP)
@@ -92,11 +74,6 @@ def drained_per_s(kind: str, python: Path, broker: str, folder: Path, count: int
         os.killpg(worker.pid, signal.SIGCONT)
         wait_for(runs, 1 + count, 60 + count / 50)
         return count / (time.perf_counter() - began)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def main() -> None:
@@ -116,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bench_tasks.py").write_text(TASKS)
-        port = free_port()
+        [port] = free_ports(1)
         redis = (
             "redis-server",
             "--port",
@@ -132,7 +109,7 @@ def main() -> None:
         if shutil.which("redis-server") is None:
             measure(python, brokers, folder, options.n, options.rounds)
             return
-        with running(*redis, env=dict(os.environ), cwd=folder):
+        with running(redis, folder):
             brokers = {"redis": f"redis://127.0.0.1:{port}/0", **brokers}
             measure(python, brokers, folder, options.n, options.rounds)
 

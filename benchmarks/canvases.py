@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from brokers import free_port, running
+from _site import free_ports, offer_celery, running
 
 TASKS = """
 import os
@@ -122,29 +122,29 @@ def measured(python: str, env: dict[str, str], cwd: Path, kind: str, pids: list[
 @contextmanager
 def ours(folder: Path) -> Iterator[tuple[str, dict[str, str], list[int]]]:
     """Have our broker and worker run; gives the client's python and environment, and the servers' pids."""
-    front, back, admin = (str(free_port()) for _ in range(3))
+    front, back, admin = free_ports(3)
     env = {**os.environ, "WHICH": "emq", "BROKER": f"emq://127.0.0.1:{front}?worker_port={back}"}
     emq = str(Path(sys.executable).with_name("emq-compat"))
     ports = {"--frontend": front, "--backend": back, "--admin": admin}
     sockets = [part for name, port in ports.items() for part in (name, f"tcp://127.0.0.1:{port}")]
-    worker = ("worker", "-A", "bench_tasks", "-c", "2", "-l", "warning")
+    worker = [emq, "worker", "-A", "bench_tasks", "-c", "2", "-l", "warning"]
     with ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
-        broker = stack.enter_context(running(emq, "broker", "--data", data, *sockets, env=env, cwd=folder))
-        process = stack.enter_context(running(emq, *worker, env=env, cwd=folder))
+        broker = stack.enter_context(running([emq, "broker", "--data", data, *sockets], folder, env))
+        process = stack.enter_context(running(worker, folder, env))
         yield sys.executable, env, [broker.pid, process.pid]
 
 
 @contextmanager
 def theirs(python: str, folder: Path) -> Iterator[tuple[str, dict[str, str], list[int]]]:
     """Have Redis and Celery's worker run; gives what ``ours`` gives."""
-    port = str(free_port())
+    [port] = free_ports(1)
     env = {**os.environ, "WHICH": "celery", "BROKER": f"redis://127.0.0.1:{port}/0"}
-    server = ("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-    worker = ("-m", "celery", "-A", "bench_tasks", "worker", "-c", "2", "-l", "warning")
+    server = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    worker = [python, "-m", "celery", "-A", "bench_tasks", "worker", "-c", "2", "-l", "warning"]
     with ExitStack() as stack:
-        redis = stack.enter_context(running(*server, env=env, cwd=folder))
-        process = stack.enter_context(running(python, *worker, env=env, cwd=folder))
+        redis = stack.enter_context(running(server, folder, env))
+        process = stack.enter_context(running(worker, folder, env))
         yield python, env, [redis.pid, process.pid]
 
 
@@ -153,12 +153,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-n", type=int, default=10_000, help="headers of the chord")
-    parser.add_argument("-l", type=int, default=1_000, help="links of the chain")
-    parser.add_argument("-w", type=int, default=10, help="members on each level of the nested chords")
+    parser.add_argument("-n", type=int, default=2_000, help="headers of the chord")
+    parser.add_argument("-l", type=int, default=300, help="links of the chain")
+    parser.add_argument("-w", type=int, default=6, help="members on each level of the nested chords")
     parser.add_argument("-r", "--rounds", type=int, default=1)
     parser.add_argument("--only", action="append", choices=KINDS, help="this workflow; may be repeated")
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     options = parser.parse_args()
     python = Path(options.celery or Path(__file__).parents[1] / ".celery-venv" / "bin" / "python").absolute()
     compare = python.exists() and shutil.which("redis-server") is not None

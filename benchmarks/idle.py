@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from _site import Cost, Site, ours, running, theirs
+from _site import Cost, Site, offer_celery, ours, running, theirs
 
 from emq_compat.client import Client
 
@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("-s", "--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=0)
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     options = parser.parse_args()
     with ExitStack() as stack:
         site = stack.enter_context(ours())

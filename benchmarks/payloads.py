@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _site import Cost, Site, ours, pss_mb, running, theirs
+from _site import Cost, Site, offer_celery, ours, pss_mb, running, theirs
 
 DRIVER = """
 import json, sys, time
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--total", type=float, default=100.0)
     parser.add_argument("--rest", type=float, default=6.0, help="seconds until memory is looked at again")
     parser.add_argument("--durability", default="full", choices=["full", "normal"])
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     options = parser.parse_args()
     with ours(options.durability) as site:
         measure(site, options.mb, options.total, options.rest, "emq-compat")

@@ -23,17 +23,15 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import zmq
+from _site import free_ports, offer_celery, running
 
 TASKS = """
 import os
@@ -109,33 +107,12 @@ print(json.dumps({**figures, "p50 ms": cuts[49], "p99 ms": cuts[98]}))
 FIGURES = ("enqueue/s", "bulk/s", "drain/s", "p50 ms", "p99 ms")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[int]:
-    """A process in a session of its own, for as long as the block lasts; gives its pid."""
-    with (cwd / f"{Path(argv[0]).name}.log").open("ab") as log:
-        process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 def measured(
     python: str, worker: list[str], env: dict[str, str], folder: Path, count: int
 ) -> dict[str, float]:
-    app = ("-A", "side_tasks")
-    with running(*worker, *app, "worker", "-c", "2", "-l", "warning", cwd=folder, env=env) as pid:
-        argv = [python, "driver.py", str(count), str(pid)]
+    command = [*worker, "-A", "side_tasks", "worker", "-c", "2", "-l", "warning"]
+    with running(command, folder, env) as process:
+        argv = [python, "driver.py", str(count), str(process.pid)]
         run = subprocess.run(argv, cwd=folder, env=env, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return found
@@ -147,21 +124,22 @@ def emq(folder: Path, count: int, system: str) -> dict[str, float]:
         if system == "ipc":
             url, sockets = f"emq+ipc://{data}/sockets", ["--ipc", f"{data}/sockets"]
         else:
-            ports = {name: free_port() for name in ("frontend", "backend", "admin")}
+            ports = dict(zip(("frontend", "backend", "admin"), free_ports(3), strict=True))
             url = f"emq://127.0.0.1:{ports['frontend']}?worker_port={ports['backend']}"
             sockets = [part for name, port in ports.items() for part in (f"--{name}", f"tcp://127.0.0.1:{port}")]
         command = str(Path(sys.executable).parent / "emq-compat")
         env = {**os.environ, "WHICH": "emq", "BROKER": url, "BACKEND": url}
         broker = [command, "broker", "--data", f"{data}/journal", "--durability", durability, *sockets]
-        with running(*broker, cwd=folder):
+        with running(broker, folder):
             return measured(sys.executable, [command], env, folder, count)
 
 
 def celery(folder: Path, count: int, python: str, broker: str) -> dict[str, float]:
-    port = free_port()
+    [port] = free_ports(1)
     url = f"redis://127.0.0.1:{port}"
     env = {**os.environ, "WHICH": "celery", "BROKER": broker or f"{url}/0", "BACKEND": f"{url}/1"}
-    with running("redis-server", "--port", str(port), "--save", "", "--appendonly", "no", cwd=folder):
+    redis = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    with running(redis, folder):
         return measured(python, [python, "-m", "celery"], env, folder, count)
 
 
@@ -197,7 +175,7 @@ def _echo(back: str) -> None:
 
 def limit(count: int) -> dict[str, float]:
     body = json.dumps(["run", {"path": "bench_tasks", "callable": "noop", "args": [], "kwargs": {}}]).encode()
-    ends = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+    ends = [f"tcp://127.0.0.1:{port}" for port in free_ports(2)]
     fork = multiprocessing.get_context("fork")
     others = [fork.Process(target=_forward, args=ends), fork.Process(target=_echo, args=ends[1:])]
     for other in others:
@@ -232,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, default=3000, help="tasks of each measurement")
     parser.add_argument("-r", "--rounds", type=int, default=1)
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     parser.add_argument("--amqp", metavar="URL", help="of a RabbitMQ, for Celery's other broker")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM")
     options = parser.parse_args()

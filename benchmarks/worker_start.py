@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import time
 
-from _site import Site, ours, pss_mb, running, theirs, until
+from _site import Site, offer_celery, ours, pss_mb, running, theirs, until
 
 #: Publishes a task, says so, and tells when its result was there; the other tasks when it is told to.
 DRIVER = """
@@ -65,7 +65,7 @@ def main() -> None:
     )
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("-r", "--rounds", type=int, default=3)
-    parser.add_argument("--celery", metavar="PYTHON", help="an interpreter that has celery[redis]")
+    offer_celery(parser)
     options = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(options.rounds):

@@ -1,4 +1,4 @@
-"""The benchmarks of start, idling, payloads, backlogs and crowds run; no time is judged."""
+"""The benchmarks of start, idling, payloads, backlogs, crowds and workflows run; no time is judged."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ pytestmark = pytest.mark.integration
             "crowd.py",
             ["--queues", "3", "--workers", "2", "--clients", "5", "-n", "20", "--drain", "50"],
             ["one by one/s", "by all clients/s", "in bulk/s", "drained/s", "to the result, ms"],
+        ),
+        (
+            "canvases.py",
+            ["-n", "20", "-l", "5", "-w", "2", "--celery", "none"],
+            ["chord, 20", "chain, 5", "nested, 2"],
         ),
     ],
 )

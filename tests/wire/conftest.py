@@ -32,6 +32,14 @@ def context() -> Iterator[zmq.Context[Any]]:
     made.destroy(linger=0)
 
 
+@pytest.fixture
+def wire(context: zmq.Context[Any]) -> Iterator[RouterWire]:
+    """A broker's socket."""
+    made = RouterWire(context, "tcp://127.0.0.1:*")
+    yield made
+    made.close()
+
+
 class Driver:
     """Calls `receive` of a wire when something is due, until a condition holds."""
 

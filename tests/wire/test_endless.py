@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
-import zmq
 
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Heartbeat
@@ -18,15 +16,6 @@ from tests.processes import wait_until
 
 MB = 1 << 20
 MB_IN_KB = 1 << 10
-
-
-@pytest.fixture
-def wire() -> Iterator[RouterWire]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = RouterWire(context, "tcp://127.0.0.1:*")
-    yield made
-    made.close()
-    context.term()
 
 
 def port(wire: RouterWire) -> int:

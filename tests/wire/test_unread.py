@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import zmq
-
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Answer
 from emq_compat.wire import RouterWire
 from tests.faults.zmtp import Raw
 from tests.processes import wait_until
-
-
-@pytest.fixture
-def wire() -> Iterator[RouterWire]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = RouterWire(context, "tcp://127.0.0.1:*")
-    yield made
-    made.close()
-    context.term()
 
 
 def test_who_reads_nothing_is_seen_and_cut_off(wire: RouterWire) -> None:

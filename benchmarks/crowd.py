@@ -190,7 +190,8 @@ def main() -> None:
     )
     print(f"{'':<26} {'simple':>10} {'crowd':>10} {'ratio':>7}")
     for kind, value in simple.items():
-        print(f"{kind:<26} {value:10.1f} {crowd[kind]:10.1f} {crowd[kind] / value:7.2f}")
+        ratio = f"{crowd[kind] / value:7.2f}" if value else f"{'-':>7}"  # CPU time below a tick
+        print(f"{kind:<26} {value:10.1f} {crowd[kind]:10.1f} {ratio}")
 
 
 if __name__ == "__main__":

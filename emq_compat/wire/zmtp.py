@@ -19,6 +19,9 @@ _LENGTH = struct.Struct(">Q")
 _GREETING_BYTES = 64
 #: signature, version 3.1, mechanism, no server, filler.
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+#: Signature and version: what the other side says next has its mechanism in it. On hearing one that isn't
+#: its own it hangs up, mostly before that.
+_FIRST_BYTES = 12
 _SHORT = [[bytes((more, length)) for length in range(256)] for more in (0, _MORE)]
 
 
@@ -65,7 +68,7 @@ class Zmtp:
 
     def __init__(self, identity: bytes, *, frame_bytes: int, frames: int) -> None:
         self.established = False
-        self.outgoing = _GREETING
+        self.outgoing = _GREETING[:_FIRST_BYTES]
         properties = _property(b"Socket-Type", b"DEALER") + _property(b"Identity", identity)
         self._ready = _command(b"READY", properties)
         self._frame_bytes = frame_bytes
@@ -108,7 +111,7 @@ class Zmtp:
             raise ZmtpError("it uses CURVE keys and this side none")
         self._greeted = True
         self._need = 0
-        self.outgoing += self._ready
+        self.outgoing += _GREETING[_FIRST_BYTES:] + self._ready
         return _GREETING_BYTES
 
     def _parse(self, data: bytes, at: int, messages: list[list[bytes]]) -> int:

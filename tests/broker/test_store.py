@@ -191,3 +191,17 @@ def test_a_question_that_the_journal_fails_at_fails_its_turn(mocker: MockerFixtu
     question = Ask(msgid="a", verb="forget", arguments={"ids": ["t"]})
     with pytest.raises(JournalError, match="full"):
         bench.engine.from_client(CLIENT, question, bench.now)
+
+
+def test_giving_memory_back_changes_nothing(tmp_path: Path) -> None:
+    """What statements were given last is let go of by giving them values that no row can have."""
+    store = Store(tmp_path / "data")
+    add(store, 2)
+    store.commit()
+    before = list(store._db.iterdump())
+
+    store.shrink()
+
+    assert before == list(store._db.iterdump())
+    store.commit()
+    store.close()

@@ -7,14 +7,13 @@ answer}`` to the direct exchange that the command names, under its routing key, 
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from emq_compat.errors import MessageError
+from emq_compat.node_patterns import matches
 
 __all__ = ["COMMAND", "Command", "answered", "asked_in", "exchange_of", "namespace_of"]
 
@@ -53,26 +52,13 @@ class Command:
         """Tell whether a node is meant.
 
         Raises:
-            MessageError: there is no such matcher, or the pattern is none.
+            MessageError: there is no such matcher, or the pattern can't be used.
         """
         if self.destination:
             return node in self.destination
         if not (self.pattern and self.matcher):
             return True
-        matches = _MATCHERS.get(self.matcher)
-        if matches is None:
-            raise MessageError(f"the matcher {self.matcher!r} is unknown; known: {', '.join(_MATCHERS)}")
-        try:
-            return matches(node, self.pattern)
-        except re.error as exc:
-            raise MessageError(f"{self.pattern!r} is no pattern: {exc}") from exc
-
-
-#: kombu's matchers: name → whether a node's name matches a pattern.
-_MATCHERS: Final[dict[str, Callable[[str, str], bool]]] = {
-    "glob": fnmatch.fnmatch,
-    "pcre": lambda node, pattern: re.match(pattern, node) is not None,
-}
+        return matches(node, self.pattern, self.matcher)
 
 
 def exchange_of(namespace: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from emq_compat.client import Client
 from emq_compat.control_shapes import scheduled_shape
+from emq_compat.errors import MessageError
+from emq_compat.node_patterns import matches
 
 __all__ = ["BROKER_TELLS", "Replies", "elected", "matching", "node_of", "nodes", "present"]
 
@@ -47,19 +47,16 @@ def matching(client: Client, pattern: str, matcher: Any) -> list[str]:
     """Return the nodes whose names match: ``glob`` (the default), ``pcre``, or a function(name, pattern).
 
     Raises:
-        ValueError: there is no such matcher.
+        ValueError: there is no such matcher, or the pattern can't be used.
     """
     if callable(matcher):
         return [node for node in nodes(client) if matcher(node, pattern)]
-    if matcher in (None, "glob"):
-        return [node for node in nodes(client) if fnmatch.fnmatchcase(node, pattern)]
-    if matcher == "pcre":
-        try:
-            compiled = re.compile(pattern)
-        except re.error as exc:
-            raise ValueError(f"{pattern!r} is no pattern: {exc}") from exc
-        return [node for node in nodes(client) if compiled.search(node)]
-    raise ValueError(f"the matcher {matcher!r} is unknown; known: glob, pcre")
+    name = "glob" if matcher is None else str(matcher)
+    try:
+        matches("", pattern, name)  # whatever nodes there are
+        return [node for node in nodes(client) if matches(node, pattern, name)]
+    except MessageError as exc:
+        raise ValueError(str(exc)) from exc
 
 
 def elected(client: Client, election: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from typing import Any
 
 import pytest
@@ -119,3 +121,43 @@ def test_revokes_are_forgotten() -> None:
     assert KEPT == len(revokes)
     assert "a" not in revokes
     assert "0" in revokes
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+$",
+        "(a|a)*$",
+        "(a|b|ab)+$",
+        "(a?){30}a{30}$",
+        "a?" * 30 + "a" * 30,
+        ".*.*.*.*.*x",
+        "(?=(a+)+$)a",
+        "(a+?)*?$",
+        "a" * 201,
+    ],
+)
+def test_patterns_that_would_take_for_ever(pattern: str) -> None:
+    """A pattern that could match in more ways than can be tried is refused before it is."""
+    command = Command(method="m", arguments={}, pattern=pattern, matcher="pcre")
+    with pytest.raises(MessageError, match=r"too many ways|at most 200"):
+        command.concerns("a" * 60 + "!")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"worker-\d+@host.*",
+        r"(?:web|mail|image)-[a-z]{2,8}\d*@.*\.prod$",
+        r"^(?P<kind>\w+)@(host)(?:\.lan)?$",
+        ".*.*.*x",
+        "",
+    ],
+)
+def test_patterns_that_end(pattern: str) -> None:
+    """What people write is taken, and the longest of names is done with in a moment."""
+    started = time.process_time()
+    command = Command(method="m", arguments={}, pattern=pattern, matcher="pcre")
+    assert (re.match(pattern, "mail-de2@x.prod") is not None) == command.concerns("mail-de2@x.prod")
+    command.concerns("a" * 100_000)
+    assert time.process_time() - started < 2

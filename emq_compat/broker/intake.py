@@ -132,7 +132,7 @@ class Intake:
             self._endings.requesters[msgid] = (identity, msgid)
         text = command.header_text.decode()
         for n, queue in enumerate(queues):
-            copy = f"{msgid}.{n}" if n else msgid
+            copy = new_id() if n else msgid
             self._publish(queue, copy, headers, text, command.payload, now)
         if topic := self._exchanges.topic(exchange, key):
             self._topics.came_by_exchange(topic, command.payload)
@@ -178,7 +178,7 @@ class Intake:
                 self._desk.counters["unroutable"] += 1
                 self._journal.remember(msgid)
         for n, queue in enumerate(queues):
-            copy = f"{msgid}.{n}" if n else msgid
+            copy = new_id() if n else msgid
             self._publish(queue, copy, headers, headers.encode(), message.payload, now)
 
     def _publish(

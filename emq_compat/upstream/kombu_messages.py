@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.celery_message import delivery_of
@@ -295,7 +296,7 @@ class Messages:
                 self._say("reject", tag)
             self._ledger.remove(held, ended=True)
         elif reply.unattended and (epilogue := epilogue_of(held.delivery, reply.body)) is not None:
-            end = Held(epilogue)
+            end = Held(replace(epilogue, msgid=self._ledger.free_name(epilogue.msgid)))
             end.concludes = held
             self._ledger.add(end)
             self._put(end)

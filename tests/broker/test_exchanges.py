@@ -107,6 +107,17 @@ def test_twice_is_once(bench: Asking) -> None:
     assert {msgid} == bench.acked()
 
 
+def test_copies_have_ids_of_their_own(bench: Asking) -> None:
+    """The copies of a message that goes to several queues collide with no id that a client chose."""
+    bench.bound("fanout", ("", "a"), ("", "b"), ("", "c"))
+    bench.bound("direct", ("k", "a"), exchange="one")
+    bench.send("one", "k", "x.1")
+    assert {"x"} == {bench.send("x", "", "x")} & bench.acked()
+    assert {"a": 2, "b": 1, "c": 1} == bench.waiting()
+    bench.send("one", "k", "x.2")
+    assert {"a": 3, "b": 1, "c": 1} == bench.waiting()
+
+
 def test_unroutable(bench: Asking) -> None:
     """What goes to no queue is acknowledged and dropped; what goes to no exchange is refused."""
     bench.bound("direct")

@@ -62,7 +62,7 @@ _WORK_START = struct.Struct("<BI")
 _FILE_START = struct.Struct("<BII")  # kind, sequence number, length of the head
 _FRAME = struct.Struct("<IBI")  # length of what follows, kind, sequence number
 _FINISHED = struct.Struct(
-    "<ddBBHII"
+    "<ddBBIII"
 )  # runtime, seconds to keep (nan: not said), flags, length of state, follow-ups, lengths of body and told
 _FOLLOW_UP = struct.Struct("<IIII")  # lengths of msgid, queue, headers, payload
 _NO_RESULT, _RETIRES, _UNATTENDED = 1, 2, 4

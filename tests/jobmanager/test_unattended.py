@@ -15,7 +15,7 @@ from emq_compat.failures import failed, reply_of
 from emq_compat.jobmanager import JobManager
 from emq_compat.manager.losses import Losses, reply_to_lost, revoked
 from emq_compat.manager.settings import EventmqSettings
-from emq_compat.message import Delivery, Headers, Job, Outcome, Reply
+from emq_compat.message import Delivery, Headers, Job, Outcome, Publish, Reply
 from emq_compat.paths import PathProgram
 from emq_compat.pool.base import Lost
 from emq_compat.pool.channel import _FRAME, decode_finished, encode_finished
@@ -114,6 +114,17 @@ def test_a_childs_reply_keeps_the_mark(unattended: bool) -> None:
     reply = Reply(state="FAILURE", body=b"{}", no_result=True, unattended=unattended, keep_s=keep_s)
     frame = encode_finished(7, reply, 0.5, retires=True)
     assert (reply, 0.5, True) == decode_finished(frame, _FRAME.size)
+
+
+@pytest.mark.unit
+def test_a_childs_reply_has_any_number_of_follow_ups() -> None:
+    """More of them than 16 bits count pass from the child to its parent."""
+    follow_ups = tuple(
+        Publish(msgid=f"m{n}", queue="q", headers=Headers(), payload=b"[]") for n in range(66_000)
+    )
+    reply = Reply(state="SUCCESS", body=b"{}", follow_ups=follow_ups)
+    frame = encode_finished(7, reply, 0.5, retires=False)
+    assert (reply, 0.5, False) == decode_finished(frame, _FRAME.size)
 
 
 @pytest.mark.unit

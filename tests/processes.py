@@ -17,6 +17,7 @@ import psutil
 T = TypeVar("T")
 
 READY_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.01
 TAIL_LINES = 60
 MARK = "EMQ_TEST_PROCS"
@@ -98,6 +99,11 @@ class Proc:
     @property
     def pid(self) -> int:
         return self.popen.pid
+
+    @property
+    def is_broker(self) -> bool:
+        """Whether others among those started may be connected to it."""
+        return any(server in self.name for server in ("broker", "redis-server", "proxy"))
 
     @property
     def returncode(self) -> int | None:
@@ -283,21 +289,17 @@ class Procs:
             raise AssertionError(f"{proc.name} left over: {_described(leftovers())}") from None
 
     def close(self) -> None:
-        """End everything: TERM and a while, then KILL, by pid.
+        """End everything, brokers last: TERM and a while, then KILL, by pid.
+
+        A worker whose broker is away as it ends waits for it, to give back what it has not begun.
 
         :raises AssertionError: naming the processes that outlived the ones they descend from.
         """
         for proc in self.started:
             if proc.alive():
                 proc.send_signal(signal.SIGCONT)
-                proc.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 5
-        for proc in self.started:
-            try:
-                proc.popen.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                proc.popen.kill()
-                proc.popen.wait()
+        _end([proc for proc in self.started if not proc.is_broker])
+        _end([proc for proc in self.started if proc.is_broker])
         try:
             self.assert_none_left()
         finally:
@@ -325,6 +327,19 @@ class Procs:
             except (psutil.NoSuchProcess, psutil.AccessDenied, OSError, ValueError):
                 continue
         return found
+
+
+def _end(procs: Sequence[Proc]) -> None:
+    for proc in procs:
+        if proc.alive():
+            proc.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + END_TIMEOUT_S
+    for proc in procs:
+        try:
+            proc.popen.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            proc.popen.kill()
+            proc.popen.wait()
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -46,8 +46,6 @@ class Asks:
         self._engine = engine
         self._backup = backup
         self._started = now
-        #: Tells how many bytes are under way to a client at this moment; desk.unread knows it only roughly.
-        self.unsent: Callable[[bytes], int] | None = None
         self.inspections = Inspections(engine, self._answer)
         self.commands = Commands(engine)
         engine.asker = self.ask
@@ -58,8 +56,7 @@ class Asks:
         verb = _VERBS.get(command.verb)
         unread = self._engine.desk.unread
         try:
-            full = unread.full(client) and command.verb not in _SAYS_LITTLE
-            if full and (self.unsent is None or self.unsent(client)):
+            if command.verb not in _SAYS_LITTLE and unread.full(client):
                 raise BrokerRefused(f"{unread.of(client):,} bytes that were sent to this client are unread")
             if verb is None:
                 raise MessageError(

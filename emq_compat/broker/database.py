@@ -156,6 +156,8 @@ class Database:
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("PRAGMA cache_size = -49152")
         db.execute("PRAGMA temp_store = MEMORY")
+        # Some builds (Debian's) fill with zeros what is deleted: each payload would be written once more.
+        db.execute("PRAGMA secure_delete = OFF")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version < SCHEMA_VERSION:
             steps = [SQL["schema"]] if version == 0 else []

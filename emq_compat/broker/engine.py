@@ -353,6 +353,7 @@ class Engine:
         """Return what is to be sent, after the commit."""
         taken = self.desk.outbox[:]
         self.desk.outbox.clear()
+        self.desk.unread.left()
         return taken
 
 

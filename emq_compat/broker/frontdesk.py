@@ -57,6 +57,7 @@ class FrontDesk:
         self._gone = gone
         #: Client → what of it changes while it reads, and since when that didn't.
         self._deaf: dict[bytes, tuple[object, float]] = {}
+        self._engine: Engine | None = None
 
     def room(self, batch: int) -> int:
         """Return how many messages may be received, of at most so many: few while some stand in line."""
@@ -64,6 +65,7 @@ class FrontDesk:
 
     def begin_turn(self, engine: Engine, received: Sequence[Said]) -> None:
         """Look up what is known of the publishes that this turn may take."""
+        self._engine = engine
         self.publishes = [(client, said) for client, said, _ in received if type(said) is Request]
         publishes = [said for _, said in self.publishes]
         if len(self.line):
@@ -99,6 +101,8 @@ class FrontDesk:
                 line.add([(client, None, None)])
             else:
                 self._gone(client, now)
+        if self._engine is not None and self._engine.results.postponed:
+            self.look_at = min(self.look_at, now.mono + LOOK_OFTEN_S)
 
     def look_after_unread(self, engine: Engine, now: Moment) -> None:
         """Go on with clients that have read what they were sent, and cut off those that don't read at all."""

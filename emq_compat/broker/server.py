@@ -170,7 +170,7 @@ class Server:
         self.engine = Engine(self.store, self._options, self._about, now)
         self.engine.topics.told_outside = self._publish_out is not None
         self.asks = Asks(self.engine, self._backup, now)
-        self.asks.unsent = self.frontend.unsent_bytes
+        self.engine.desk.unread.held = self.frontend.unsent_bytes
         self._keyed = Keyed(self.engine, self.asks)
         self.store.commit()
 

@@ -7,6 +7,8 @@ asks is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 __all__ = ["Unread"]
 
 #: So much may be under way to one client …
@@ -22,12 +24,16 @@ class Unread:
     Attributes:
         total: of all clients.
         many: clients to whom so much is under way that somebody should look whether they read.
+        held: tells how many bytes a client's connection holds back at this moment; None: nobody knows.
     """
 
-    __slots__ = ("_bytes", "many", "total")
+    __slots__ = ("_bytes", "_fresh", "held", "many", "total")
 
     def __init__(self) -> None:
         self._bytes: dict[bytes, int] = {}
+        #: Clients whose connection doesn't know yet of all that is counted.
+        self._fresh: set[bytes] = set()
+        self.held: Callable[[bytes], int] | None = None
         self.many: set[bytes] = set()
         self.total = 0
 
@@ -38,15 +44,26 @@ class Unread:
         self._bytes[client] = size
         if size >= SMALL_BYTES:
             self.many.add(client)
+            self._fresh.add(client)
+
+    def left(self) -> None:
+        """Note that all that was counted has been given to the connections."""
+        if self._fresh:
+            self._fresh.clear()
 
     def of(self, client: bytes) -> int:
         """Return how much is under way to a client."""
         return self._bytes.get(client, 0)
 
     def full(self, client: bytes) -> bool:
-        """Tell whether a client must read before it is sent more."""
+        """Tell whether a client must read before it is sent more; one that has by now is forgotten here."""
         limit = CLIENT_BYTES if self.total < ALL_BYTES else SMALL_BYTES
-        return self._bytes.get(client, 0) >= limit
+        if self._bytes.get(client, 0) < limit:
+            return False
+        if self.held is None or client in self._fresh or self.held(client):
+            return True
+        self.read(client)
+        return False
 
     def read(self, client: bytes) -> None:
         """Forget what was under way: the client has it, or is gone."""

@@ -117,6 +117,20 @@ def test_who_is_gone_was_heard_first() -> None:
     assert ["a gone"] == desk.turn()
 
 
+def test_where_results_wait_it_is_soon_looked_whether_their_client_reads() -> None:
+    """Results that are too much for a client wait for a hundredth of a second, not for the next second."""
+    desk = Desk()
+    engine, now = desk.bench.engine, desk.bench.now
+    engine.desk.unread.add(b"reads", 16 << 20)
+    desk.front.look_at = now.mono + frontdesk.LOOK_S
+    desk.turn()
+    assert desk.front.look_at == now.mono + frontdesk.LOOK_S
+    engine.results.wait(b"reads", ["t"], now)
+    engine.results.put("t", "SUCCESS", b"{}", now)
+    desk.turn()
+    assert desk.front.look_at == now.mono + frontdesk.LOOK_OFTEN_S
+
+
 def test_who_reads_goes_on_and_who_doesnt_is_cut_off() -> None:
     """A client that has read what it was sent is forgotten; one that reads nothing is cut off."""
     desk = Desk()

@@ -193,6 +193,19 @@ def test_a_question_that_the_journal_fails_at_fails_its_turn(mocker: MockerFixtu
         bench.engine.from_client(CLIENT, question, bench.now)
 
 
+def test_what_is_deleted_is_not_written_once_more(tmp_path: Path) -> None:
+    """A large result that is forgotten leaves free pages; some systems' SQLite would fill them with zeros."""
+    store = Store(tmp_path / "data")
+    store.put_result("t", "SUCCESS", bytes(1 << 20), None)
+    store.commit()
+    store.fold()
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert 1 == store.forget(["t"])
+    store.commit()
+    assert (tmp_path / "data" / "journal.sqlite3-wal").stat().st_size < 1 << 17
+    store.close()
+
+
 def test_giving_memory_back_changes_nothing(tmp_path: Path) -> None:
     """What statements were given last is let go of by giving them values that no row can have."""
     store = Store(tmp_path / "data")

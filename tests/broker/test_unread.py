@@ -142,13 +142,31 @@ def test_waits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3 == results.waiting
 
 
+def test_who_has_read_all_is_sent_more_at_once() -> None:
+    """A client that reads gets large results as fast as it asks, and in one turn no more than its share."""
+    bench = Bench()
+    ids = stored(bench, 20)
+    results, unread = bench.engine.results, bench.engine.desk.unread
+    unread.held = lambda client: 0
+    results.wait(CLIENT, ids[:10], bench.now)
+    assert ids[:6] == pushed(bench)
+    got = []
+    for task_id in ids[10:]:
+        results.wait(CLIENT, [task_id], bench.now)
+        got += pushed(bench)
+    assert ids[10:] == got
+
+
 @pytest.mark.parametrize(("held", "refused"), [(0, False), (1, True)])
 def test_who_has_read_all_may_ask_at_once(held: int, refused: bool) -> None:
     """What a client was sent is counted until the next look; nothing is refused if no byte of it is left."""
     b = Bench()
     asks = Asks(b.engine, lambda file, done: None, b.now)
-    asks.unsent = lambda client: held
-    b.engine.desk.unread.add(CLIENT, CLIENT_BYTES)
-    b.turn((CLIENT, hello()), (CLIENT, Ask(msgid="a", verb="queues", arguments={})))
+    b.engine.asker = asks.ask
+    unread = b.engine.desk.unread
+    unread.held = lambda client: held
+    unread.add(CLIENT, CLIENT_BYTES)
+    b.turn((CLIENT, hello()))
+    b.turn((CLIENT, Ask(msgid="a", verb="queues", arguments={})))
     assert refused == any(b"are unread" in said.body for said in b.commands(Answer))
     Bench.opened.pop().store.close()

@@ -23,6 +23,8 @@ CELERY = (
     "django-celery-beat",
     "django-celery-results",
     "flower>=2.0",
+    "opentelemetry-instrumentation-celery",
+    "sentry-sdk>=2",
     "selenium",
 )
 

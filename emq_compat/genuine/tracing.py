@@ -21,7 +21,7 @@ from typing import Any
 from celery import states
 from celery.app import trace
 from celery.app.task import Context
-from celery.app.trace import build_tracer, setup_worker_optimizations, task_has_custom
+from celery.app.trace import setup_worker_optimizations, task_has_custom
 from celery.exceptions import Reject, TaskRevokedError
 from celery.worker.strategy import proto1_to_proto2
 from kombu.compression import decompress
@@ -90,7 +90,7 @@ class Tracing:
         if tracer is None:
             task = self.app.tasks[name]
             with _body_noted(task):
-                tracer = build_tracer(name, task, self.app.loader, self.hostname, app=self.app)
+                tracer = trace.build_tracer(name, task, self.app.loader, self.hostname, app=self.app)
             task.__trace__ = self._tracers[name] = tracer
         return tracer
 

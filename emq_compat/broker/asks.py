@@ -17,6 +17,8 @@ from emq_compat.broker.engine import Engine
 from emq_compat.broker.exchange_asks import EXCHANGE_VERBS
 from emq_compat.broker.inspections import Inspections
 from emq_compat.broker.moves import MOVES
+from emq_compat.broker.overview import OVERVIEW
+from emq_compat.broker.pauses import PAUSES
 from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
@@ -45,7 +47,6 @@ class Asks:
     def __init__(self, engine: Engine, backup: Backup, now: Moment) -> None:
         self._engine = engine
         self._backup = backup
-        self._started = now
         self.inspections = Inspections(engine, self._answer)
         self.commands = Commands(engine)
         engine.asker = self.ask
@@ -161,6 +162,7 @@ class Asks:
                 "held": queue.held,
                 "parked": queue.parked,
                 "in_flight": in_flight.get(queue.id, 0),
+                "paused": queue.paused,
                 "workers": sum(
                     queue in worker.queues for worker in engine.fleet.workers.values() if worker.present
                 ),
@@ -211,7 +213,7 @@ class Asks:
         return {
             **engine.desk.counters,
             **engine.desk.journal.sizes(),
-            "uptime_s": round(now.mono - self._started.mono, 3),
+            "uptime_s": round(now.mono - self._engine.started.mono, 3),
             "broker": engine.desk.about["broker"],
             "pid": os.getpid(),
             "in_flight": len(engine.flights.by_msgid),
@@ -296,11 +298,11 @@ class Asks:
             self._engine.publish(as_publish(row), now)
             if task_id := Headers.decode(row.header_text).task_id:
                 self._engine.results.forget([task_id])
-        self._engine.desk.journal.drop_dead([row.key for row in rows])
+        self._engine.drop_dead([row.key for row in rows])
         return len(rows)
 
     def _dead_drop(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> int:
-        return self._engine.desk.journal.drop_dead(self._dead_keys(arguments))
+        return self._engine.drop_dead(self._dead_keys(arguments))
 
     def _dead_keys(self, arguments: Arguments) -> list[int]:
         if _flag(arguments, "all"):
@@ -384,7 +386,7 @@ _VERBS: dict[str, Verb] = {
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
     "answer": Asks._node_answers,
-    **{name: _of_engine(verb) for name, verb in (PERIODIC | MOVES | TERM_VERBS).items()},
+    **{name: _of_engine(verb) for name, verb in (PERIODIC | MOVES | PAUSES | OVERVIEW | TERM_VERBS).items()},
     **{name: _of_client(verb) for name, verb in EXCHANGE_VERBS.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,

@@ -508,6 +508,10 @@ class Database:
         self._sequence += 1
         return self._sequence
 
+    def last_sequence(self) -> int:
+        """See Journal."""
+        return self._sequence
+
 
 def _make_own(copy: Path) -> None:
     """Have a copy be a journal that belongs to no run."""

@@ -1,4 +1,4 @@
-"""What is declared of queues, and how those end that are there for somebody or for a time.
+"""What is declared of queues, which are paused, and how those end that are there for somebody or for a time.
 
     exclusive    ends with the connection that declared it last
     auto_delete  ends when its last consumer has left (a worker of whatever kind)
@@ -76,6 +76,7 @@ class Declared:
                 ttl_s=told["ttl_s"],
             )
             queue = self._queues.by_id[queue_id]
+            queue.paused = told.get("paused", False)
             self._keep(queue, terms, now)
             if terms.passing and told["broker"] != self._broker:
                 self.delete(queue, now)
@@ -95,15 +96,31 @@ class Declared:
         known = self._terms.get(queue.id, Terms())
         self._keep(queue, terms, now)
         if terms != known:
-            options = {
-                "durable": terms.durable,
-                "auto_delete": terms.auto_delete,
-                "owner": terms.owner.hex(),
-                "expires_s": terms.expires_s,
-                "ttl_s": terms.ttl_s,
-                "broker": self._broker,
-            }
-            self._journal.set_queue_options(queue.id, None if terms == Terms() else json.dumps(options))
+            self._write(queue, terms)
+
+    def _write(self, queue: MessageQueue, terms: Terms) -> None:
+        options = {
+            "durable": terms.durable,
+            "auto_delete": terms.auto_delete,
+            "owner": terms.owner.hex(),
+            "expires_s": terms.expires_s,
+            "ttl_s": terms.ttl_s,
+            "broker": self._broker,
+            "paused": queue.paused,
+        }
+        plain = terms == Terms() and not queue.paused
+        self._journal.set_queue_options(queue.id, None if plain else json.dumps(options))
+
+    def pause(self, queue: MessageQueue, *, paused: bool) -> bool:
+        """Hand out nothing of a queue, also after a restart, or go on; False: that is so already.
+
+        What is handed out already ends as ever, and what is published is taken in.
+        """
+        if queue.paused == paused:
+            return False
+        queue.paused = paused
+        self._write(queue, self._terms.get(queue.id, Terms()))
+        return True
 
     def used(self, queue: MessageQueue, now: Moment) -> None:
         """Note that somebody has fetched from a queue."""
@@ -130,7 +147,7 @@ class Declared:
         elif terms.passing:
             self._set(queue, Terms(durable=False, auto_delete=True, expires_s=0.0), now)
         else:
-            self._journal.set_queue_options(queue.id, None)
+            self._write(queue, Terms())
         return dropped
 
     def _in_flight(self, queue: MessageQueue) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from emq_compat.broker.chords import Body, Chord, Chords, Completed, Failed, Part, with_values
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.entry import Entry
+from emq_compat.broker.failing import Failing
 from emq_compat.broker.locks import Locks
 from emq_compat.broker.queues import MessageQueue, QueueSet
 from emq_compat.broker.records import Moment, queue_of
@@ -51,6 +52,7 @@ class Endings:
     Attributes:
         chords: those that await something.
         locks: the unique keys that messages hold.
+        failing: what failed last.
         requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
             the first try); of messages waiting, held and in flight.
     """
@@ -63,6 +65,7 @@ class Endings:
         self._entry = entry
         self.chords = Chords(desk, queues)
         self.locks = Locks(desk, queues)
+        self.failing = Failing()
         self._followed = self.locks.followed
         self.requesters: dict[str, tuple[bytes, str]] = {}
 
@@ -85,6 +88,8 @@ class Endings:
         ``counts`` is False where a kombu consumer has acknowledged the message: what its task comes to in a
         chord is told by a settled message.
         """
+        if state == FAILURE:
+            self.failing.note(headers, msgid, body, now)
         if headers.task_id and state not in (IGNORED, REJECTED):
             self._store(headers, state, body, now, keep=keep)
         if headers.once:
@@ -121,6 +126,8 @@ class Endings:
         ``payload`` is only looked at where the headers ask for an epilogue.
         """
         self.answer(msgid, body)
+        if state == FAILURE:
+            self.failing.note(headers, msgid, body, now)
         if headers.task_id:
             self._store(headers, state, body, now, keep=keep)
         if headers.once:
@@ -264,6 +271,8 @@ class Endings:
         """Store what a body came to that never ran; publish its epilogue. Its own chord is the caller's."""
         headers = body.headers
         self.answer(body.msgid, reply)
+        if state == FAILURE:
+            self.failing.note(headers, body.msgid, reply, now)
         if headers.task_id:
             self._store(headers, state, reply, now)
         if headers.once:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from emq_compat.broker.ages import Ages
 from emq_compat.broker.declared import Declared
 from emq_compat.broker.desk import Desk, EngineOptions
 from emq_compat.broker.exchanges import Exchanges
@@ -93,6 +94,7 @@ class Engine:
         self.fleet = Fleet(self.desk, self.flights, self.topics, now)
         self.gates = self.flights.gates
         self.endings = self.flights.endings
+        self.failing = self.endings.failing
         self.receipts = Receipts(self.desk)
         self._reply_acks = self.receipts.replies
         self.exchanges = Exchanges(self.desk, self.queues)
@@ -111,6 +113,10 @@ class Engine:
         self._hand_out = HandOut(self.desk, self.fleet, self.flights, self.withdrawals)
         self.fetch = self._hand_out.fetch
         self._journal = journal
+        self.started = now
+        self.ages = Ages(journal.last_sequence(), now)
+        #: how many dead letters there were at the start, less those deleted since; None: not counted yet.
+        self._dead: int | None = None
         self._next_rotation = now.mono + FINISHED_ROTATION_S
         self._next_expiry = now.mono
         #: What answers a client's ASK, and what takes a worker's ANSWER (asks.py).
@@ -294,6 +300,22 @@ class Engine:
     def _on_topic(self, worker: Worker, command: PublishTopic, now: Moment) -> None:
         self.topics.publish(command, now)
 
+    # Dead letters
+
+    def count_dead(self) -> int:
+        """Return how many there are."""
+        since = self.desk.counters["dead"]
+        if self._dead is None:
+            self._dead = self._journal.count_dead() - since
+        return self._dead + since
+
+    def drop_dead(self, keys: Sequence[int]) -> int:
+        """Delete those with these keys; returns how many there were."""
+        dropped = self._journal.drop_dead(keys)
+        if self._dead is not None:
+            self._dead -= dropped
+        return dropped
+
     # Time
 
     def tick(self, now: Moment) -> None:
@@ -303,6 +325,8 @@ class Engine:
         if next_at is not None and next_at <= now.wall:
             self.schedules.run_due(now)
         self.fleet.tick(now)
+        if now.mono >= self.ages.due:
+            self.ages.note(self._journal.last_sequence(), now)
         if now.mono >= self._next_rotation:
             self._next_rotation = now.mono + FINISHED_ROTATION_S
             self._journal.rotate_finished()

@@ -89,7 +89,7 @@ class HandOut:
                 queue = tier[0]
                 if len(tier) > 1:
                     tier.append(tier.pop(0))
-                if queue not in busy:
+                if queue not in busy or queue.paused:
                     continue
                 message = self._next_for(worker, queue, now)
                 if message is None:
@@ -193,6 +193,8 @@ class HandOut:
 
     def fetch(self, worker: Worker, queue: MessageQueue, now: Moment) -> tuple[Waiting, int] | None:
         """Hand a queue's next message to one who asks; returns it and the attempt. None: there is none."""
+        if queue.paused:
+            return None
         self._may_park = PARKED_AT_ONCE
         self._gates.open(now)
         message = self._next_for(worker, queue, now)

@@ -33,6 +33,7 @@ class NewEntry:
         task, shown: its task's name and its schedule in words, for those who look.
         last_run_at: unix seconds from which its first run counts.
         total: how often it was sent before.
+        next_at: unix seconds at which the beat means to send it first; None: it doesn't say.
     """
 
     name: str
@@ -40,6 +41,7 @@ class NewEntry:
     shown: str
     last_run_at: float
     total: int = 0
+    next_at: float | None = None
 
 
 class Periodic:
@@ -57,6 +59,13 @@ class Periodic:
         self._sent = {
             key: now.mono - max(0.0, now.wall - row.sent_at) for key, row in self._rows.items()
         }
+
+        #: What beats say of their next runs; not kept over a restart.
+        self._next: dict[tuple[str, str], float] = {}
+
+    def next_at(self, row: PeriodicRow) -> float | None:
+        """Return when an entry's beat means to send it next, unix seconds; None: it has not said so."""
+        return self._next.get((row.schedule, row.name))
 
     def rows(self) -> list[PeriodicRow]:
         """Return every entry of every schedule, in order."""
@@ -101,6 +110,7 @@ class Periodic:
                 )
                 self._sent[schedule, entry.name] = now.mono - (now.wall - row.sent_at)
                 self._put(row)
+                self._expect(schedule, entry.name, entry.next_at)
             elif (known.task, known.shown) != (entry.task, entry.shown):
                 self._put(known._replace(task=entry.task, shown=entry.shown))
         return self.look(schedule, [entry.name for entry in entries], now)
@@ -134,6 +144,7 @@ class Periodic:
         last_run_at: float,
         messages: Sequence[Publish],
         now: Moment,
+        next_at: float | None = None,
     ) -> tuple[bool, PeriodicRow | None]:
         """Publish a run of an entry, if the entry is still as it ``was``.
 
@@ -141,6 +152,7 @@ class Periodic:
             was: the token that the beat has seen.
             token: names this very run; the same one again is the same run.
             last_run_at: when it is, unix seconds by the beat's clock.
+            next_at: when the one after it is; None: the beat doesn't say.
 
         Returns:
             Whether it was sent (now, or by the same token before), and the entry as it is; None: it is gone.
@@ -161,6 +173,7 @@ class Periodic:
         self._sent[schedule, name] = now.mono
         row = row._replace(last_run_at=last_run_at, sent_at=now.wall, total=row.total + 1, token=token)
         self._put(row)
+        self._expect(schedule, name, next_at)
         return True, row
 
     def forget(self, schedule: str) -> int:
@@ -181,6 +194,13 @@ class Periodic:
         self._rows[row.schedule, row.name] = row
         self._desk.journal.put_periodic(row)
 
+    def _expect(self, schedule: str, name: str, next_at: float | None) -> None:
+        if next_at is None:
+            self._next.pop((schedule, name), None)
+        else:
+            self._next[schedule, name] = next_at
+
     def _drop(self, row: PeriodicRow) -> None:
+        self._next.pop((row.schedule, row.name), None)
         del self._rows[row.schedule, row.name], self._sent[row.schedule, row.name]
         self._desk.journal.drop_periodic(row.schedule, row.name)

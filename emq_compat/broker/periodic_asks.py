@@ -28,6 +28,7 @@ def _list(engine: Engine, arguments: Arguments, now: Moment) -> list[dict[str, A
             "name": row.name,
             "task": row.task,
             "shown": row.shown,
+            "next_at": engine.periodic.next_at(row),
             **_seen(engine, row, now),
         }
         for row in periodic.rows()
@@ -45,6 +46,7 @@ def _begin(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
             shown=_text(entry, "shown"),
             last_run_at=_seconds(entry, "last_run_at"),
             total=_count(entry, "total"),
+            next_at=_seconds(entry, "next_at") if entry.get("next_at") is not None else None,
         )
         for entry in given
     ]
@@ -81,6 +83,7 @@ def _send(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
         last_run_at=_seconds(arguments, "last_run_at"),
         messages=messages,
         now=now,
+        next_at=_seconds(arguments, "next_at") if arguments.get("next_at") is not None else None,
     )
     return {"sent": sent, "entry": None if row is None else _seen(engine, row, now)}
 

@@ -106,6 +106,7 @@ class MessageQueue:
         "id",
         "name",
         "parked",
+        "paused",
         "ttl_s",
         "waiting",
     )
@@ -137,6 +138,8 @@ class MessageQueue:
         self.parked = 0
         #: seconds that a message may wait here; None: without end.
         self.ttl_s: float | None = None
+        #: nothing is handed out of it until an operator says so.
+        self.paused = False
         #: hand-outs since the start.
         self.handed_out = 0
         self._busy = marks.busy
@@ -334,6 +337,22 @@ class MessageQueue:
                 return rank.window[0]
             self._nonempty.pop(0)
         return None
+
+    def oldest(self) -> tuple[int, str] | None:
+        """Return the sequence number and msgid of what has waited longest (of what is set aside, of each task
+        what is next); None: nothing waits.
+        """
+        found = [(heap[0][1].key, heap[0][1].msgid) for heap in self.blocked.values()]
+        for index in list(self._nonempty) if self.waiting else ():
+            rank = self._ranks[index]
+            if rank.window:
+                found.append((rank.window[0].key, rank.window[0].msgid))
+            elif rank.more:
+                rows = self._journal.read_messages(rank.first, rank.last, WINDOW_MESSAGES)
+                first = next((row for row in rows if not self._skip(row.key)), None)
+                if first is not None:
+                    found.append((first.key, first.msgid))
+        return min(((key & SEQUENCE_MASK, msgid) for key, msgid in found), default=None)
 
     def pop_set_aside(self, task: str) -> Waiting:
         """Take the first message that was set aside for ``task``."""

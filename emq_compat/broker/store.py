@@ -416,11 +416,15 @@ class Store(Database):
         """Delete dead letters; returns how many."""
         return sum(self._execute("drop_dead", (key,), writes=True).rowcount for key in keys)
 
+    def count_dead(self) -> int:
+        """Return how many dead letters there are; they are counted one by one."""
+        return int(self._rows("count_dead")[0][0])
+
     def sizes(self) -> dict[str, Any]:
         """Return counts and bytes for ``stats``."""
         size = self.path.stat().st_size if self.path is not None else 0
-        dead, results = self._rows("count_dead")[0][0], self._rows("count_results")[0][0]
-        return {"dead": dead, "results": results, "journal_bytes": size}
+        results = self._rows("count_results")[0][0]
+        return {"dead": self.count_dead(), "results": results, "journal_bytes": size}
 
 
 def _range(queue_id: int) -> tuple[int, int]:

@@ -45,6 +45,7 @@ COMMANDS = {
     "events": "Show tasks and workers as they change, by their events.",
     "held": "Show unique keys, what is parked, and why a task waits.",
     "purge": "Drop the messages that wait in queues.",
+    "queue": "Pause queues, and let them go on.",
     "dead": "Look at the dead letters, requeue or drop them.",
     "amqp": "Administrate queues, one command after the other.",
     "shell": "Open a Python shell with the app and its tasks.",

@@ -111,7 +111,7 @@ def _text(
         f"{stats['in_flight']:,} in flight, {amount(stats['dead'], 'dead letter')}."
     ]
     if workers:
-        rows = [
+        workers_shown = [
             (
                 worker["name"],
                 "lost?" if not worker.get("present", True) else "stock" if worker["stock"] else "ready",
@@ -123,7 +123,7 @@ def _text(
             )
             for worker in workers
         ]
-        parts.append(table(("worker", "state", "host", "pid", "holds", "queues", "heard"), rows))
+        parts.append(table(("worker", "state", "host", "pid", "holds", "queues", "heard"), workers_shown))
         lines = [line for worker in workers for line in _held(worker)]
         if lines:
             parts.append("\n".join(lines))
@@ -131,8 +131,15 @@ def _text(
         parts.append("No worker is connected.")
     if queues:
         columns = ("name", "waiting", "delayed", "held", "parked", "in_flight", "workers")
-        heads = ("queue", "waiting", "delayed", "held", "parked", "in flight", "workers")
-        parts.append(table(heads, [[queue.get(column, 0) for column in columns] for queue in queues]))
+        heads: tuple[str, ...] = ("queue", "waiting", "delayed", "held", "parked", "in flight", "workers")
+        rows = [[queue.get(column, 0) for column in columns] for queue in queues]
+        if any(queue.get("paused") for queue in queues):
+            heads = (*heads, "state")
+            rows = [
+                [*row, "paused" if queue.get("paused") else ""]
+                for row, queue in zip(rows, queues, strict=True)
+            ]
+        parts.append(table(heads, rows))
     return "\n\n".join(parts)
 
 

@@ -116,6 +116,7 @@ class Kept:
             was=run.was,
             token=run.token,
             last_run_at=maybe_make_aware(run.at).timestamp(),
+            next_at=time.time() + run.next_s - (time.monotonic() - run.made_at),
             messages=[
                 {
                     "msgid": message.msgid,
@@ -141,7 +142,19 @@ def _row(entry: Any) -> dict[str, Any]:
         "shown": str(entry.schedule)[:200],
         "last_run_at": maybe_make_aware(entry.last_run_at).timestamp(),
         "total": entry.total_run_count,
+        "next_at": _next_at(entry),
     }
+
+
+def _next_at(entry: Any) -> float | None:
+    """Return when a new entry is due, unix seconds, for those who look; None: its schedule doesn't tell."""
+    try:
+        is_due, next_s = entry.is_due()
+    except Exception:  # noqa: BLE001 - a schedule of the project's: the scheduler logs it when it is its turn
+        return None
+    if is_due:
+        return time.time()
+    return None if next_s is None else time.time() + float(next_s)
 
 
 def kept_as(app: Celery, given: str | None) -> str:

@@ -1,0 +1,228 @@
+"""What a monitor asks once a second: counts, ages, what runs, what failed; and queues that are paused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emq_compat.broker.ages import Ages
+from emq_compat.broker.asks import Asks
+from emq_compat.broker.failing import Failing
+from emq_compat.broker.records import Dispatch, Moment, Send
+from emq_compat.message import Headers, new_id
+from emq_compat.protocol.commands import Answer, Ask, Heartbeat
+from tests.broker.bench import CLIENT, Bench
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while Bench.opened:
+        Bench.opened.pop().store.close()
+
+
+def asked(bench: Bench, verb: str, **arguments: Any) -> Any:
+    """Ask the bench's engine; returns the answer's document."""
+    if bench.engine.asker is None:
+        Asks(bench.engine, lambda file, done: None, bench.now)
+    ask = Ask(msgid=new_id(), verb=verb, arguments=arguments)
+    [answer] = [
+        sent.command
+        for sent in bench.turn((CLIENT, ask))
+        if isinstance(sent, Send) and isinstance(sent.command, Answer)
+    ]
+    return json.loads(answer.body)
+
+
+def overview(bench: Bench, **arguments: Any) -> Any:
+    return asked(bench, "overview", **arguments)["ok"]
+
+
+def test_queues_are_told_with_what_waits_runs_and_for_how_long() -> None:
+    """Waiting, delayed and handed-out messages are counted; the oldest one's age is that of its publish."""
+    b = Bench()
+    b.publish(1)
+    b.pass_time(40)
+    b.publish(2)
+    b.publish(1, eta=b.wall + 500)
+    b.pass_time(20)
+    [queue] = overview(b)["queues"]
+    assert (3, 1, 0, 0) == (queue["waiting"], queue["delayed"], queue["in_flight"], queue["workers"])
+    assert queue["oldest_s"] == pytest.approx(60, abs=2)
+    b.worker(slots=1, credit=1)
+    told = overview(b)
+    [queue] = told["queues"]
+    assert (2, 1, 1, 1) == (queue["waiting"], queue["in_flight"], queue["handed_out"], queue["workers"])
+    assert queue["oldest_s"] == pytest.approx(20, abs=2)
+    assert (2, 1, 1) == (told["waiting"], told["delayed"], told["in_flight"])
+
+
+def test_an_age_outlasts_a_restart(tmp_path: Path) -> None:
+    """What was published before the broker was started is as old as its id says."""
+    b = Bench(tmp_path)
+    import time
+
+    b.wall = time.time()
+    b.publish()
+    b.restart()
+    b.pass_time(300)
+    [queue] = overview(b)["queues"]
+    assert queue["oldest_s"] == pytest.approx(300, abs=5)
+
+
+def test_ages_are_known_to_a_part_of_themselves() -> None:
+    """A note a second is kept in bounds: an old age is told less exactly, a fresh one to the second."""
+    ages = Ages(0, Moment(0.0, 0.0))
+    for second in range(1, 40_000):
+        ages.note(second * 10, Moment(second, float(second)))
+    end = Moment(40_000.0, 40_000.0)
+    assert ages.age_s(399_990, "", end) == pytest.approx(1, abs=1.1)
+    assert ages.age_s(390_000, "", end) == pytest.approx(1000, abs=5)
+    assert ages.age_s(20_000, "", end) == pytest.approx(38_000, rel=0.02)
+    assert len(ages._times) <= 4096
+
+
+def test_a_worker_is_told_with_what_it_runs() -> None:
+    """What its heartbeat lists as not begun, and what it holds beyond its slots, doesn't run."""
+    b = Bench()
+    b.publish(4, task="t.add")
+    first, second, *_ = b.worker(slots=2, credit=4, pid=17, hostname="h")
+    b.pass_time(5, b"w.1")
+    [worker] = overview(b)["workers"]
+    assert (2, 4, 2, 17, "h") == tuple(worker[k] for k in ("slots", "held", "busy", "pid", "hostname"))
+    assert ["t-" + first.msgid, "t-" + second.msgid] == [one["task_id"] for one in worker["running"]]
+    assert ("t.add", "q", 5.0) == tuple(worker["running"][0][k] for k in ("task", "queue", "for_s"))
+    not_begun = tuple(d for d in b.engine.flights.by_msgid if d != second.msgid)
+    b.turn((b"w.1", Heartbeat(msgid=new_id(), timestamp=b.wall, not_begun=not_begun)))
+    [worker] = overview(b)["workers"]
+    assert (1, [second.msgid]) == (worker["busy"], [t["task_id"][2:] for t in worker["running"]])
+
+
+def test_failures_are_kept_as_they_came() -> None:
+    """Each failure is told once with its reply, and counted by its task; another outcome isn't."""
+    b = Bench()
+    b.publish(3, task="t.a")
+    one, two, three = b.worker(slots=3, credit=3)
+    reply = '{"value": "no", "state": "FAILURE", "error": {"type": "ValueError"}, "traceback": "Trace"}'
+    b.reply(one, "FAILURE", body=reply.encode())
+    b.reply(two, "SUCCESS")
+    told = overview(b)
+    [failure] = told["failures"]
+    assert ("t.a", "t-" + one.msgid, reply) == tuple(failure[k] for k in ("task", "task_id", "reply"))
+    assert ({"t.a": 1}, 1) == (told["failed_by_task"], told["counters"]["failed"])
+    b.reply(three, "FAILURE", body=b"\xff no JSON")
+    [failure] = overview(b, failures_after=failure["number"])["failures"]
+    assert "\ufffd no JSON" == failure["reply"]
+
+
+def test_what_the_broker_fails_by_itself_is_a_failure_too() -> None:
+    """A task lost with its worker is among the failures, and its message among the dead letters."""
+    b = Bench()
+    b.publish(task="t.a")
+    b.worker()
+    b.engine.connection_gone(b"w.1", b.now)
+    b.pass_time(5)
+    told = overview(b)
+    assert "WorkerLostError" in told["failures"][0]["reply"]
+    assert 1 == told["dead"] == told["counters"]["dead"]
+
+
+def test_the_failures_kept_are_bounded() -> None:
+    """Of each task the last ten, of a hundred tasks; a reply that is large isn't kept."""
+    failing, now = Failing(), Moment(1.0, 1.0)
+    for n in range(250):
+        failing.note(Headers(task=f"t{n % 125}", task_id=str(n)), "m", b"{}", now)
+    for n in range(50):
+        failing.note(Headers(task="often", task_id=f"o{n}"), "m", b"{}", now)
+    failing.note(Headers(task="large", task_id="l"), "m", b"x" * 40_000, now)
+    kept = list(failing.since(0))
+    assert 100 == len(failing.by_task) == len({failed.task for failed in kept})
+    assert [f"o{n}" for n in range(40, 50)] == [f.task_id for f in kept if f.task == "often"]
+    assert [None] == [f.body for f in kept if f.task == "large"]
+    assert (301, 50) == (failing.total, failing.by_task["often"])
+    assert {"o49", "l"} == {f.task_id for f in failing.since(299)}
+
+
+def test_dead_letters_are_counted_without_reading_them(tmp_path: Path) -> None:
+    """The number of dead letters is that on disk, over a restart, requeues and drops."""
+    b = Bench(tmp_path)
+    b.publish(3)
+    for d in b.worker(slots=3, credit=3):
+        b.reply(d, "REJECTED")
+    assert 3 == overview(b)["dead"]
+    b.restart()
+    assert 3 == overview(b)["dead"]
+    first, second, _ = asked(b, "dead_list")["ok"]
+    asked(b, "dead_drop", keys=[first["key"], 999])
+    asked(b, "dead_requeue", keys=[second["key"]])
+    assert 1 == overview(b)["dead"] == b.store.count_dead()
+
+
+def test_many_queues_are_cut_and_counted() -> None:
+    """Of very many queues those that hold most are told; the totals are of all."""
+    b = Bench()
+    for n in range(510):
+        b.publish(2 if n == 509 else 1, queue=f"q{n}")
+    told = overview(b)
+    assert (500, 510, 511) == (len(told["queues"]), told["queues_total"], told["waiting"])
+    assert "q509" in {queue["name"] for queue in told["queues"]}
+
+
+def test_wrong_arguments_are_named() -> None:
+    """A wrong argument is refused by name."""
+    assert "failures_after" in asked(Bench(), "overview", failures_after="x")["error"]["message"]
+
+
+def test_a_paused_queue_hands_nothing_out(tmp_path: Path) -> None:
+    """Publishes go on and wait, over a restart, too, until it is resumed; then they go out at once."""
+    b = Bench(tmp_path)
+    b.publish(queue="q")
+    assert asked(b, "pause_queue", queue="q")["ok"] is True
+    assert asked(b, "pause_queue", queue="q")["ok"] is False
+    assert [] == b.worker(queues=("q", "other"), slots=4, credit=4)
+    b.restart()
+    assert [] == b.worker(queues=("q", "other"), slots=4, credit=4)
+    b.publish(2, queue="q")
+    (other,) = b.publish(queue="other")
+    assert [other] == [d.msgid for d in b.sent if isinstance(d, Dispatch)]
+    by_name = {queue["name"]: queue for queue in asked(b, "queues")["ok"]}
+    assert (3, True, False) == (by_name["q"]["waiting"], by_name["q"]["paused"], by_name["other"]["paused"])
+    assert asked(b, "resume_queue", queue="q")["ok"] is True
+    assert 3 == sum(isinstance(sent, Dispatch) for sent in b.sent)
+
+
+def test_a_pause_lasts_with_what_is_declared(tmp_path: Path) -> None:
+    """Declaring a queue anew neither ends its pause, nor does a pause end what is declared."""
+    b = Bench(tmp_path)
+    asked(b, "declare_queue", queue="q", ttl_s=50)
+    asked(b, "pause_queue", queue="q")
+    asked(b, "declare_queue", queue="q", ttl_s=60)
+    b.restart()
+    queue = b.engine.queues.by_name["q"]
+    assert (True, 60) == (queue.paused, queue.ttl_s)
+    asked(b, "resume_queue", queue="q")
+    b.restart()
+    queue = b.engine.queues.by_name["q"]
+    assert (False, 60) == (queue.paused, queue.ttl_s)
+
+
+def test_nothing_is_fetched_from_a_paused_queue() -> None:
+    """Who fetches single messages gets none of a paused queue."""
+    b = Bench()
+    b.publish(queue="q")
+    asked(b, "pause_queue", queue="q")
+    fetched = asked(b, "fetch", queue="q")
+    asked(b, "resume_queue", queue="q")
+    assert fetched["ok"] in (None, False, {}) or not fetched["ok"].get("msgid")
+    assert asked(b, "fetch", queue="q")["ok"]["msgid"]
+
+
+def test_an_unknown_queue_is_not_paused() -> None:
+    """A name that no queue has is refused: it may be a slip."""
+    assert "there is no queue 'nope'" == asked(Bench(), "pause_queue", queue="nope")["error"]["message"]

@@ -43,14 +43,14 @@ _REPEAT_S, _REPEAT_MAX_S = 0.02, 5.0
 class InProcessPool(Pool):
     """Slots of this process; a subclass makes them and says what becomes of one that is given up."""
 
-    #: How much may wait behind the running one; solo holds nothing back from other workers.
-    _reserve = 0
 
     def __init__(self, options: PoolOptions, work: Work) -> None:
         self._options = options
         self._work = work
         self._pid = os.getpid()
         self._target = options.concurrency
+        #: How many may wait behind a running one.
+        self._reserve = options.reserve_per_child
         self._slots: list[Slot] = []
         self._idle: list[Slot] = []
         self._homeless: deque[Given] = deque()
@@ -149,8 +149,9 @@ class InProcessPool(Pool):
         return [given.assignment for given in taken]
 
     def overrun(self, after_s: float, now: float) -> list[Assignment]:
-        """Take back what waits behind an assignment that began ``after_s`` ago or earlier."""
-        taken: list[Given] = []
+        """Take back what waits behind an assignment that began ``after_s`` ago or earlier, or for a slot."""
+        taken = list(self._homeless)
+        self._homeless.clear()
         for slot in self._slots:
             if len(slot.given) > 1:
                 began = slot.given[0].began

@@ -94,7 +94,6 @@ class ThreadsPool(InProcessPool):
 
     def __init__(self, options: PoolOptions, work: Work) -> None:
         super().__init__(options, work)
-        self._reserve = options.reserve_per_child
         self._numbers = itertools.count(1)
 
     def run_loop(self, loop: Callable[[], int]) -> int:

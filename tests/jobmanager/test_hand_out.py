@@ -13,9 +13,10 @@ pytestmark = [pytest.mark.integration]
     ("pool", "options"),
     [
         ("prefork", ()),
-        ("solo", ("--prefetch-multiplier", "1")),
+        ("solo", ()),
         pytest.param("threads", (), marks=pytest.mark.long),
         pytest.param("prefork", ("--prefetch-multiplier", "1"), marks=pytest.mark.long),
+        pytest.param("solo", ("--prefetch-multiplier", "1"), marks=pytest.mark.long),
     ],
 )
 def test_an_idle_worker_takes_what_waits(site: Site, pool: str, options: tuple[str, ...]) -> None:

@@ -73,7 +73,15 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture
 def several(run: Run) -> Run:
-    """``run`` for pools that run more than one at once or hold some in reserve."""
+    """``run`` for pools whose slots can be added and removed, and hold some in reserve."""
     if run.pool in ("solo", "asyncio"):  # type: ignore[attr-defined]
+        pytest.skip("this pool has one slot, or its slots hold no reserve")
+    return run
+
+
+@pytest.fixture
+def reserving(run: Run) -> Run:
+    """``run`` for pools whose slots hold some in reserve."""
+    if run.pool == "asyncio":  # type: ignore[attr-defined]
         pytest.skip("no slot of this pool holds a reserve")
     return run

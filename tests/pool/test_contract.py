@@ -78,7 +78,7 @@ def test_no_slot_takes_more_than_it_may(run: Run) -> None:
     run(body)
 
 
-def test_a_reserve_waits_behind_the_running_one(several: Run) -> None:
+def test_a_reserve_waits_behind_the_running_one(reserving: Run) -> None:
     """With reserve, up to reserve_per_child wait in a slot and run in order."""
 
     def body(driver: Driver) -> None:
@@ -91,10 +91,10 @@ def test_a_reserve_waits_behind_the_running_one(several: Run) -> None:
         assert not driver.pool.submit(assignment("echo", "g"), reserve=True)
         driver.finished("d", "e", "f")
 
-    several(body, reserve_per_child=2)
+    reserving(body, reserve_per_child=2)
 
 
-def test_begun_tells_when_a_waiting_one_starts(several: Run) -> None:
+def test_begun_tells_when_a_waiting_one_starts(reserving: Run) -> None:
     """One that waits is not running: Begun comes when the one before it has finished."""
 
     def body(driver: Driver) -> None:
@@ -106,10 +106,10 @@ def test_begun_tells_when_a_waiting_one_starts(several: Run) -> None:
         assert driver.of(Finished, "a")
         driver.finished("b")
 
-    several(body)
+    reserving(body)
 
 
-def test_what_waits_is_taken_back_exactly(several: Run) -> None:
+def test_what_waits_is_taken_back_exactly(reserving: Run) -> None:
     """take_back returns each one that waits, never what runs, and none of them runs afterwards."""
 
     def body(driver: Driver) -> None:
@@ -126,10 +126,10 @@ def test_what_waits_is_taken_back_exactly(several: Run) -> None:
         driver.finished("z")
         assert {"a", "z"} == {event.key[0] for event in driver.of(Finished)}
 
-    several(body)
+    reserving(body)
 
 
-def test_taking_back_under_load_loses_and_doubles_nothing(several: Run) -> None:
+def test_taking_back_under_load_loses_and_doubles_nothing(reserving: Run) -> None:
     """Whatever take_back doesn't return has begun and finishes, also while slots take work at full speed."""
 
     def body(driver: Driver) -> None:
@@ -149,10 +149,10 @@ def test_taking_back_under_load_loses_and_doubles_nothing(several: Run) -> None:
         assert set() == set(done) & set(returned)
         assert returned
 
-    several(body, concurrency=2)
+    reserving(body, concurrency=2)
 
 
-def test_one_that_overruns_loses_its_reserve(several: Run) -> None:
+def test_one_that_overruns_loses_its_reserve(reserving: Run) -> None:
     """overrun returns what waits behind what has run too long, and only that."""
 
     def body(driver: Driver) -> None:
@@ -163,7 +163,21 @@ def test_one_that_overruns_loses_its_reserve(several: Run) -> None:
         assert ["b"] == [item.delivery.msgid for item in driver.pool.overrun(0.2, now + 0.3)]
         driver.finished("a")
 
-    several(body)
+    reserving(body)
+
+
+def test_what_waits_for_a_slot_that_does_not_let_go_is_taken_back(reserving: Run) -> None:
+    """What waited behind one that is over its hard limit and goes on: overrun returns it, or it runs."""
+
+    def body(driver: Driver) -> None:
+        driver.submit(assignment("stubborn 1", "a", limit_s=0.2))
+        driver.submit(assignment("echo", "b"), reserve=True)
+        driver.lost("a")
+        back = driver.pool.overrun(0.05, time.monotonic())
+        driver.idle(1)
+        assert ["b"] == [item.delivery.msgid for item in back] + [e.key[0] for e in driver.of(Finished)]
+
+    reserving(body)
 
 
 @pytest.mark.parametrize("name", ["ValueError", "SystemExit", "KeyboardInterrupt"])
@@ -226,7 +240,7 @@ def test_the_hard_limit_gives_the_slot_up(run: Run) -> None:
     run(body)
 
 
-def test_what_waits_behind_a_lost_one_still_runs(several: Run) -> None:
+def test_what_waits_behind_a_lost_one_still_runs(reserving: Run) -> None:
     """The reserve of a slot that is given up runs in another one, once."""
 
     def body(driver: Driver) -> None:
@@ -237,7 +251,7 @@ def test_what_waits_behind_a_lost_one_still_runs(several: Run) -> None:
         assert "time-limit" == driver.lost("a").reason
         assert 4 == len(driver.of(Finished))
 
-    several(body)
+    reserving(body)
 
 
 def test_a_running_assignment_can_be_terminated(run: Run) -> None:
@@ -276,7 +290,7 @@ def test_a_running_assignment_can_be_softened(run: Run) -> None:
     run(body)
 
 
-def test_softening_one_that_just_ended_harms_nobody(several: Run) -> None:
+def test_softening_one_that_just_ended_harms_nobody(reserving: Run) -> None:
     """When the key has ended, though its result isn't read yet, no other assignment is interrupted."""
 
     def body(driver: Driver) -> None:
@@ -288,10 +302,10 @@ def test_softening_one_that_just_ended_harms_nobody(several: Run) -> None:
             driver.idle(1)
         assert [b"slept"] * 10 == replies([f for f in driver.of(Finished) if f.key[0].startswith("b")])
 
-    several(body)
+    reserving(body)
 
 
-def test_terminating_one_that_just_ended_harms_nobody(several: Run) -> None:
+def test_terminating_one_that_just_ended_harms_nobody(reserving: Run) -> None:
     """When the key has ended, though its result isn't read yet, the next one in the same slot is not hit."""
 
     def body(driver: Driver) -> None:
@@ -304,7 +318,7 @@ def test_terminating_one_that_just_ended_harms_nobody(several: Run) -> None:
             driver.idle(1)
         assert 20 == len(driver.of(Finished)) + len(driver.of(Lost))
 
-    several(body)
+    reserving(body)
 
 
 def test_slots_are_added_and_removed(several: Run) -> None:

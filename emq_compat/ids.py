@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-__all__ = ["new_id", "plain_name"]
+__all__ = ["made_at", "new_id", "plain_name"]
 
 _UNFIT = re.compile(r"[^!-~]+")
 
@@ -27,3 +27,13 @@ def new_id() -> str:
     value |= 0b10 << 62 | rand & (1 << 62) - 1
     h = f"{value:032x}"
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def made_at(msgid: str) -> float | None:
+    """Return the unix time at which an id of ``new_id`` was made, to the millisecond; None: it is none."""
+    if len(msgid) < 36 or msgid[14] != "7":
+        return None
+    try:
+        return int(msgid[:8] + msgid[9:13], 16) / 1000
+    except ValueError:
+        return None

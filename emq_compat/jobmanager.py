@@ -292,6 +292,15 @@ class JobManager(Intake):
         self.restart_wanted = self.restart_wanted or self._stage is Stage.RUNNING
         self.shut_down()
 
+    def is_connected(self, upstream: Upstream) -> bool:
+        """Whether one of ``upstreams`` has a broker that has taken this worker in, and is heard."""
+        return self._connections.stands(upstream)
+
+    @property
+    def reconnects(self) -> int:
+        """Connections to brokers beyond the first of each upstream."""
+        return max(0, self._connections.made - len(self.upstreams))
+
     def renew_pool(self) -> None:
         """Replace what runs jobs: idle processes or threads now, the others once they have ended theirs.
 

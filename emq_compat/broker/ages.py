@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from emq_compat.broker.records import Moment
+from emq_compat.ids import made_at
 
 __all__ = ["Ages"]
 
@@ -58,20 +59,10 @@ class Ages:
     def age_s(self, sequence: int, msgid: str, now: Moment) -> float:
         """Return for how many seconds the message with this sequence number has been in its queue."""
         if sequence <= self._first:
-            made = _made_at(msgid)
+            made = made_at(msgid)
             before = self._started.wall if made is None else min(made, self._started.wall)
             return max(0.0, now.wall - before)
         place = bisect_right(self._sequences, sequence - 1)
         # What came since the last note came after it.
         at = self._times[place] if place < len(self._times) else self._times[-1]
         return max(0.0, now.mono - at)
-
-
-def _made_at(msgid: str) -> float | None:
-    """Return the unix time at which an id was made; None: it is no UUID of version 7."""
-    if len(msgid) < 36 or msgid[14] != "7":
-        return None
-    try:
-        return int(msgid[:8] + msgid[9:13], 16) / 1000
-    except ValueError:
-        return None

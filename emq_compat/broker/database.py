@@ -15,7 +15,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -88,6 +88,8 @@ class Database:
 
     Attributes:
         notes: what an operator should know of what was found.
+        on_write: is told of each write that others wait for, and its seconds: ``record``, into the redo log,
+            or ``database``, SQLite's COMMIT; None: nobody wants to know.
 
     Raises:
         JournalDamaged: a part of it is missing, or can't be read.
@@ -101,6 +103,7 @@ class Database:
         self._redo: RedoLog | None = None
         self._marker: Marker | None = None
         self.notes: tuple[str, ...] = ()
+        self.on_write: Callable[[str, float], None] | None = None
         self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
         self._dirty = False
         self._in_transaction = False
@@ -347,10 +350,13 @@ class Database:
         """Append what is in no record yet to the redo log; False: it is full."""
         if not self._unrecorded:
             return True
+        began = time.monotonic()
         try:
             appended = redo.append(self._unrecorded)
         except OSError as exc:
             raise self._failed("written", exc) from exc
+        if self.on_write is not None and appended:
+            self.on_write("record", time.monotonic() - began)
         if appended:
             self._unrecorded = []
             if self._marker is not None:
@@ -383,8 +389,11 @@ class Database:
             token = os.urandom(TOKEN_BYTES)
             if self._redo is not None:
                 self._db.execute(SQL["set_meta"], ("redo", token))
+            began = time.monotonic()
             self._db.execute("COMMIT")
             self._in_transaction = False
+            if self.on_write is not None:
+                self.on_write("database", time.monotonic() - began)
             if self._redo is not None:
                 self._redo.begin(token)
             if self._marker is not None:

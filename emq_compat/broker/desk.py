@@ -24,6 +24,8 @@ _COUNTERS = (
     "redelivered",
     "lost",
     "dead",
+    "expired",
+    "revoked",
     "stale",
     "topics",
     "topics_dropped",
@@ -53,10 +55,11 @@ class Desk:
         outbox: what is to be sent after the commit, in order.
         notes: (level, text) for the log.
         counters: since the start.
+        refusals: publishes that were refused since the start, by the exception told.
         unread: how much is under way to clients.
     """
 
-    __slots__ = ("about", "counters", "journal", "notes", "options", "outbox", "unread")
+    __slots__ = ("about", "counters", "journal", "notes", "options", "outbox", "refusals", "unread")
 
     def __init__(self, journal: Journal, options: EngineOptions, about: dict[str, Any]) -> None:
         self.journal = journal
@@ -65,6 +68,7 @@ class Desk:
         self.outbox: list[Send | Dispatch] = []
         self.notes: list[tuple[str, str]] = []
         self.counters = dict.fromkeys(_COUNTERS, 0)
+        self.refusals: dict[str, int] = {}
         self.unread = Unread()
 
     def to_client(self, identity: bytes, command: Command, *, stock: bool = False) -> None:

@@ -48,6 +48,7 @@ from emq_compat.message import (
     REQUEUED,
     RETRY,
     RETURNED,
+    REVOKED,
     SUCCESS,
 )
 from emq_compat.protocol.commands import (
@@ -239,6 +240,8 @@ class Engine:
         unattended = headers is not None and headers.unattended
         payload = self.flights.payload(flight) if unattended else b""
         self.flights.end(flight)
+        if state == REVOKED:
+            self.desk.counters["revoked"] += 1
         if state == REJECTED:
             self.flights.bury(flight, "rejected by the task", now, flight.losses)
         else:

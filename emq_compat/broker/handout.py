@@ -158,6 +158,7 @@ class HandOut:
     def _end_waiting(
         self, message: Waiting, queue: MessageQueue, worker: Worker, why: str, now: Moment
     ) -> None:
+        self._desk.counters[why] += 1
         self._flights.astray.pop(message.msgid, None)
         self._desk.journal.finish(message.key, message.msgid)
         if self._gates.concern(message.headers):

@@ -57,6 +57,7 @@ class Receipts:
         ``kind`` names one of our exception classes; ``first`` is the id of the message that is there instead.
         """
         self._desk.counters["refused"] += 1
+        self._desk.refusals[kind] = self._desk.refusals.get(kind, 0) + 1
         error = {"type": kind, "message": message, **({"first": first} if first else {})}
         body = json.dumps({"value": None, "error": error}).encode()
         ours = identity in self.our_clients

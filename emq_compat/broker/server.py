@@ -128,6 +128,12 @@ class Server:
         self._backups_asked: list[tuple[Path, Callable[[EmqError | None], None]]] = []
         self._backups: list[threading.Thread] = []
         self._backups_done: deque[tuple[Callable[[EmqError | None], None], EmqError | None]] = deque()
+        #: What other threads want to have called in the loop, between two turns.
+        self._calls: deque[Callable[[], None]] = deque()
+        #: Does a turn that it is given, and returns what that returns; None: nobody wants to know of them.
+        self.on_turn: Callable[[Callable[[], bool]], bool] | None = None
+        #: Publishes that were refused because nothing could be stored, by the exception told.
+        self.refusals: dict[str, int] = {}
         try:
             self._bind()
             self._start_engine()
@@ -190,8 +196,11 @@ class Server:
             if self._wake_r.fileno() in self._ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_r.recv(4096)
+                while self._calls:
+                    self._calls.popleft()()
             try:
-                more = self._turn() if self._probe_at is None else self._turn_without_disk()
+                turn = self._turn if self._probe_at is None else self._turn_without_disk
+                more = turn() if self.on_turn is None else self.on_turn(turn)
             except JournalError as exc:
                 self._disk_failed(exc)
                 if isinstance(exc, JournalDamaged):
@@ -384,6 +393,7 @@ class Server:
             self._refuse(identity, error.msgid, "ProtocolError", str(error))
 
     def _refuse(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
+        self.refusals[kind] = self.refusals.get(kind, 0) + 1
         body = json.dumps({"value": None, "error": {"type": kind, "message": text}}).encode()
         reply = Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=ReplyHeaders(state="REFUSED"))
         with contextlib.suppress(LocalProtocolError):
@@ -482,6 +492,16 @@ class Server:
         self._stopping = True
         self._wake()
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the loop call this between two turns; from another thread. It must be quick, and not raise."""
+        self._calls.append(call)
+        self._wake()
+
+    @property
+    def trouble(self) -> str:
+        """Why publishes are refused now: what the disk said; empty: they aren't."""
+        return self._failure if self._probe_at is not None else ""
+
     def now(self) -> Moment:
         """Return what time it is here."""
         return Moment(time.time() + self._ahead_s, time.monotonic())
@@ -551,8 +571,10 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run_broker(config: BrokerConfig) -> None:
+def run_broker(config: BrokerConfig, watch: Callable[[Server], None] | None = None) -> None:
     """Run a broker in this process until TERM or INT.
+
+    ``watch`` is called with the server when it is about to begin.
 
     Raises:
         EmqError: it can't start; the message says why.
@@ -570,6 +592,8 @@ def run_broker(config: BrokerConfig) -> None:
             for note in server.store.notes:
                 logger.warning("%s", note)
             _warn_of_neighbours(config)
+            if watch is not None:
+                watch(server)
             server.run()
     finally:
         server.close()

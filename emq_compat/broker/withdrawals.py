@@ -112,6 +112,7 @@ class Withdrawals:
         waiting = self._journal.marked_as(task_id)
         if (chord := self._endings.chords.by_task.get(task_id)) is not None:
             self._endings.end_held(chord, "revoked", now)
+            self._desk.counters["revoked"] += 1
         elif not waiting:
             if stored is None or not _from_outside(stored):
                 self._results.put(task_id, REVOKED, body, now)
@@ -124,6 +125,7 @@ class Withdrawals:
                 queue = self._flights.queues.by_id[queue_of(marked.home)]
             else:
                 queue = self._entry.withdraw(marked, headers)
+            self._desk.counters["revoked"] += 1
             self._flights.astray.pop(message.msgid, None)
             self._journal.finish(message.key, message.msgid)
             tell_end(

@@ -101,6 +101,11 @@ _DEFAULTS = BrokerConfig()
     is_flag=True,
     help="Make a new journal of what can be read of a damaged one, keep the old files, and end.",
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --check or --salvage: tell it as JSON.")
 @click.option("-l", "--loglevel", default="info", show_default=True, help="debug, info, warning, error.")
 def broker(
@@ -124,6 +129,7 @@ def broker(
     backup: Path | None,
     check: bool,
     salvage: bool,
+    http: str | None,
     as_json: bool,
     loglevel: str,
 ) -> None:
@@ -169,7 +175,14 @@ def broker(
             options["publish_in"] = publish_in or "tcp://127.0.0.1:47298"
             options["publish_out"] = publish_out or "tcp://127.0.0.1:47299"
         share_one_heap()
-        run_broker(BrokerConfig(**options))
+        config = BrokerConfig(**options)
+        if http is None:
+            run_broker(config)
+        else:
+            from emq_compat.monitor.broker import monitored  # noqa: PLC0415 - a web server, for those who want it
+
+            with monitored(http) as watch:
+                run_broker(config, watch)
     except EmqError as exc:
         if level == "DEBUG":
             raise

@@ -119,6 +119,11 @@ _WHERE_IT_RUNS = (
         "-f", "--logfile", metavar="FILE", help="Log here; %n, %h, %p: of the name. [default: stderr]"
     ),
     click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second worker from starting."),
+    click.option(
+        "--http",
+        metavar="[HOST:]PORT",
+        help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
+    ),
     click.option("-D", "--detach", is_flag=True, help="Run in the background."),
     click.option("--executable", metavar="PYTHON", help="With -D: run under this Python."),
     click.option("--uid", metavar="USER", help="Run as this user, by name or number: only root may."),

@@ -46,6 +46,7 @@ from emq_compat.upstream.factory import purge, shown, upstreams_for
 
 if TYPE_CHECKING:
     from emq_compat.genuine.program import GenuineProgram
+    from emq_compat.monitor.worker import WorkerMonitor
 
 __all__ = ["run"]
 
@@ -103,7 +104,10 @@ def run(app_name: str, brokers: Sequence[str], options: Mapping[str, Any]) -> tu
             beat.start()
             if beat.fileno() >= 0:
                 companions["the embedded beat"] = beat.fileno()
-        manager = _manager(site, config, program, companions)
+        monitor = _monitor(options["http"])
+        if monitor is not None:
+            stack.callback(monitor.stop)
+        manager = _manager(site, config, program, companions, monitor)
         controller.manager, controller.pool = manager, manager.pool
         controller.autoscaler = manager.autoscaler
         status = manager.start()
@@ -133,6 +137,19 @@ def _program(
         announcer=GenuineAnnouncer(app, controller, events),
         events=events,
     )
+
+
+def _monitor(http: str | None) -> WorkerMonitor | None:
+    """Return what tells of the worker at this address; None: nothing does.
+
+    Raises:
+        ConfigurationError: it is no address.
+    """
+    if http is None:
+        return None
+    from emq_compat.monitor.worker import WorkerMonitor  # noqa: PLC0415 - a web server, for those who want it
+
+    return WorkerMonitor(http)
 
 
 def _beat_argv(site: WorkerSite, broker: str | None, options: Mapping[str, Any]) -> list[str]:
@@ -171,6 +188,7 @@ def _manager(
     config: WorkerConfig,
     program: ShimProgram | GenuineProgram,
     companions: Mapping[str, int],
+    monitor: WorkerMonitor | None,
 ) -> JobManager:
     queues = config.listens_to(program.default_queue)
     conf = site.app.conf
@@ -192,6 +210,12 @@ def _manager(
             share_one_heap()
         if site.purge:
             _purge(site, queues)
+        if monitor is not None:
+            address = monitor.start(manager)
+            if not site.quiet and not logger.isEnabledFor(logging.INFO):  # else the log has it
+                click.echo(
+                    f"health and metrics: http://{address}/live, /ready, /metrics", file=sys.__stdout__
+                )
 
     def say_ready(address: str) -> None:
         nonlocal said_ready
@@ -199,7 +223,7 @@ def _manager(
             click.echo(f"{config.name} is ready, connected to {address}", file=sys.__stdout__)
         said_ready = True
 
-    return JobManager(
+    manager = JobManager(
         config.name,
         queues,
         concurrent_jobs=config.slots,
@@ -218,6 +242,7 @@ def _manager(
         companions=companions,
         autoscaler=autoscaler_of(conf, config),
     )
+    return manager
 
 
 def _upstreams(site: WorkerSite, config: WorkerConfig, manager: JobManager) -> Sequence[Upstream]:

@@ -10,9 +10,14 @@ __all__ = ["Connections"]
 
 
 class Connections:
-    """The upstreams that are connected now."""
+    """The upstreams that are connected now.
+
+    Attributes:
+        made: connections since the start, of all upstreams.
+    """
 
     def __init__(self) -> None:
+        self.made = 0
         self._there: dict[Upstream, None] = {}
         #: Those whose next Connected is of the connection that they had.
         self._standing: set[Upstream] = set()
@@ -22,7 +27,12 @@ class Connections:
         self._there[upstream] = None
         anew = upstream not in self._standing
         self._standing.discard(upstream)
+        self.made += anew
         return anew
+
+    def stands(self, upstream: Upstream) -> bool:
+        """Whether an upstream is connected."""
+        return upstream in self._there
 
     def disconnected(self, upstream: Upstream, *, cut: bool) -> bool:
         """Note that an upstream isn't connected; returns whether none is. ``cut`` as Disconnected has it."""

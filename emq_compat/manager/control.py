@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from emq_compat.control_shapes import scheduled_shape
 from emq_compat.errors import ConfigurationError, MessageError
+from emq_compat.manager import health
 from emq_compat.manager.autoscale import Autoscaler
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.message import Delivery, Headers, Job, Reply
@@ -46,6 +47,9 @@ class Controlled(Protocol):
     max_tasks_per_child: int | None
     started_at: float
     autoscaler: Autoscaler | None
+    received_disconnect: bool
+
+    def is_connected(self, upstream: Upstream) -> bool: ...
 
     def revoke(self, ids: Sequence[str], *, terminate: bool, signum: int) -> dict[str, str]: ...
 
@@ -75,6 +79,10 @@ def answer(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> byte
 
 def _ping(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
     return "pong"
+
+
+def _health(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
+    return health.checks(manager)
 
 
 def _active(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
@@ -226,6 +234,7 @@ def _cancel_consumer(manager: Controlled, arguments: Mapping[str, Any]) -> Any:
 
 _VERBS: dict[str, Callable[[Controlled, Mapping[str, Any]], Any]] = {
     "ping": _ping,
+    "health": _health,
     "active": _active,
     "reserved": _reserved,
     "scheduled": _scheduled,

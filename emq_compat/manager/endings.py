@@ -67,6 +67,8 @@ class Endings(Life):
             if job is None:
                 return
             self._placement.credit.note(job.delivery.headers.task, event.runtime_s)
+            if self.watch is not None:
+                self.watch.ended(job.delivery, event.reply.state, event.runtime_s)
             if event.reply.state == REVOKED:  # expired, or revoked by the child that was to run it
                 self.program.onlooker.unattended(job.delivery, event.reply)
             else:
@@ -84,6 +86,8 @@ class Endings(Life):
                 job.pid = event.pid
                 if not job.began_at:
                     self.program.onlooker.began(job.delivery)
+                    if self.watch is not None:
+                        self.watch.began(job.delivery)
                 job.began_at = time.time()
                 if (task := job.delivery.headers.task) in self.runs_by_task:
                     self.runs_by_task[task] += 1
@@ -104,6 +108,8 @@ class Endings(Life):
         job = self.jobs_in_flight.get(lost.key[0])
         if job is None:
             return
+        if self.watch is not None:
+            self.watch.lost(job.delivery, lost.reason)
         headers = job.delivery.headers
         by_eventmq = not headers.task  # the shim's messages have a timeout, too, for stock workers
         reply = reply_to_lost(

@@ -13,6 +13,7 @@ import select
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
@@ -21,6 +22,7 @@ from emq_compat.manager.losses import reply_to_lost
 from emq_compat.manager.placement import Placement
 from emq_compat.manager.precedence import give_way
 from emq_compat.manager.signals import Signals, Stage, next_stage, remapped_term
+from emq_compat.manager.watch import Watch
 from emq_compat.memory import Spare
 from emq_compat.message import Reply
 from emq_compat.pool.base import Lost, Pool, PoolEvent
@@ -46,6 +48,7 @@ class Life(ABC):
     Attributes:
         received_disconnect: the end has begun.
         restart_wanted: after the end, whoever started this is to start it again.
+        watch: counts what happens; None: nobody does.
     """
 
     name: str
@@ -82,6 +85,9 @@ class Life(ABC):
         self._pool_broken = False
         self._spare = Spare()
         self._started = False
+        self.watch: Watch | None = None
+        #: What other threads want to have called in the loop.
+        self._calls: deque[Callable[[], None]] = deque()
         #: How far another thread wants it to go.
         self._wanted_stage = Stage.RUNNING
 
@@ -111,6 +117,8 @@ class Life(ABC):
 
     def _end(self, job: JobInFlight, reply: Reply) -> None:
         """Reply to a job whose task has had no word in it, and forget it."""
+        if self.watch is not None and not job.began_at:
+            self.watch.ended(job.delivery, reply.state, None)
         self.program.onlooker.unattended(job.delivery, reply, signum=job.signum)
         self._answer(job, reply)
 
@@ -160,6 +168,8 @@ class Life(ABC):
             self._on_pool_event(event)
         self._started = False
         for job in list(self.jobs_in_flight.values()):
+            if self.watch is not None and job.began_at:
+                self.watch.lost(job.delivery, "stopped")
             self._end(job, reply_to_lost(_stopped(job), job.delivery, job.policy, None))
         for upstream in self.upstreams:
             for epilogue in upstream.epilogues():
@@ -207,6 +217,11 @@ class Life(ABC):
     def end_soon(self, stage: Stage = Stage.WARM) -> None:
         """``shut_down`` from another thread; returns at once. Nothing once it has ended."""
         self._wanted_stage = max(self._wanted_stage, stage)
+        self._signals.wake()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the loop call this; from another thread. It must be quick, and not raise."""
+        self._calls.append(call)
         self._signals.wake()
 
     # The loop.
@@ -291,6 +306,8 @@ class Life(ABC):
                 stage = next_stage(self._stage, signum, remapped=self._remapped, soft_timeout_s=soft)
                 self.shut_down(stage, name)
         self.shut_down(self._wanted_stage)
+        while self._calls:
+            self._calls.popleft()()
 
     def sigterm_handler(self, signum: int, frame: FrameType | None = None) -> None:
         """Act on TERM, INT or QUIT; usable as a handler by a program that registers its own."""

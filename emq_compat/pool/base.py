@@ -239,6 +239,21 @@ class Pool(ABC):
     def pids(self) -> list[int]:
         """Return the pids of the processes that run assignments."""
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be run now, as far as is known: no process for it can be made; empty: it can."""
+        return ""
+
+    @property
+    def births(self) -> int:
+        """How many processes for assignments were made since the start; 0 where they run in this one."""
+        return 0
+
+    @property
+    def failed_births(self) -> int:
+        """How many of them ended before they were ready, or couldn't be made at all."""
+        return 0
+
     @abstractmethod
     def grow(self, n: int = 1) -> None:
         """Add n slots."""

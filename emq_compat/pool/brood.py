@@ -71,10 +71,18 @@ class Keeper(Protocol):
 
 
 class Brood:
-    """The children there are and those that are asked for; ``kids``: by number."""
+    """The children there are and those that are asked for.
+
+    Attributes:
+        kids: by number.
+        births, failed_births: how many there were since the start, and how many were not ready in the end.
+        trouble: why no child can be had, as far as is known; empty: one can.
+    """
 
     def __init__(self, work: Work, options: PoolOptions, keeper: Keeper) -> None:
         self.kids: dict[int, Kid] = {}
+        self.births = self.failed_births = 0
+        self.trouble = "none has been ready yet"
         self._keeper = keeper
         self._before_child = options.before_child
         self._announced = False
@@ -196,6 +204,8 @@ class Brood:
         if kid.announced and kid.pid and not kid.ready:
             kid.ready = True
             self._failures, self._not_before = 0, 0.0
+            self.births += 1
+            self.trouble = ""
             if not kid.leaving:
                 kid.bound_at = math.inf
                 kid.set_due()
@@ -300,6 +310,8 @@ class Brood:
         reap_strays({kid.pid for kid in self.kids.values()})
 
     def _start_failed(self, detail: str, now: float) -> None:
+        self.failed_births += 1
+        self.trouble = f"a child ended before it was ready: {detail}"
         if now >= self._not_before:  # children that fail together count once
             self._failures += 1
             rounds = min(self._failures, _BACKOFF_ROUNDS) - 1
@@ -312,6 +324,7 @@ class Brood:
     def _break(self, detail: str) -> None:
         if not self._broken:
             self._broken = True
+            self.trouble = detail
             self._keeper.on_broken(detail)
 
     def stop(self) -> None:

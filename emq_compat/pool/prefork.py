@@ -399,6 +399,21 @@ class PreforkPool(Pool):
         """Return the children's pids."""
         return [kid.pid for kid in self._kids.values() if kid.pid]
 
+    @property
+    def trouble(self) -> str:
+        """Why no child can be made; told until one is ready."""
+        return self._brood.trouble if self._started else "it isn't started"
+
+    @property
+    def births(self) -> int:
+        """Children that got ready."""
+        return self._brood.births if self._started else 0
+
+    @property
+    def failed_births(self) -> int:
+        """Children that didn't."""
+        return self._brood.failed_births if self._started else 0
+
     def grow(self, n: int = 1) -> None:
         """Add n slots."""
         self._target += n

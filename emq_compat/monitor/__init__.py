@@ -1,0 +1,6 @@
+"""What a broker and a worker tell of themselves over HTTP: whether they live, are ready, and their figures.
+
+The HTTP server is a thread of its own (``serving.py``). It never looks at what belongs to a loop: it has
+the loop called (``asking.py``), and that the loop answers in time is what "it lives" means. So nothing
+polls, and without ``--http`` nothing of this is imported.
+"""

@@ -4,8 +4,9 @@ Writes are collected and executed in bulk, in an order in which they can't distu
 is committed or when a read needs to see them.
 
 SQLite's transaction stays open over many commits: a commit is a record in the redo log, and SQLite's own one
-has in it what has come since its last (``fold``). A start executes what is in the log anew. A batch that is
-large, or has written in SQLite directly, is folded at once.
+has in it what has come since its last (``fold``). A start executes what is in the log anew. A batch of many
+writes, or that has written in SQLite directly, is folded at once. Large values come into SQLite with the fold
+(aside.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from emq_compat.broker.aside import AWARE, FILLS, Aside
 from emq_compat.broker.folder import JOURNAL, REDO, claim
 from emq_compat.broker.mark import Mark, Marker
 from emq_compat.broker.opening import Found, advice, look
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 #: For so long commits stand in the redo log only; and after a fold that failed, the next is tried.
 _FOLD_AFTER_S = 1.0
+#: And for so long while large values are kept aside, as most of them are gone by then …
+_ASIDE_S = 10.0
+#: … or until they have so many bytes.
+_ASIDE_BYTES = 128 << 20
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
 _SEQUENCE_BLOCK = 1_000_000
 
@@ -44,6 +50,7 @@ _WRITES = (
     "add_delayed",
     "add_held",
     "add_parked",
+    "fill_message",
     "give_back",
     "end_hand_out",
     "move",
@@ -55,6 +62,8 @@ _WRITES = (
     "put_lock",
     "put_pace",
     "put_result",
+    "fill_result",
+    "forget_result",
     "revoke",
     "put_schedule",
     "put_periodic",
@@ -74,6 +83,8 @@ _LARGE = {
     "put_result": 4,
     "add_part": 3,
     "release": 6,
+    "fill_message": 2,
+    "fill_result": 2,
 }
 
 
@@ -105,6 +116,7 @@ class Database:
         self.notes: tuple[str, ...] = ()
         self.on_write: Callable[[str, float], None] | None = None
         self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
+        self._aside = Aside()
         self._dirty = False
         self._in_transaction = False
         #: What was executed and is in no record yet: of this batch, and of those before it that told nothing.
@@ -117,6 +129,7 @@ class Database:
         self._behind = False
         #: The monotonic time at which ``commit`` is to be called though nothing was written.
         self.fold_at = math.inf
+        self._aside_until = 0.0
         if folder is not None:
             self._lock = claim(folder)
             self.path = folder / JOURNAL
@@ -285,12 +298,35 @@ class Database:
             self._begin()
             for name, rows in self._pending.items():
                 if rows:
-                    self._db.executemany(self._sql(name), rows)
+                    if name not in FILLS:
+                        self._db.executemany(self._sql(name), rows)
                     self._executed.append((name, rows))
                     self._pending[name] = []
         except sqlite3.Error as exc:
             raise self._failed("written", exc) from exc
         self._dirty = False
+
+    def whole(self) -> None:
+        """Bring the values that are kept aside into their rows, in the transaction.
+
+        Raises:
+            JournalError: it can't be written.
+        """
+        if self._aside:
+            self._flush()
+            try:
+                self._fill()
+            except sqlite3.Error as exc:
+                raise self._failed("written", exc) from exc
+
+    def _fill(self) -> None:
+        fresh = self._aside.fresh_bytes
+        for name, rows in self._aside.rows().items():
+            if rows:
+                self._begin()
+                self._db.executemany(SQL[name], rows)
+        self._aside.clear()
+        self._aside.fresh_bytes = fresh
 
     def _begin(self) -> None:
         if not self._in_transaction:
@@ -303,6 +339,7 @@ class Database:
             rows.clear()
         self._dirty = self._direct = False
         self._executed, self._unrecorded = [], []
+        self._aside.clear()
         self._sequence_end = self._sequence  # its reservation may be undone, too
         if self._in_transaction:
             self._in_transaction = False
@@ -336,10 +373,12 @@ class Database:
             now = time.monotonic()
             due = now >= self.fold_at
             if not (told or due) or self._record(redo):
-                if due:
+                if due and self._aside and now < self._aside_until and self._aside.size() < _ASIDE_BYTES:
+                    self.fold_at = now + _FOLD_AFTER_S
+                elif due:
                     self._fold_or_wait(now)
                 elif self.fold_at == math.inf and (self._unrecorded or not redo.empty):
-                    self.fold_at = now + _FOLD_AFTER_S
+                    self.fold_at, self._aside_until = now + _FOLD_AFTER_S, now + _ASIDE_S
                 return
         try:
             self._fold()
@@ -352,13 +391,14 @@ class Database:
             return True
         began = time.monotonic()
         try:
-            appended = redo.append(self._unrecorded)
+            appended = redo.append(self._unrecorded, self._aside.fresh_bytes)
         except OSError as exc:
             raise self._failed("written", exc) from exc
         if self.on_write is not None and appended:
             self.on_write("record", time.monotonic() - began)
         if appended:
             self._unrecorded = []
+            self._aside.fresh_bytes = 0
             if self._marker is not None:
                 self._marker.note_redo(redo.token, redo.end)
         return appended
@@ -386,6 +426,7 @@ class Database:
     def _fold(self) -> None:
         """Commit SQLite's transaction; the redo log starts over."""
         if self._in_transaction:
+            self._fill()
             token = os.urandom(TOKEN_BYTES)
             if self._redo is not None:
                 self._db.execute(SQL["set_meta"], ("redo", token))
@@ -399,6 +440,7 @@ class Database:
             if self._marker is not None:
                 self._marker.note(token)
         self._executed, self._unrecorded = [], []
+        self._aside.clear()
         self._direct = False
         self.fold_at = math.inf
 
@@ -435,6 +477,8 @@ class Database:
                 with suppress(sqlite3.IntegrityError):
                     self._db.execute(SQL[name], (None,) * fields)
             self._db.execute("PRAGMA shrink_memory")
+            if self._redo is not None:
+                self._redo.cut()
         except sqlite3.Error as exc:
             raise JournalError(f"the journal can't be used: {exc}") from exc
 
@@ -478,6 +522,8 @@ class Database:
     def _execute(self, name: str, parameters: Sequence[Any] = (), *, writes: bool = False) -> sqlite3.Cursor:
         self._flush()
         try:
+            if self._aside and name not in AWARE:
+                self._fill()
             if not writes:
                 return self._db.execute(SQL[name], parameters)
             self._begin()
@@ -504,6 +550,7 @@ class Database:
         self._flush()
         try:
             self._begin()
+            self._fill()
             self._db.executemany(SQL[name], rows)
             self._direct = True
         except sqlite3.Error as exc:

@@ -315,8 +315,14 @@ SELECT task_id, state, body FROM results WHERE task_id IN (SELECT value FROM jso
 -- name: result_sizes
 SELECT task_id, state, length(body) FROM results WHERE task_id IN (SELECT value FROM json_each(?))
 
--- name: forget
-DELETE FROM results WHERE task_id IN (SELECT value FROM json_each(?))
+-- name: fill_message
+UPDATE messages SET payload = ?1 WHERE key = ?2
+
+-- name: fill_result
+UPDATE results SET body = ?1 WHERE task_id = ?2
+
+-- name: forget_result
+DELETE FROM results WHERE task_id = ?
 
 -- name: expire_results
 DELETE FROM results WHERE task_id IN (SELECT task_id FROM results WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)

@@ -2,7 +2,8 @@
 
 A database that is to keep one message writes every page which that touches, and a file that grows has its own
 place on the disk noted with each fsync. So a turn of the broker becomes durable as one record in a file that
-is as large as it will ever be, and the database has many turns at once. A record counts if it names the state
+is as large as small messages will ever make it, and the database has many turns at once. Large values
+(aside.py) make it larger, until it is ``cut``. A record counts if it names the state
 of the database that it follows (a token, new with each commit there) and is whole; the first one that doesn't
 ends the log.
 """
@@ -27,9 +28,14 @@ __all__ = ["TOKEN_BYTES", "RedoLog", "Writes", "records", "whole"]
 Writes: TypeAlias = "list[tuple[str, list[tuple[Any, ...]]]]"
 
 TOKEN_BYTES = 8
-#: A turn that writes more goes into the database at once: there a page is not the price of one message.
+#: A turn that writes more, large values aside, goes into the database at once: there a page is not the price
+#: of one message.
 RECORD_BYTES = 1 << 16
 _FILE_BYTES = 4 << 20
+#: So long it may be with large values.
+_MOST_BYTES = 256 << 20
+#: Pieces that the system takes in one call (IOV_MAX).
+_MOST_PIECES = 1024
 _CHECKED = struct.Struct(f"<BI{TOKEN_BYTES}s")  # synced, length of the body, token
 _SUM = struct.Struct("<I")
 _HEAD_BYTES = _SUM.size + _CHECKED.size
@@ -51,6 +57,7 @@ class RedoLog:
         self._synced = synced
         self._token = b""
         self._at = 0
+        self._limit = _FILE_BYTES
         _make(file)
         self._fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if synced else 0))
 
@@ -73,15 +80,20 @@ class RedoLog:
         """Start over: what is appended from now on follows the state of the database that has this token."""
         self._token = token
         self._at = 0
+        self._limit = _FILE_BYTES
 
-    def append(self, writes: Writes) -> bool:
+    def append(self, writes: Writes, large_bytes: int = 0) -> bool:
         """Make writes durable; False: they are too many, or there is no room until ``begin``.
+
+        ``large_bytes``: what the large values among them have.
 
         Raises:
             OSError: the file can't be written; the record doesn't count.
         """
+        if large_bytes:
+            return self._append_large(writes, large_bytes)
         body = pickle.dumps(writes, 4)
-        if len(body) > RECORD_BYTES or self._at + _HEAD_BYTES + len(body) > _FILE_BYTES:
+        if len(body) > RECORD_BYTES or self._at + _HEAD_BYTES + len(body) > self._limit:
             return False
         checked = _CHECKED.pack(self._synced, len(body), self._token)
         record = b"".join((_SUM.pack(zlib.crc32(body, zlib.crc32(checked))), checked, body))
@@ -90,6 +102,35 @@ class RedoLog:
         self._at += len(record)
         return True
 
+    def _append_large(self, writes: Writes, large_bytes: int) -> bool:
+        """Append a record of which no large value is copied."""
+        if self._at + large_bytes > _MOST_BYTES:
+            return False
+        pieces = _Pieces()
+        pickle.Pickler(pieces, 4).dump(writes)
+        length = sum(map(len, pieces))
+        size = _HEAD_BYTES + length
+        if length - large_bytes > RECORD_BYTES or self._at + size > _MOST_BYTES:
+            return False
+        checked = _CHECKED.pack(self._synced, length, self._token)
+        total = zlib.crc32(checked)
+        for piece in pieces:
+            total = zlib.crc32(piece, total)
+        record = [_SUM.pack(total) + checked, *pieces]
+        if len(record) > _MOST_PIECES:
+            record = [b"".join(record)]
+        if os.pwritev(self._fd, record, self._at) != size:
+            raise OSError(f"{self.file} was written in part")
+        self._at += size
+        self._limit = _MOST_BYTES
+        return True
+
+    def cut(self) -> None:
+        """Give back the room that large values have taken, where nothing in the file counts."""
+        if self.empty and os.fstat(self._fd).st_size > _FILE_BYTES:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, _FILE_BYTES)
+
     def read(self, token: bytes) -> Iterator[Writes]:
         """Yield what was appended since ``begin(token)``; what is appended next stands behind it.
 
@@ -97,7 +138,7 @@ class RedoLog:
             JournalDamaged: a record in the middle is damaged.
         """
         self.begin(token)
-        content = os.pread(self._fd, _FILE_BYTES, 0)
+        content = self.file.read_bytes()
         for self._at, writes in records(content, token):
             yield writes
         self._check_end(content)
@@ -148,6 +189,14 @@ def _body(content: bytes, at: int, token: bytes) -> bytes | None:
     checked = content[at + _SUM.size : at + _HEAD_BYTES]
     matches = (zlib.crc32(body, zlib.crc32(checked)),) == _SUM.unpack_from(content, at)
     return body if matches and told == token else None
+
+
+class _Pieces(list[bytes]):
+    """A file for a pickler, which gives it large values as they are."""
+
+    def write(self, piece: bytes) -> int:
+        self.append(piece)
+        return len(piece)
 
 
 class _Plain(pickle.Unpickler):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from emq_compat.broker.aside import ASIDE_BYTES
 from emq_compat.broker.database import Database
 from emq_compat.broker.records import (
     SEQUENCE_MASK,
@@ -86,6 +87,11 @@ class Store(Database):
 
     def add_message(self, key: int, msgid: str, header_text: str, payload: bytes, marked: str | None) -> None:
         """Store a message that waits."""
+        if len(payload) >= ASIDE_BYTES and self._redo is not None:
+            self._aside.payloads[key] = payload
+            self._aside.fresh_bytes += len(payload)
+            self._write("fill_message", (payload, key))
+            payload = b""
         self._write("add_message", (key, msgid, header_text, payload, marked))
 
     def add_delayed(
@@ -169,8 +175,11 @@ class Store(Database):
 
     def _messages(self, query: str, parameters: Sequence[Any]) -> Iterator[StoredMessage]:
         cursor = self._execute(query, parameters)
+        aside = self._aside.payloads
         try:
             for row in cursor:
+                if row[0] in aside:
+                    row = (*row[:3], aside[row[0]], *row[4:])
                 yield StoredMessage(*row)
         except sqlite3.Error as exc:
             raise self._failed("read", exc) from exc
@@ -179,8 +188,7 @@ class Store(Database):
 
     def read_message(self, key: int) -> StoredMessage | None:
         """Return one message."""
-        rows = self._rows("read_message", (key,))
-        return StoredMessage(*rows[0]) if rows else None
+        return next(self._messages("read_message", (key,)), None)
 
     def hand_out(self, key: int, attempt: int, worker: bytes, late: bool) -> None:
         """Note a hand-out."""
@@ -204,11 +212,14 @@ class Store(Database):
         self._write("end_hand_out", (key,))
         self._write("drop_message", (key,))
         self._write("remember_finished", (msgid,))
+        if self._aside:
+            self._aside.payloads.pop(key, None)
 
     def bury(
         self, key: int, msgid: str, queue: str, reason: str, at: float, *, attempt: int, losses: int
     ) -> None:
         """See Journal."""
+        self.whole()
         self._write("bury", (key, queue, reason, at, losses, attempt))
         self.finish(key, msgid)
 
@@ -271,6 +282,7 @@ class Store(Database):
 
     def move(self, key: int, new_key: int, home: int | None, gate: str | None) -> None:
         """See Journal."""
+        self.whole()
         self._write("move", (key, new_key, home, gate))
 
     def let_all(self, gate: str, home: int, limit: int) -> int:
@@ -350,21 +362,36 @@ class Store(Database):
 
     def put_result(self, task_id: str, state: str, body: bytes, expires_at: float | None) -> None:
         """Store a result; ``expires_at`` is unix seconds, None: kept for good."""
+        if self._pending["forget_result"] or task_id in self._aside.bodies:
+            self._flush()
+            self._aside.bodies.pop(task_id, None)
+        if len(body) >= ASIDE_BYTES and self._redo is not None:
+            self._aside.bodies[task_id] = body
+            self._aside.fresh_bytes += len(body)
+            self._write("fill_result", (body, task_id))
+            body = b""
         self._write("put_result", (task_id, state, body, expires_at))
 
     def results(self, task_ids: Sequence[str]) -> dict[str, StoredResult]:
         """Return those of these results that are stored."""
-        rows = self._rows("results", (json.dumps(task_ids),))
-        return {task_id: StoredResult(state, body) for task_id, state, body in rows}
+        rows, aside = self._rows("results", (json.dumps(task_ids),)), self._aside.bodies
+        return {task_id: StoredResult(state, aside.get(task_id, body)) for task_id, state, body in rows}
 
     def result_sizes(self, task_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Return the state, and the bytes, of those of these results that are stored."""
-        rows = self._execute("result_sizes", (json.dumps(task_ids),))
-        return {task_id: (state, size) for task_id, state, size in rows}
+        rows, aside = self._rows("result_sizes", (json.dumps(task_ids),)), self._aside.bodies
+        return {
+            task_id: (state, len(aside[task_id]) if task_id in aside else size)
+            for task_id, state, size in rows
+        }
 
     def forget(self, task_ids: Sequence[str]) -> int:
         """Delete results; returns how many."""
-        return self._execute("forget", (json.dumps(task_ids),), writes=True).rowcount
+        known = self._rows("result_sizes", (json.dumps(task_ids),))
+        for task_id, _, _ in known:
+            self._write("forget_result", (task_id,))
+            self._aside.bodies.pop(task_id, None)
+        return len(known)
 
     def expire_results(self, until: float, limit: int) -> int:
         """Delete results that have expired; returns how many (at most ``limit``)."""

@@ -246,16 +246,17 @@ def test_a_full_disk_leaves_commits_in_the_log(tmp_path: Path) -> None:
     again = killed(tmp_path / "data", tmp_path / "copy")
     assert set("abc") == set(again.results(list("abc")))
     again.close()
-    store.put_result("d", "SUCCESS", bytes(1 << 17), None)  # too large for the log
+    for n in range(50):  # too much for the log
+        store.put_result(f"d{n}", "SUCCESS", bytes(2000), None)
     with pytest.raises(JournalError, match="full"):
         store.commit()
-    assert set("abc") == set(store.results(list("abcd")))
+    assert set("abc") == set(store.results([*"abc", "d0", "d49"]))
     assert not store.probe()
     disk.full = False
     assert store.probe()
     (tmp_path / "data" / "journal.redo").unlink()
     again = killed(tmp_path / "data", tmp_path / "later")
-    assert set("abc") == set(again.results(list("abcd")))
+    assert set("abc") == set(again.results([*"abc", "d0", "d49"]))
     again.close()
     store.close()
 

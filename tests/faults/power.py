@@ -16,6 +16,8 @@ SECTOR = 512
 
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)")
 _PWRITE = re.compile(r'^\d+<([^>]*)>, "(.*)", \d+, (\d+)$', re.DOTALL)
+_PWRITEV = re.compile(r"^\d+<([^>]*)>, \[(.*)\], \d+, (\d+), 0$", re.DOTALL)
+_PIECE = re.compile(r'iov_base="([^"]*)", iov_len')
 _WRITE = re.compile(r'^(\d+)<([^>]*)>, "(.*)"(?:\.\.\.)?, \d+$', re.DOTALL)
 _OF_FD = re.compile(r"^\d+<([^>]*)>(?:, (\d+))?$")
 _OPEN = re.compile(r'^[^,]*, "([^"]*)", ([A-Z_|]+)')
@@ -46,6 +48,9 @@ def steps_of(log: str, folder: Path) -> list[Step]:
             step = Step(
                 what="write", path=found[1], at=int(found[3]), content=_bytes(found[2])[: int(call[3])]
             )
+        elif name == "pwritev2" and (found := _PWRITEV.match(arguments)):
+            content = b"".join(_bytes(piece) for piece in _PIECE.findall(found[2]))
+            step = Step(what="write", path=found[1], at=int(found[3]), content=content[: int(call[3])])
         elif name == "write" and (found := _WRITE.match(arguments)):
             content = _bytes(found[3])
             if found[1] != "1":

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.faults
 
 REPOSITORY = Path(__file__).parents[2]
 STRACE = shutil.which("strace")
-_TRACED = "openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink"
+_TRACED = "openat,pwrite64,pwritev2,write,fsync,fdatasync,ftruncate,unlink"
 
 #: Three runs of a broker's store, each with commits and checkpoints; one of them isn't closed.
 LOAD = """
@@ -29,7 +29,7 @@ for run in range(3):
     journal = Written(Path(sys.argv[1]), first=n, folds=False)
     journal.store._db.execute("PRAGMA wal_autocheckpoint = 30")
     for _ in range(int(sys.argv[3])):
-        journal.commit(chance.randrange(1, 6), b"x" * chance.choice((10, 300, 5000)))
+        journal.commit(chance.randrange(1, 6), b"x" * chance.choice((10, 300, 5000, 70_000)))
         os.write(1, b"%d\\n" % journal.total)
         if chance.random() < 0.3:
             journal.store.fold()

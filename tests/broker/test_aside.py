@@ -1,0 +1,224 @@
+"""Large values stand in the redo log and in memory until the database commits: nobody sees a difference."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emq_compat.broker import database
+from emq_compat.broker.aside import ASIDE_BYTES
+from emq_compat.broker.records import home_key
+from emq_compat.broker.store import Store
+from emq_compat.errors import JournalError
+
+pytestmark = pytest.mark.integration
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store on disk with the queue 1."""
+    made = Store(tmp_path / "data")
+    made.add_queue("q")
+    made.commit()
+    yield made
+    made.close()
+
+
+def killed(store: Store, copy: Path) -> Store:
+    """A store on what a process that was killed now would leave."""
+    assert store.path is not None
+    shutil.copytree(store.path.parent, copy)
+    copy.chmod(0o700)
+    return Store(copy)
+
+
+def key(n: int) -> int:
+    """The key of a message of the queue 1."""
+    return home_key(1, 0) | n
+
+
+def in_file(store: Store) -> int:
+    """Bytes of values that SQLite was given."""
+    sizes = "SELECT sum(length(payload)) FROM messages UNION ALL SELECT sum(length(body)) FROM results"
+    return sum(size or 0 for (size,) in store._db.execute(sizes))
+
+
+def test_what_is_gone_soon_is_written_once(store: Store) -> None:
+    """A large message, and its result, that are there for a moment only come to the redo log alone."""
+    assert store.path is not None
+    for n in range(8):
+        store.add_message(key(n), f"m{n}", "", bytes(MB), None)
+        store.commit()
+        store.hand_out(key(n), 1, b"w", late=True)
+        store.finish(key(n), f"m{n}")
+        store.put_result(f"t{n}", "SUCCESS", bytes(MB), None)
+        store.commit()
+        assert ("SUCCESS", bytes(MB)) == store.results([f"t{n}"])[f"t{n}"]
+        assert {f"t{n}": ("SUCCESS", MB)} == store.result_sizes([f"t{n}"])
+        assert 1 == store.forget([f"t{n}"])
+        store.commit()
+    store.fold()
+    log = store.path.with_name(f"{store.path.name}-wal")
+    assert store.path.stat().st_size + log.stat().st_size < MB
+
+
+def test_what_stays_comes_into_the_database(store: Store, tmp_path: Path) -> None:
+    """Large values survive a kill before the database has them, and after; and a fold brings them there."""
+    store.add_message(key(1), "m", "", b"m" * MB, None)
+    store.put_result("t", "SUCCESS", b"t" * MB, None)
+    store.commit()
+    assert 0 == in_file(store)
+    for name in ("before", "after"):
+        again = killed(store, tmp_path / name)
+        assert [b"m" * MB] == [row.payload for row in again.read_messages(0, key(9), 9)]
+        assert b"t" * MB == again.results(["t"])["t"].body
+        again.close()
+        store.fold()
+        assert 2 * MB == in_file(store)
+
+
+def test_values_are_kept_aside_for_some_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold that is due waits for large values to end, but not for ever, nor for too many."""
+    store.put_result("t", "SUCCESS", bytes(MB), None)
+    store.commit()
+    store.fold_at = 0.0
+    store.commit(told=False)
+    assert time.monotonic() < store.fold_at < time.monotonic() + 1.1
+    assert 0 == in_file(store)
+    monkeypatch.setattr(database, "_ASIDE_BYTES", 1000)
+    store.fold_at = 0.0
+    store.commit(told=False)
+    assert MB == in_file(store)
+    monkeypatch.undo()
+    store.put_result("u", "SUCCESS", bytes(MB), None)
+    store.commit()
+    store._aside_until = store.fold_at = 0.0
+    store.commit(told=False)
+    assert 2 * MB == in_file(store)
+
+
+def test_the_last_write_counts(store: Store, tmp_path: Path) -> None:
+    """Of results that are written over and forgotten in one batch the last is there; also after a kill."""
+    store.put_result("small", "SUCCESS", bytes(MB), None)
+    store.put_result("small", "FAILURE", b"{}", None)
+    store.put_result("large", "SUCCESS", b"{}", None)
+    store.put_result("large", "FAILURE", bytes(MB), None)
+    store.put_result("gone", "SUCCESS", bytes(MB), None)
+    assert 1 == store.forget(["gone", "never"])
+    store.put_result("back", "SUCCESS", bytes(MB), None)
+    assert 1 == store.forget(["back"])
+    store.put_result("back", "SUCCESS", b"{}", None)
+    store.commit()
+    expected = {"small": ("FAILURE", b"{}"), "large": ("FAILURE", bytes(MB)), "back": ("SUCCESS", b"{}")}
+    again = killed(store, tmp_path / "copy")
+    for one in (store, again):
+        assert expected == one.results(["small", "large", "gone", "back"])
+    again.close()
+
+
+def test_the_log_is_as_small_as_before_after_a_quiet_time(store: Store) -> None:
+    """The room that large values took in the redo log is given back once they are gone."""
+    assert store.path is not None
+    log = store.path.with_name("journal.redo")
+    before = log.stat().st_size
+    for n in range(10):
+        store.put_result(f"t{n}", "SUCCESS", bytes(MB), None)
+        store.commit()
+        # What is small goes on behind them.
+        store.put_result(f"s{n}", "SUCCESS", b"{}", None)
+        store.commit()
+    assert in_file(store) < MB
+    assert log.stat().st_size > 10 * MB
+    store.shrink()
+    assert log.stat().st_size > 10 * MB
+    store.fold()
+    store.shrink()
+    assert before == log.stat().st_size
+
+
+def test_a_batch_that_fails_leaves_large_values_that_were_confirmed(store: Store) -> None:
+    """A batch that can't be written is undone as a whole, and what was confirmed before it is there."""
+    store.put_result("a", "SUCCESS", b"a" * MB, None)
+    store.commit()
+    store.put_result("b", "SUCCESS", b"b" * MB, None)
+    store.commit(told=False)
+    assert store._redo is not None
+    file, store._redo._fd = store._redo._fd, -1
+    store.put_result("c", "SUCCESS", b"c" * MB, None)
+    with pytest.raises(JournalError):
+        store.commit()
+    store._redo._fd = file
+    assert store.probe()
+    assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a", "b", "c"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_as_if_nothing_were_kept_aside(store: Store, tmp_path: Path, seed: int) -> None:
+    """Whatever is done with messages and results, a journal that keeps nothing aside has the same in it."""
+    chance, plain = random.Random(seed), Store(None)
+    plain.add_queue("q")
+    both: tuple[Store, ...] = (store, plain)
+    keys: list[int] = []
+    for count in range(1, 151):
+        value = bytes([count]) * chance.choice([10, ASIDE_BYTES, 100_000])
+        one = chance.choice(keys) if keys else None
+        match chance.randrange(10):
+            case 0 | 1 | 2:
+                keys.append(key(count))
+                for journal in both:
+                    journal.add_message(key(count), f"m{count}", "id:t", value, None)
+            case 3 if one is not None:
+                keys.remove(one)
+                for journal in both:
+                    journal.finish(one, f"m{one}")
+            case 4 if one is not None:
+                keys.remove(one)
+                for journal in both:
+                    journal.bury(one, f"m{one}", "q", "lost", 1.0, attempt=1, losses=1)
+            case 5 if one is not None:
+                keys[keys.index(one)] = count
+                for journal in both:
+                    journal.move(one, count, key(0), "gate")
+            case 6:
+                for journal in both:
+                    journal.put_result(f"t{count % 9}", "SUCCESS", value, None)
+            case 7:
+                assert store.forget([f"t{count % 5}"]) == plain.forget([f"t{count % 5}"])
+            case 8:
+                for journal in both:
+                    journal.commit(told=chance.random() < 0.7)
+            case 9 if one is not None:
+                for journal in both:
+                    journal.release(one, one, None, None, "id:u", value)
+        if chance.random() < 0.1:
+            store.commit()
+            store.fold()
+        if chance.random() < 0.3:
+            ids = [f"t{n}" for n in range(9)]
+            assert plain.results(ids) == store.results(ids)
+            assert plain.result_sizes(ids) == store.result_sizes(ids)
+            for one in keys:
+                assert plain.read_message(one) == store.read_message(one)
+    for journal in both:
+        journal.commit()
+    again = killed(store, tmp_path / "copy")
+    expected = contents(plain)
+    assert expected == contents(again)
+    again.close()
+    store.whole()
+    assert expected == contents(store)
+    plain.close()
+
+
+def contents(store: Store) -> list[list[object]]:
+    """All messages, dead letters and results."""
+    db: sqlite3.Connection = store._db
+    return [db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall() for t in ("messages", "dead", "results")]

@@ -48,6 +48,8 @@ from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.permits import ADMIN, FULL, Permit
 from emq_compat.permits import CLIENT as ANY_KEY
 from emq_compat.protocol.commands import (
+    Answer,
+    Ask,
     Command,
     Disconnect,
     Heartbeat,
@@ -443,6 +445,11 @@ class Server:
                 )
             elif isinstance(command, Hello):
                 self.frontend.send(identity, Hello(msgid=command.msgid, about=self._about))
+            elif isinstance(command, Ask) and command.verb == "stats":
+                # Who asks how it is hears it; other questions wait, or are asked again.
+                error = {"type": "BrokerRefused", "message": f"the broker can't store it: {self._failure}"}
+                body = json.dumps({"error": error}).encode()
+                self.frontend.send(identity, Answer(msgid=new_id(), body=body, asked=command.msgid))
         now = time.monotonic()
         if self._probe_at is not None and now >= self._probe_at:
             for worker in self.engine.fleet.workers.values():

@@ -38,6 +38,7 @@ COMMANDS = {
     "call": "Publish a task, and wait for its result if wanted.",
     "result": "Show a task's result.",
     "status": "Show workers and queues.",
+    "health": "Tell whether a broker or a worker lives, or is ready.",
     "inspect": "Ask workers what they do.",
     "control": "Have workers change something.",
     "list": "List bindings: which names lead to which queue.",

@@ -11,7 +11,33 @@ from typing import Any, Protocol, runtime_checkable
 from emq_compat.message import Delivery, Job, Outcome, Reply
 from emq_compat.terms import NOTHING_SHARED, Shares
 
-__all__ = ["Onlooker", "Program", "Report", "Runnable", "TaskPolicy"]
+__all__ = ["Onlooker", "Program", "Report", "Runnable", "TaskPolicy", "about"]
+
+
+def about(
+    delivery: Delivery,
+    state: str,
+    task: str = "",
+    runtime_s: float | None = None,
+    *,
+    traceback: str | None = None,
+) -> dict[str, Any]:
+    """Return the ``extra`` of a log line about a task: its facts, for logs in JSON (json_lines.py).
+
+    ``traceback`` is the one that the message ends with.
+    """
+    headers = delivery.headers
+    data: dict[str, Any] = {
+        "id": headers.task_id or delivery.msgid,
+        "name": task or headers.task or None,
+        "queue": delivery.queue,
+        "state": state,
+    }
+    if runtime_s is not None:
+        data["runtime"] = round(runtime_s, 6)
+    if traceback:
+        data["traceback"] = traceback
+    return {"data": data}
 
 
 class Report(Protocol):
@@ -75,9 +101,7 @@ class Onlooker:
     def ready(self) -> None:
         """Called once: a broker has taken this worker in, and it accepts work."""
 
-    def connected(
-        self, manager: Any, announce: Callable[[str, bytes], bool] | None, *, anew: bool
-    ) -> None:
+    def connected(self, manager: Any, announce: Callable[[str, bytes], bool] | None, *, anew: bool) -> None:
         """Called whenever a broker has taken this worker in; not ``anew``: the connection stood meanwhile.
 
         ``announce(topic, payload)`` tells the topic's subscribers, and returns False where it can't; None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from emq_compat.cli.node_name import file_name, node_name
 from emq_compat.cli.pid_file import pid_file
 from emq_compat.cli.worker_log import log_level
 from emq_compat.errors import ConfigurationError
+from emq_compat.json_lines import VARIABLE
 from emq_compat.shim.current import given_app
 from emq_compat.shim.find_app import find_app, is_genuine
 
@@ -40,6 +42,12 @@ __all__ = ["beat"]
     "--max-interval", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="The longest sleep."
 )
 @click.option("-f", "--logfile", metavar="FILE", help="Log here; %n, %h, %p: of the name. [default: stderr]")
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    envvar=VARIABLE,
+    help="json: an object a line, and no banner. [default: text]",
+)
 @click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second beat from starting.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
 @click.option(
@@ -69,6 +77,9 @@ def beat(context: click.Context, /, app_name: str | None, broker: str | None, **
     broker = broker or before.get("broker")
     if not app_name and given_app.get() is None:
         raise click.UsageError("beat needs the app: -A proj")
+    if options["log_format"] == "json":
+        os.environ[VARIABLE] = "json"
+        options["quiet"] = True
     if options["detach"]:
         go_to_background()
     with one_line_errors(options["loglevel"]):

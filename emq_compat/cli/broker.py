@@ -13,6 +13,7 @@ from emq_compat.cli.journal import check_journal, salvage_journal
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
 from emq_compat.errors import ConfigurationError, EmqError
+from emq_compat.json_lines import VARIABLE, JsonLines
 from emq_compat.memory import share_one_heap
 
 __all__ = ["broker"]
@@ -107,6 +108,12 @@ _DEFAULTS = BrokerConfig()
     help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check or --salvage: tell it as JSON.")
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    envvar=VARIABLE,
+    help="json: an object a line. [default: text]",
+)
 @click.option("-l", "--loglevel", default="info", show_default=True, help="debug, info, warning, error.")
 def broker(
     frontend: str,
@@ -131,6 +138,7 @@ def broker(
     salvage: bool,
     http: str | None,
     as_json: bool,
+    log_format: str | None,
     loglevel: str,
 ) -> None:
     """Run the durable broker (eMQP/1.0, stock eventmq clients and job managers included)."""
@@ -138,6 +146,9 @@ def broker(
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise click.BadParameter(f"{loglevel!r} is none of debug, info, warning, error", param_hint="-l")
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s/broker] %(message)s")
+    if log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
     if (check or salvage or as_json) and (check == salvage or backup is not None or memory):
         raise click.UsageError("one of --check and --salvage, without --backup and --memory")
     try:

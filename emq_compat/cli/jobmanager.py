@@ -15,6 +15,7 @@ from emq_compat.cli.node_name import file_name, node_name
 from emq_compat.cli.pid_file import pid_file
 from emq_compat.cli.worker_log import log_level, open_log
 from emq_compat.jobmanager import JobManager
+from emq_compat.json_lines import VARIABLE
 from emq_compat.manager.messages import workers_address
 from emq_compat.manager.settings import EventmqSettings, read_settings
 from emq_compat.pool.factory import checked_name
@@ -46,6 +47,12 @@ _FORMAT = "[%(asctime)s: %(levelname)s/jobmanager] %(message)s"
 @click.option("-n", "--name", metavar="NAME", help="Its name; %h, %n, %d: this host. [default: a new id]")
 @click.option("--config", type=click.Path(dir_okay=False), help="eventmq's settings. [/etc/eventmq.conf]")
 @click.option("-f", "--logfile", metavar="FILE", help="Log here. [default: stderr]")
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    envvar=VARIABLE,
+    help="json: an object a line. [default: text]",
+)
 @click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second one from starting.")
 @click.option(
     "-l", "--loglevel", callback=log_level, default="info", show_default=True, help="debug … critical."
@@ -61,6 +68,7 @@ def jobmanager(
     name: str | None,
     config: str | None,
     logfile: str | None,
+    log_format: str | None,
     pidfile: str | None,
     loglevel: str,
 ) -> None:
@@ -77,7 +85,7 @@ def jobmanager(
             os.environ["EVENTMQ_CONFIG_FILE"] = config
         settings = read_settings(os.environ)
         shown = node_name(name) if name else ""
-        open_log(loglevel, _path(logfile, shown), _FORMAT)
+        open_log(loglevel, _path(logfile, shown), _FORMAT, json=log_format == "json")
         manager = JobManager(
             shown or None,
             [queue.strip() for queue in (queues or "").split(",") if queue.strip()],

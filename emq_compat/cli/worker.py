@@ -13,6 +13,7 @@ from emq_compat.cli.connection import one_line_errors
 from emq_compat.cli.privileges import become, set_umask
 from emq_compat.cli.worker_options import worker_options
 from emq_compat.cli.worker_run import run
+from emq_compat.json_lines import VARIABLE
 from emq_compat.shim.current import given_app
 
 __all__ = ["worker"]
@@ -34,6 +35,9 @@ def worker(context: click.Context, /, app_name: str | None, brokers: tuple[str, 
     if options["beat"] and not app_name:
         raise click.UsageError("-B starts a beat, which needs the app's name: -A proj")
     options["quiet"] = options["quiet"] or bool(root.params.get("quiet"))
+    if options["log_format"] == "json":
+        os.environ[VARIABLE] = "json"  # of the processes that are started here, too
+        options["quiet"] = True
     options["no_color"] = bool(root.params.get("no_color"))
     folder = os.getcwd()
     with one_line_errors(options["loglevel"]):

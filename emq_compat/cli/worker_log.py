@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from emq_compat.errors import ConfigurationError
+from emq_compat.json_lines import JsonLines
 from emq_compat.shim.log import handler_for
 
 __all__ = ["log_level", "open_log"]
@@ -27,8 +28,9 @@ def log_level(context: click.Context, option: click.Parameter, written: str) -> 
     return level
 
 
-def open_log(level: str, file: Path | None, form: str) -> None:
-    """Set the root logger up: records of this level and above go to the file, or to standard error.
+def open_log(level: str, file: Path | None, form: str, *, json: bool) -> None:
+    """Set the root logger up: records of this level and above go to the file, or to standard error;
+    in this format, or in JSON.
 
     Raises:
         ConfigurationError: the file can't be opened.
@@ -40,7 +42,7 @@ def open_log(level: str, file: Path | None, form: str) -> None:
         handler = handler_for(file)
     except OSError as exc:
         raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(JsonLines() if json else logging.Formatter(form))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -10,6 +10,7 @@ import click
 
 from emq_compat.cli.worker_log import log_level
 from emq_compat.config import default_data_dir
+from emq_compat.json_lines import VARIABLE
 
 __all__ = ["worker_options"]
 
@@ -117,6 +118,12 @@ _WHERE_IT_RUNS = (
     ),
     click.option(
         "-f", "--logfile", metavar="FILE", help="Log here; %n, %h, %p: of the name. [default: stderr]"
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(("text", "json")),
+        envvar=VARIABLE,
+        help="json: an object a line, and no banner. [default: text]",
     ),
     click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second worker from starting."),
     click.option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from emq_compat import __version__
+from emq_compat import __version__, json_lines
 from emq_compat.address import Address, is_kombu
 from emq_compat.cli.background import started
 from emq_compat.cli.companion import Companion
@@ -164,7 +164,7 @@ def _beat_argv(site: WorkerSite, broker: str | None, options: Mapping[str, Any])
     return [*argv, *(word for name, value in given.items() if value for word in (name, str(value)))]
 
 
-def _set_up_log(app: Celery, level: str, file: Path | None) -> None:
+def _set_up_log(app: Any, level: str, file: Path | None) -> None:
     """Set logging up as the app's settings say, and have what tasks print logged."""
     conf = app.conf
     try:
@@ -175,6 +175,10 @@ def _set_up_log(app: Celery, level: str, file: Path | None) -> None:
             conf.worker_redirect_stdouts_level,
             hostname=app.hostname,
         )
+        if not isinstance(app, Celery):
+            from emq_compat.genuine.log import in_json  # noqa: PLC0415 - it needs Celery
+
+            in_json()
     except OSError as exc:
         raise ConfigurationError(f"the log file {file} can't be opened: {exc.strerror or exc}") from exc
 
@@ -219,7 +223,9 @@ def _manager(
 
     def say_ready(address: str) -> None:
         nonlocal said_ready
-        if not said_ready and not site.quiet:
+        if not said_ready and json_lines.wanted():
+            logger.info("%s is ready, connected to %s", config.name, address)
+        elif not said_ready and not site.quiet:
             click.echo(f"{config.name} is ready, connected to {address}", file=sys.__stdout__)
         said_ready = True
 

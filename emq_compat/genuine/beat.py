@@ -23,6 +23,7 @@ from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.genuine.ledgers import ledger_of
+from emq_compat.genuine.log import in_json
 from emq_compat.leading.base import LastRun, Ledger
 from emq_compat.leading.leader import Deposed, Leader
 
@@ -259,6 +260,11 @@ class LedBeat(Beat):
     def Service(self, **celery: Any) -> LedService:  # noqa: N802 - Celery's name
         """Return the service."""
         return self._service(**celery)
+
+    def setup_logging(self, colorize: bool | None = None) -> None:
+        """Set the log up as Celery's beat does."""
+        super().setup_logging(colorize)
+        in_json()
 
     def install_sync_handler(self, service: LedService) -> None:
         """Have TERM and INT end the service."""

@@ -16,6 +16,7 @@ from emq_compat.address import Address
 from emq_compat.decompression import bound
 from emq_compat.errors import AddressError, EmqError
 from emq_compat.failures import failed
+from emq_compat.genuine.log import in_json
 from emq_compat.genuine.onlooker import GenuineAnnouncer
 from emq_compat.genuine.tracing import Tracing
 from emq_compat.message import Delivery, Reply
@@ -211,3 +212,4 @@ def _log_as_the_parent(app: Any, hostname: str) -> None:
             environ.get("CELERY_LOG_REDIRECT_LEVEL") or "WARNING",
             hostname=hostname,
         )
+        in_json()

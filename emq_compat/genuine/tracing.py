@@ -179,7 +179,8 @@ class Tracing:
     def _expired(self, task: Any, request: dict[str, Any]) -> Reply:
         """Return the Reply of a run that came too late."""
         context = Context(request, called_directly=False)
-        logger.info("Task %s[%s] expired", task.name, context.id)
+        facts = {"id": context.id, "name": task.name, "state": states.REVOKED}
+        logger.info("Task %s[%s] expired", task.name, context.id, extra={"data": facts})
         stores = not context.ignore_result or task.store_errors_even_if_ignored
         capture = Capture(request["id"]) if self._captures else None
         if capture is not None:

@@ -19,6 +19,7 @@ from emq_compat.manager.messages import state_in
 from emq_compat.manager.signals import Stage
 from emq_compat.message import REQUEUED, REVOKED, SUCCESS, Reply
 from emq_compat.pool.base import SOFTENS, Begun, Finished, Lost, PoolBroken, PoolEvent, Updated
+from emq_compat.run import about
 from emq_compat.upstream.base import Upstream
 
 __all__ = ["Endings"]
@@ -122,10 +123,23 @@ class Endings(Life):
         name = headers.task or "-"
         if lost.reason == "terminated":
             by = f" by {signal.Signals(job.signum).name}" if job.signum else ""
-            logger.info("Task %s[%s] revoked (terminated%s)", name, job.task_id, by)
+            logger.info(
+                "Task %s[%s] revoked (terminated%s)",
+                name,
+                job.task_id,
+                by,
+                extra=about(job.delivery, REVOKED),
+            )
         else:
             why = f"{lost.reason}, {lost.detail}" if lost.detail else lost.reason
-            logger.error("Task %s[%s] lost (%s): %s", name, job.task_id, why, reply.state)
+            logger.error(
+                "Task %s[%s] lost (%s): %s",
+                name,
+                job.task_id,
+                why,
+                reply.state,
+                extra=about(job.delivery, reply.state),
+            )
         if self._quick:
             self._end(job, reply)
             return

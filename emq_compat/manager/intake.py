@@ -15,6 +15,7 @@ from emq_compat.manager.revokes import Revokes
 from emq_compat.manager.signals import Stage
 from emq_compat.manager.turns import Turns
 from emq_compat.message import Delivery
+from emq_compat.run import about
 from emq_compat.upstream.base import Key, Upstream
 
 __all__ = ["Intake"]
@@ -79,7 +80,9 @@ class Intake(Endings):
             return
         onlooker = program.onlooker
         if onlooker.received_log.isEnabledFor(logging.INFO):
-            onlooker.received_log.info("Task %s[%s] received", task or "-", job.task_id)
+            onlooker.received_log.info(
+                "Task %s[%s] received", task or "-", job.task_id, extra=about(delivery, "RECEIVED")
+            )
         onlooker.received(delivery)
         if (self.revokes or self.revoked_tags) and self._is_revoked(job):
             self.jobs_in_flight[msgid] = job

@@ -22,7 +22,7 @@ from emq_compat.message import (
     Publish,
 )
 from emq_compat.pool.slot import Stopped
-from emq_compat.run import Report
+from emq_compat.run import Report, about
 from emq_compat.shim.canvas.launch import LAUNCH
 from emq_compat.shim.codec import dumps, jsonable
 from emq_compat.shim.current import Frame, frame_var, told_here
@@ -96,11 +96,17 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         value = call(frame, request.args or (), request.kwargs or {})
     except Retry as exc:
         failure = failure_of(exc.exc or exc, jsonable=jsonable)
-        logger.info("Task %s[%s] retry: %s", task.name, request.id, failure.message)
+        logger.info(
+            "Task %s[%s] retry: %s",
+            task.name,
+            request.id,
+            failure.message,
+            extra=about(delivery, RETRY, task.name),
+        )
         extra = told_of(task, request, final=False)
         return Outcome(state=RETRY, failure=failure, follow_ups=frame.published(), extra=extra)
     except Ignore as exc:
-        logger.info("Task %s[%s] ignored", task.name, request.id)
+        logger.info("Task %s[%s] ignored", task.name, request.id, extra=about(delivery, IGNORED, task.name))
         if not frame.follow_ups:  # else something else goes on in its place
             _end(frame, IGNORED, exc, failure_of(exc, jsonable=jsonable))
         if frame.said is not None:
@@ -109,7 +115,14 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
     except Reject as exc:
         failure = failure_of(exc, jsonable=jsonable)
         kind = "requeue" if exc.requeue else "dead-letter"
-        logger.warning("Task %s[%s] rejected (%s): %s", task.name, request.id, kind, failure.message)
+        logger.warning(
+            "Task %s[%s] rejected (%s): %s",
+            task.name,
+            request.id,
+            kind,
+            failure.message,
+            extra=about(delivery, REJECTED, task.name),
+        )
         if exc.requeue:
             return Outcome(state=REQUEUED, failure=failure)
         _end(frame, FAILURE, exc, failure)
@@ -122,7 +135,13 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
         failure = failure_of(exc, jsonable=jsonable)
         if isinstance(exc, tuple(task.throws)):
             told = f"{failure.type}: {failure.message}"
-            logger.info("Task %s[%s] raised expected: %s", task.name, request.id, told)
+            logger.info(
+                "Task %s[%s] raised expected: %s",
+                task.name,
+                request.id,
+                told,
+                extra=about(delivery, FAILURE, task.name),
+            )
             _end(frame, FAILURE, exc, failure)
             return Outcome(
                 state=FAILURE, failure=failure, follow_ups=frame.published(), extra=told_of(task, request)
@@ -135,6 +154,7 @@ def execute(task: Task[..., Any], request: Context, delivery: Delivery, report: 
             failure.type,
             failure.message,
             failure.traceback,
+            extra=about(delivery, FAILURE, task.name, traceback=failure.traceback),
         )
         _end(frame, FAILURE, exc, failure)
         return Outcome(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from logging.handlers import WatchedFileHandler
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from emq_compat import json_lines
 from emq_compat.shim import signals
 from emq_compat.shim.current import frame_var
 from emq_compat.shim.exceptions import CDeprecationWarning, CPendingDeprecationWarning
@@ -74,6 +75,15 @@ class TaskFormatter(ColorFormatter):
         return super().format(record)
 
 
+def _running() -> dict[str, Any]:
+    """Return what lines in JSON tell of the task that runs."""
+    frame = frame_var.get()
+    if frame is None or frame.request.id is None:
+        return {}
+    told = {"task_id": frame.request.id, "task_name": frame.task.name}
+    return told if frame.delivery is None else {**told, "queue": frame.delivery.queue}
+
+
 def handler_for(logfile: LogFile = None) -> logging.Handler:
     """Return a handler that writes there, as UTF-8 or escaped, whatever the locale is.
 
@@ -133,6 +143,9 @@ class Logging:
         """
         level = mlevel(loglevel)
         handled = self.setup_logging_subsystem(level, logfile, colorize=colorize, hostname=hostname)
+        if json_lines.wanted():
+            handlers = (*logging.getLogger().handlers, *task_logger.handlers)
+            json_lines.in_json(handlers, (ColorFormatter, TaskFormatter), _running)
         if not handled and redirect_stdouts:
             self.redirect_stdouts(redirect_level)
         named = isinstance(logfile, (str, os.PathLike))

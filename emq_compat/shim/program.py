@@ -29,7 +29,7 @@ from emq_compat.message import (
     Reply,
 )
 from emq_compat.pool.slot import Stopped
-from emq_compat.run import Onlooker, Report, TaskPolicy
+from emq_compat.run import Onlooker, Report, TaskPolicy, about
 from emq_compat.shim import flow, keeping, later
 from emq_compat.shim.alias.finder import install
 from emq_compat.shim.app import Celery
@@ -230,7 +230,8 @@ class ShimProgram(AppProgram):
         if isinstance(report, keeping.Keeper):
             report.heard(request)
         if headers.expires and time.time() > headers.expires:
-            logger.info("Task %s[%s] expired", task.name, request.id)
+            facts = about(delivery, REVOKED, task.name)
+            logger.info("Task %s[%s] expired", task.name, request.id, extra=facts)
             return self._ended(request, delivery, REVOKED, TaskRevokedError("expired"))
         if plan.ignore_result and job.celery.get("ignore_result") is not False:
             request.ignore_result = True
@@ -270,7 +271,14 @@ class ShimProgram(AppProgram):
             took_s = time.monotonic() - began
             shown = saferepr(outcome.value, task.resultrepr_maxsize)
             if logs:
-                logger.info("Task %s[%s] succeeded in %.6fs: %s", task.name, request.id, took_s, shown)
+                logger.info(
+                    "Task %s[%s] succeeded in %.6fs: %s",
+                    task.name,
+                    request.id,
+                    took_s,
+                    shown,
+                    extra=about(delivery, SUCCESS, task.name, took_s),
+                )
             if self.events.on:
                 return replace(reply, told=json.dumps({"result": shown, "runtime": took_s}))
         return reply

@@ -4,9 +4,10 @@
 
 Tasks succeed, fail, are tried again and leave memory behind in their children, which are replaced after
 20,000 tasks or above a limit of memory. Every few seconds the memory (RSS and PSS), the file descriptors and
-the threads of each process, and the size of the journal, go into a CSV. In the end every task must have
-run as often as it should; through the memory of each process that lived all the time after the warm-up a line
-is fitted, and printed as percents an hour.
+the threads of each process, the size of the journal, and how much the broker holds (tasks that wait, are
+delayed, and run, and results) go into a CSV: a step of memory beside a peak of what is held is no growth. In
+the end every task must have run as often as it should; through the memory of each process that lived all the
+time after the warm-up a line is fitted, and printed as percents an hour.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -35,12 +36,26 @@ REPOSITORY = Path(__file__).parents[2]
 RESULTS_KEPT_S = 60
 #: So much of the run is warm-up, but at most so many seconds: what has a limit in time is full then.
 WARM_UP, WARM_UP_S = 0.35, 420.0
-FIELDS = ("at_s", "role", "pid", "rss_kb", "anon_kb", "pss_kb", "fds", "threads", "children")
+FIELDS = (
+    *("at_s", "role", "pid", "rss_kb", "anon_kb", "pss_kb", "fds", "threads", "children"),
+    *("waiting", "delayed", "in_flight", "results", "journal_kb"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One process at one time.
+class Held:
+    """What the broker holds at one time: tasks, results, and the size of its journal (KiB)."""
+
+    waiting: int = 0
+    delayed: int = 0
+    in_flight: int = 0
+    results: int = 0
+    journal_kb: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Held):
+    """One process at one time, and what the broker held then.
 
     Attributes:
         at_s: seconds since the start.
@@ -103,6 +118,7 @@ class Report:
         journal: bytes of the journal at each sample after the warm-up.
         left: what the broker has left in the end.
         read: how many results the client has read.
+        held: what the broker held at each sample after the warm-up.
         ended: processes that ended before their time.
     """
 
@@ -117,6 +133,7 @@ class Report:
     left: Mapping[str, int]
     read: int = 0
     ended: Sequence[str] = field(default_factory=list)
+    held: Sequence[Held] = field(default_factory=list)
 
     def __str__(self) -> str:
         mb = [size / 2**20 for size in self.journal] or [0.0]
@@ -127,6 +144,8 @@ class Report:
             f"journal {statistics.median(mb[:third]):.0f} → {statistics.median(mb[-third:]):.0f} MB "
             f"(most {max(mb):.0f}); left in the broker: {dict(self.left)}",
         ]
+        for name in ("waiting", "delayed", "in_flight", "results"):
+            lines.append(f"{name} {_shown(_course([getattr(held, name) for held in self.held] or [0]))}")
         return "\n".join([*lines, *map(str, self.courses), *self.ended])
 
 
@@ -135,7 +154,7 @@ class Soak:
 
     def __init__(self, procs: Procs, folder: Path, *, memory_kb: int = 52_000, tasks_per_child: int = 20_000):
         self.samples: list[Sample] = []
-        self.journal: list[tuple[float, int]] = []
+        self.held: list[tuple[float, Held]] = []
         self.runs = folder / "runs"
         self.broker = Broker(procs, unused_port, folder / "data")
         self._procs = procs
@@ -188,14 +207,23 @@ class Soak:
     def _sample(self, publisher: Proc) -> Iterator[Sample]:
         assert self.broker.proc is not None
         at_s = time.monotonic() - self._began
-        size = sum(file.stat().st_size for file in self.broker.data.glob("journal.sqlite3*"))
-        self.journal.append((at_s, size))
-        yield from _sample_of("broker", self.broker.proc.pid, at_s)
-        yield from _sample_of("client", publisher.pid, at_s)
-        yield from _sample_of("worker", self.worker.pid, at_s)
+        held = self._held()
+        self.held.append((at_s, held))
+        yield from _sample_of("broker", self.broker.proc.pid, at_s, held)
+        yield from _sample_of("client", publisher.pid, at_s, held)
+        yield from _sample_of("worker", self.worker.pid, at_s, held)
         for child in self._forked():
             self._children.add(child.pid)
-            yield from _sample_of("forked", child.pid, at_s)
+            yield from _sample_of("forked", child.pid, at_s, held)
+
+    def _held(self) -> Held:
+        rows = self.broker.client.ask("queues", timeout_s=60)
+        size = sum(file.stat().st_size for file in self.broker.data.glob("journal.sqlite3*"))
+        return Held(
+            **{name: sum(row[name] for row in rows) for name in ("waiting", "delayed", "in_flight")},
+            results=self.broker.client.ask("stats", timeout_s=60)["results"],
+            journal_kb=size >> 10,
+        )
 
     def _report(self, tasks: int, seconds: float, publisher: Proc) -> Report:
         counts = Counter(runs(self.runs))
@@ -210,7 +238,8 @@ class Soak:
             read=int(re.findall(r"read (\d+)", said)[0]),
             courses=courses([sample for sample in self.samples if sample.at_s >= warm]),
             recycled=len(self._children),
-            journal=[size for at_s, size in self.journal if at_s >= warm],
+            journal=[held.journal_kb << 10 for at_s, held in self.held if at_s >= warm],
+            held=[held for at_s, held in self.held if at_s >= warm],
             left={name: stats[name] for name in ("results", "dead", "journal_bytes") if name in stats},
             ended=[
                 f"{proc.name} ended with {proc.returncode}: {proc.tail(3)}"
@@ -220,7 +249,7 @@ class Soak:
         )
 
 
-def _sample_of(role: str, pid: int, at_s: float) -> Iterator[Sample]:
+def _sample_of(role: str, pid: int, at_s: float, held: Held) -> Iterator[Sample]:
     try:
         process = psutil.Process(pid)
         memory = process.memory_full_info()
@@ -234,6 +263,7 @@ def _sample_of(role: str, pid: int, at_s: float) -> Iterator[Sample]:
             fds=process.num_fds(),
             threads=process.num_threads(),
             children=len(process.children()),
+            **asdict(held),
         )
     except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return

@@ -6,13 +6,14 @@ keeps: hundreds of MB after a flood, or a few messages of 20 MB.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import sys
 from collections.abc import Callable
 
-__all__ = ["LARGE_BYTES", "Spare", "resident_kb", "share_one_heap", "trim"]
+__all__ = ["LARGE_BYTES", "Spare", "hold_freed", "resident_kb", "share_one_heap", "trim"]
 
 #: From this size on glibc may take a block from the system for itself, and then keeps such blocks.
 LARGE_BYTES = 1 << 17
@@ -29,8 +30,12 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 _trim = _malloc_trim()
 
-#: mallopt's name, of glibc's malloc.h.
-_M_ARENA_MAX = -8
+#: mallopt's names, of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+#: What glibc's own thresholds come to in a process that has freed blocks of 32 MB.
+_HELD_BYTES = 64 << 20
+_SYSTEMS_BYTES = 32 << 20
+_holds = False
 
 
 def share_one_heap() -> None:
@@ -42,6 +47,21 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     except (OSError, AttributeError):  # musl, macOS
         return
+
+
+def hold_freed() -> None:
+    """Have what large messages leave free stay with this process for the next ones, until ``trim``.
+
+    glibc gives the end of its heap back with every block that is freed there: the system then has to map and
+    to clear each page of each copy of each message anew. Once is enough.
+    """
+    global _holds
+    if not _holds:
+        _holds = True
+        with contextlib.suppress(OSError, AttributeError):  # musl, macOS
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_THRESHOLD, _SYSTEMS_BYTES)
+            libc.mallopt(_M_TRIM_THRESHOLD, _HELD_BYTES)
 
 
 def trim() -> None:

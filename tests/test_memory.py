@@ -82,3 +82,18 @@ def test_a_journal_that_shrinks_keeps_what_it_holds(tmp_path: Path) -> None:
     assert [b"x", b"y"] == [row.payload for row in store.read_messages(0, 9, 9)]
     assert {"task"} == set(store.results(["task"]))
     store.close()
+
+
+def test_freed_memory_is_held_from_the_first_large_message_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library is told once what it shall keep."""
+    told: list[tuple[int, int]] = []
+
+    class Libc:
+        def mallopt(self, name: int, value: int) -> None:
+            told.append((name, value))
+
+    monkeypatch.setattr(memory, "_holds", False)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Libc())
+    for _ in range(2):
+        memory.hold_freed()
+    assert [(-3, 32 << 20), (-1, 64 << 20)] == told

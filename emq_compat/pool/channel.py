@@ -21,6 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from emq_compat.memory import LARGE_BYTES, hold_freed
 from emq_compat.message import Delivery, Headers, Publish, Reply
 
 __all__ = [
@@ -134,6 +135,8 @@ def send_work(ours: socket.socket, head: bytes, payload: bytes) -> bool:
             ours.send(head + payload)
             return True
         _, sequence = _WORK_START.unpack_from(head)
+        if len(payload) > LARGE_BYTES:
+            hold_freed()
         fd = _anonymous_file(head, payload)
         try:
             socket.send_fds(ours, [_FILE_START.pack(_IN_FILE, sequence, len(head))], [fd])
@@ -297,7 +300,7 @@ def decode_finished(data: bytes | bytearray, start: int) -> tuple[Reply, float, 
     d = c + n_told
     reply = Reply(
         state=data[a:b].decode(),
-        body=bytes(data[b:c]),
+        body=bytes(memoryview(data)[b:c]),
         follow_ups=_decode_follow_ups(data, d, n_follow_ups) if n_follow_ups else (),
         no_result=flags & _NO_RESULT != 0,
         unattended=flags & _UNATTENDED != 0,
@@ -370,6 +373,8 @@ class FrameReader:
             end = start + length
             if end > size:
                 self._large = bytearray(_FRAME.size + length)
+                if length > LARGE_BYTES:
+                    hold_freed()
                 self._filled = size - at
                 self._large[: self._filled] = data[at:]
                 return frames

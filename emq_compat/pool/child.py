@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from emq_compat.coroutines.base import running_in
 from emq_compat.coroutines.settle import close_loop, keep_loop
-from emq_compat.memory import LARGE_BYTES, resident_kb, trim
+from emq_compat.memory import LARGE_BYTES, hold_freed, resident_kb, trim
 from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
@@ -163,7 +163,7 @@ class _Child:
         large = False
         while True:
             if large:
-                self._lighten()
+                large = not self._lightened()
             if (message := receive(work_socket)) is None:
                 return
             started = time.monotonic()
@@ -175,10 +175,10 @@ class _Child:
             self._soft_at = None
             if self._pid != os.getpid():  # a task forked, and its copy returned from the task
                 os._exit(1)
-            large = len(delivery.payload) > LARGE_BYTES
+            large = large or len(delivery.payload) > LARGE_BYTES
             if isinstance(result, Reply):
                 large = large or len(result.body) > LARGE_BYTES
-                retires = max_memory_kb is not None and resident_kb() > max_memory_kb
+                retires = max_memory_kb is not None and self._exceeds(max_memory_kb, large)
                 send(encode(self._sequence, result, time.monotonic() - started, retires=retires))
             else:
                 retires = result.retires
@@ -187,13 +187,23 @@ class _Child:
                 self._wait_until_closed()
                 return
             del message, delivery, result
+            if large:
+                hold_freed()
 
-    def _lighten(self) -> None:
-        """Give back to the system what a large message took, unless more work comes soon."""
+    def _lightened(self) -> bool:
+        """Give back to the system what large messages took; False: not now, as more work comes soon."""
         poller = select.poll()
         poller.register(self._work, select.POLLIN)
-        if not poller.poll(_LIGHTEN_AFTER_MS):
+        if poller.poll(_LIGHTEN_AFTER_MS):
+            return False
+        trim()
+        return True
+
+    def _exceeds(self, max_memory_kb: int, large: bool) -> bool:
+        """Tell whether more than this is in use; ``large``: some of it may only be held."""
+        if large and resident_kb() > max_memory_kb:
             trim()
+        return resident_kb() > max_memory_kb
 
     def _wait_until_closed(self) -> None:
         # What waits in the channel is for another child: the parent takes it back, and then closes.

@@ -23,6 +23,7 @@ from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
 from emq_compat.broker.term_asks import TERM_VERBS
+from emq_compat.broker.traces import TRACES
 from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
@@ -365,6 +366,8 @@ def _of_client(verb: Callable[[Engine, bytes, Arguments, Moment], Any]) -> Verb:
     return lambda asks, client, command, arguments, now: verb(asks._engine, client, arguments, now)
 
 
+_ENGINE_VERBS = PERIODIC | MOVES | PAUSES | OVERVIEW | TRACES | TERM_VERBS
+
 Verb = Callable[["Asks", bytes, Ask, Arguments, Moment], Any]
 _VERBS: dict[str, Verb] = {
     "wait": Asks._wait,
@@ -386,7 +389,7 @@ _VERBS: dict[str, Verb] = {
     "dead_drop": Asks._dead_drop,
     "inspect": Asks._inspect,
     "answer": Asks._node_answers,
-    **{name: _of_engine(verb) for name, verb in (PERIODIC | MOVES | PAUSES | OVERVIEW | TERM_VERBS).items()},
+    **{name: _of_engine(verb) for name, verb in _ENGINE_VERBS.items()},
     **{name: _of_client(verb) for name, verb in EXCHANGE_VERBS.items()},
     "subscribe": Asks._subscribe,
     "unsubscribe": Asks._unsubscribe,

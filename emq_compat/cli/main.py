@@ -39,6 +39,7 @@ COMMANDS = {
     "result": "Show a task's result.",
     "status": "Show workers and queues.",
     "health": "Tell whether a broker or a worker lives, or is ready.",
+    "dashboard": "Serve a page with queues, workers, failures.",
     "inspect": "Ask workers what they do.",
     "control": "Have workers change something.",
     "list": "List bindings: which names lead to which queue.",

@@ -1,0 +1,166 @@
+"""The one who looks: asks the broker once a second while a browser is there, and tells all browsers.
+
+Each browser has a short queue. One that doesn't keep up loses what waits in it and begins again with all of
+the page, so that nobody waits for it and nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
+
+from emq_compat.errors import EmqError
+from emq_compat.monitor.dashboard.history import History, away
+
+__all__ = ["Asker", "Watch"]
+
+logger = logging.getLogger("emq_compat.dashboard")
+
+#: Dead letters that the page lists at first.
+DEAD_SHOWN = 100
+#: The broker has so long to answer.
+_ANSWER_S = 3.0
+_QUEUE = 4
+#: Schedules are asked for with every so manieth overview.
+_SCHEDULES_EVERY = 5
+
+
+class Asker(Protocol):
+    """What asks the broker: a Client."""
+
+    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
+
+
+class _Browser:
+    """One page: what it is to be told next; ``behind``: everything, since it has missed something."""
+
+    __slots__ = ("behind", "queue")
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[str] = asyncio.Queue(_QUEUE)
+        self.behind = True
+
+    def tell(self, text: str) -> None:
+        while self.queue.full():
+            self.queue.get_nowait()
+        self.queue.put_nowait(text)
+
+
+class Watch:
+    """Looks at a broker for all browsers.
+
+    Args:
+        client: asks the broker; used in threads.
+        every_s: seconds between two looks.
+    """
+
+    def __init__(self, client: Asker, every_s: float = 1.0) -> None:
+        self._client = client
+        self._every_s = every_s
+        self._history = History()
+        self._browsers: set[_Browser] = set()
+        #: Section of the page → its JSON text, as it is now.
+        self._sections: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._dead_seen = -1
+        self._soon = asyncio.Event()
+
+    @property
+    def browsers(self) -> int:
+        """How many look."""
+        return len(self._browsers)
+
+    @property
+    def looks(self) -> int:
+        """How often the broker was asked."""
+        return self._looks
+
+    def look_soon(self) -> None:
+        """Look again at once: something was changed."""
+        self._dead_seen = -1
+        self._soon.set()
+
+    async def updates(self) -> AsyncGenerator[str, None]:
+        """Yield JSON objects of sections of the page, first all, then what has changed; without end."""
+        browser = _Browser()
+        if self._sections:
+            self._tell_all(browser)
+        self._browsers.add(browser)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        try:
+            while True:
+                yield await browser.queue.get()
+        finally:
+            self._browsers.discard(browser)
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._browsers:
+            began = loop.time()
+            self._soon.clear()
+            await self._look()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._soon.wait(), max(0.05, self._every_s - (loop.time() - began)))
+        self._task = None
+        # What a browser sees first is then not of long ago.
+        self._sections.clear()
+
+    async def _look(self) -> None:
+        try:
+            sections = await asyncio.to_thread(self._ask)
+        except EmqError as exc:
+            sections = away(str(exc))
+        except Exception as exc:
+            logger.exception("the broker's answer was not understood")
+            sections = away(f"its answer was not understood: {exc!r}")
+        changed: dict[str, str] = {}
+        for name, value in sections.items():
+            text = json.dumps(value, separators=(",", ":"))
+            if self._sections.get(name) != text:
+                self._sections[name] = changed[name] = text
+        told = _joined(changed)
+        for browser in self._browsers:
+            if browser.behind:
+                self._tell_all(browser)
+            elif browser.queue.full():
+                browser.behind = True
+            else:
+                browser.tell(told)
+
+    def _tell_all(self, browser: _Browser) -> None:
+        sparks = json.dumps(self._history.sparks(), separators=(",", ":"))
+        browser.tell(_joined({**self._sections, "sparks": sparks}))
+        browser.behind = False
+
+    def _ask(self) -> dict[str, Any]:
+        history = self._history
+        schedules = self._looks % _SCHEDULES_EVERY == 0 or "schedules" not in self._sections
+        overview: Mapping[str, Any] = self._client.ask(
+            "overview", timeout_s=_ANSWER_S, failures_after=history.failures_after, schedules=schedules
+        )
+        self._looks += 1
+        sections = history.note(overview, everything="failures" not in self._sections)
+        if overview["dead"] != self._dead_seen or "dead" not in self._sections:
+            sections["dead"] = []
+            if overview["dead"]:
+                sections["dead"] = self._client.ask("dead_list", timeout_s=_ANSWER_S, limit=DEAD_SHOWN)
+            self._dead_seen = overview["dead"]
+        return sections
+
+
+def _joined(sections: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{text}' for name, text in sections.items()) + "}"

@@ -34,30 +34,47 @@ class Aside:
     """The values, by their rows.
 
     Attributes:
-        payloads: of messages, by key.
+        payloads: of messages, by key; changed by the methods only, as are the others.
         bodies: of results, by task id.
-        fresh_bytes: what stands in no record of the redo log yet.
+        live_bytes: what they have.
+        fresh_bytes: what stands in no record of the redo log yet, gone meanwhile or not.
     """
 
-    __slots__ = ("bodies", "fresh_bytes", "payloads")
+    __slots__ = ("bodies", "fresh_bytes", "live_bytes", "payloads")
 
     def __init__(self) -> None:
         self.payloads: dict[int, bytes] = {}
         self.bodies: dict[str, bytes] = {}
-        self.fresh_bytes = 0
+        self.live_bytes = self.fresh_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self.payloads or self.bodies)
+
+    def put_payload(self, key: int, payload: bytes) -> None:
+        """Keep a message's."""
+        self.payloads[key] = payload
+        self.live_bytes += len(payload)
+        self.fresh_bytes += len(payload)
+
+    def put_body(self, task_id: str, body: bytes) -> None:
+        """Keep a result's, of which none is kept."""
+        self.bodies[task_id] = body
+        self.live_bytes += len(body)
+        self.fresh_bytes += len(body)
+
+    def drop_payload(self, key: int) -> None:
+        """Forget a message's, if it is kept."""
+        self.live_bytes -= len(self.payloads.pop(key, b""))
+
+    def drop_body(self, task_id: str) -> None:
+        """Forget a result's, if it is kept."""
+        self.live_bytes -= len(self.bodies.pop(task_id, b""))
 
     def clear(self) -> None:
         """Forget all: it is in the database, or undone."""
         self.payloads.clear()
         self.bodies.clear()
-        self.fresh_bytes = 0
-
-    def size(self) -> int:
-        """Return how many bytes they have."""
-        return sum(map(len, self.payloads.values())) + sum(map(len, self.bodies.values()))
+        self.live_bytes = self.fresh_bytes = 0
 
     def rows(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return what brings the values into the database: the rows of FILLS."""

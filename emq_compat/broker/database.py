@@ -38,8 +38,10 @@ logger = logging.getLogger(__name__)
 _FOLD_AFTER_S = 1.0
 #: And for so long while large values are kept aside, as most of them are gone by then …
 _ASIDE_S = 10.0
-#: … or until they have so many bytes.
+#: … or until they have so many bytes. A log of _SPENT_BYTES of which most is gone is begun anew earlier.
 _ASIDE_BYTES = 128 << 20
+_SPENT_BYTES = 32 << 20
+_SPENT_SHARE = 8
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
 _SEQUENCE_BLOCK = 1_000_000
 
@@ -371,9 +373,12 @@ class Database:
             self._unrecorded += self._executed
             self._executed = []
             now = time.monotonic()
-            due = now >= self.fold_at
+            due, large = now >= self.fold_at, self._aside.fresh_bytes
             if not (told or due) or self._record(redo):
-                if due and self._aside and now < self._aside_until and self._aside.size() < _ASIDE_BYTES:
+                live = self._aside.live_bytes
+                if large and redo.end >= max(_SPENT_BYTES, _SPENT_SHARE * live):
+                    self._fold_or_wait(now)
+                elif due and live and now < self._aside_until and live < _ASIDE_BYTES:
                     self.fold_at = now + _FOLD_AFTER_S
                 elif due:
                     self._fold_or_wait(now)

@@ -88,8 +88,7 @@ class Store(Database):
     def add_message(self, key: int, msgid: str, header_text: str, payload: bytes, marked: str | None) -> None:
         """Store a message that waits."""
         if len(payload) >= ASIDE_BYTES and self._redo is not None:
-            self._aside.payloads[key] = payload
-            self._aside.fresh_bytes += len(payload)
+            self._aside.put_payload(key, payload)
             self._write("fill_message", (payload, key))
             payload = b""
         self._write("add_message", (key, msgid, header_text, payload, marked))
@@ -213,7 +212,7 @@ class Store(Database):
         self._write("drop_message", (key,))
         self._write("remember_finished", (msgid,))
         if self._aside:
-            self._aside.payloads.pop(key, None)
+            self._aside.drop_payload(key)
 
     def bury(
         self, key: int, msgid: str, queue: str, reason: str, at: float, *, attempt: int, losses: int
@@ -364,10 +363,9 @@ class Store(Database):
         """Store a result; ``expires_at`` is unix seconds, None: kept for good."""
         if self._pending["forget_result"] or task_id in self._aside.bodies:
             self._flush()
-            self._aside.bodies.pop(task_id, None)
+            self._aside.drop_body(task_id)
         if len(body) >= ASIDE_BYTES and self._redo is not None:
-            self._aside.bodies[task_id] = body
-            self._aside.fresh_bytes += len(body)
+            self._aside.put_body(task_id, body)
             self._write("fill_result", (body, task_id))
             body = b""
         self._write("put_result", (task_id, state, body, expires_at))
@@ -390,7 +388,7 @@ class Store(Database):
         known = self._rows("result_sizes", (json.dumps(task_ids),))
         for task_id, _, _ in known:
             self._write("forget_result", (task_id,))
-            self._aside.bodies.pop(task_id, None)
+            self._aside.drop_body(task_id)
         return len(known)
 
     def expire_results(self, until: float, limit: int) -> int:

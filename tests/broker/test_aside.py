@@ -105,6 +105,23 @@ def test_values_are_kept_aside_for_some_seconds(store: Store, monkeypatch: pytes
     assert 2 * MB == in_file(store)
 
 
+def test_a_log_that_is_spent_begins_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hardly anything in the redo log is needed any more what is comes into the database early."""
+    monkeypatch.setattr(database, "_SPENT_BYTES", 10 * MB)
+    assert store._redo is not None
+    store.put_result("t", "SUCCESS", bytes(MB), None)
+    for n in range(16):
+        before = store._redo.end
+        store.add_message(key(n), f"m{n}", "", bytes(MB), None)
+        store.finish(key(n), f"m{n}")
+        store.commit()
+        if store._redo.end < before:
+            break
+    assert 8 == n
+    assert MB == in_file(store)
+    assert store.results(["t"])["t"].body == bytes(MB)
+
+
 def test_the_last_write_counts(store: Store, tmp_path: Path) -> None:
     """Of results that are written over and forgotten in one batch the last is there; also after a kill."""
     store.put_result("small", "SUCCESS", bytes(MB), None)

@@ -57,7 +57,11 @@ def _where(engine: Engine, task_id: str, now: Moment) -> dict[str, Any]:
     if sum(queue.total for queue in engine.queues.by_name.values()) > _LOOKED_THROUGH:
         return {"where": "unknown", "unsearched": True}
     one = journal.find(task_id)
-    return {"where": "unknown"} if one is None else _waiting(engine, one, now)
+    if one is None:
+        return {"where": "unknown"}
+    # What is found by looking through all comes without its payload.
+    whole = journal.read_message(one.message.key)
+    return _waiting(engine, one if whole is None else one._replace(message=whole), now)
 
 
 def _running(engine: Engine, flight: InFlight, now: Moment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.broker_process import Broker
-from tests.genuine.browser import Browser, browser
+from tests.browser import Browser, browser
 from tests.processes import Procs, unused_port, wait_until
 
 pytestmark = pytest.mark.integration

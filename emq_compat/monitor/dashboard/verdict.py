@@ -33,7 +33,7 @@ def verdict(
     if failed_lately:
         found.append((WARN, f"{amount(failed_lately, 'task')} failed in the last 5 minutes", "failures"))
     if dead := overview["dead"]:
-        found.append((WARN, f"{amount(dead, 'dead letter')} wait for a decision", "dead"))
+        found.append((WARN, f"{amount(dead, 'dead letter')} {_waits(dead)} for a decision", "dead"))
     found.sort(key=lambda one: -_ORDER.index(one[0]))
     level = found[0][0] if found else OK
     return {
@@ -88,9 +88,13 @@ def _workers(overview: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         found.append((WARN, f"Not connected at the moment: {_listed(away)}", "workers"))
     if not overview["workers_total"]:
         waits = overview["waiting"]
-        text = "No worker is connected" + (f", and {amount(waits, 'task')} wait" if waits else "")
+        text = "No worker is connected" + (f", and {amount(waits, 'task')} {_waits(waits)}" if waits else "")
         found.append((BAD if waits else WARN, text, "workers"))
     return found
+
+
+def _waits(number: int) -> str:
+    return "waits" if number == 1 else "wait"
 
 
 def _listed(names: Sequence[str]) -> str:

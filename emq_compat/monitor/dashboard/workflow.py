@@ -90,10 +90,11 @@ class _Tree:
         return task_id
 
     def fetch_below(self, task_id: str) -> None:
-        level = [task_id]
+        level, seen = [task_id], {task_id}
         while level:
             below = [child for one in level if one in self._tasks for child in self._below(self._tasks[one])]
-            level = [one for one in dict.fromkeys(below) if one not in self._tasks]
+            level = [one for one in dict.fromkeys(below) if one not in seen]
+            seen.update(level)
             self.fetch(level)
             if len(self._tasks) >= _NODES:
                 return
@@ -104,8 +105,8 @@ class _Tree:
             found.append(task.told["body"])
         return [one for one in found if one]
 
-    def node(self, task_id: str) -> dict[str, Any]:
-        """Return a task with all that follows from it."""
+    def node(self, task_id: str, *, top: bool = False) -> dict[str, Any]:
+        """Return a task with all that follows from it; a chord's body stands beside its parts."""
         self._placed.add(task_id)
         task = self._tasks.get(task_id)
         if task is None:
@@ -113,7 +114,8 @@ class _Tree:
         told = self._told(task)
         children = [self.node(child) for child in task.children if child not in self._placed]
         children += [self._step(step, "then") for step in _callbacks(task) if self._free(step)]
-        bodies = [task.told.get("body"), *(self._body_of(child["id"]) for child in children)]
+        bodies = [self._body_of(child["id"]) for child in children]
+        bodies += [task.told.get("body")] if top else []
         children += self._rest(_steps(task))
         for body in dict.fromkeys(one for one in bodies if isinstance(one, str)):
             if body not in self._placed:
@@ -191,9 +193,9 @@ def workflow(broker: Broker, task_id: str, *, show_args: bool) -> dict[str, Any]
     tree = _Tree(broker, show_args=show_args)
     root = tree.root_of(task_id)
     tree.fetch_below(root)
-    shown = tree.node(root)
+    shown = tree.node(root, top=True)
     if task_id not in tree._placed:
-        shown = tree.node(task_id)
+        shown = tree.node(task_id, top=True)
     return {
         "asked": task_id,
         "found": tree._tasks[task_id].known,

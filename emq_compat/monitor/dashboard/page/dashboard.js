@@ -182,7 +182,8 @@ function tell(text, bad = false) {
   const box = h("div", { class: bad ? "bad" : "" }, h("span", {}, text));
   box.append(button("×", () => box.remove(), { "aria-label": "Dismiss" }));
   $("told").append(box);
-  if (!bad) setTimeout(() => box.remove(), 8000);
+  while ($("told").childElementCount > 3) $("told").firstElementChild.remove();
+  if (!bad) setTimeout(() => box.remove(), 6000);
 }
 
 async function act(action, given, control) {

@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.services import chromium
@@ -74,13 +77,53 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on what a CSS selector finds."""
-        self._driver.find_element(By.CSS_SELECTOR, selector).click()
+        found = self._driver.find_element(By.CSS_SELECTOR, selector)
+        to_the_middle = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
+        self._driver.execute_script(to_the_middle, found)
+        found.click()
 
     def fill(self, selector: str, text: str) -> None:
         """Write into a field."""
         field = self._driver.find_element(By.CSS_SELECTOR, selector)
         field.clear()
         field.send_keys(text)
+
+    def text_of(self, selector: str) -> str:
+        """What stands in the first element that a CSS selector finds; empty where there is none."""
+        found = self._driver.find_elements(By.CSS_SELECTOR, selector)
+        try:
+            return found[0].text if found else ""
+        except StaleElementReferenceException:
+            return ""
+
+    def count(self, selector: str) -> int:
+        """How many elements a CSS selector finds."""
+        return len(self._driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def shown(self, selector: str) -> int:
+        """How many elements that can be seen a CSS selector finds."""
+        return sum(one.is_displayed() for one in self._driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def press(self, key: str) -> None:
+        """Press a key, wherever the focus is."""
+        self._driver.switch_to.active_element.send_keys(key)
+
+    def press_enter(self, selector: str) -> None:
+        """Press Enter in a field."""
+        self._driver.find_element(By.CSS_SELECTOR, selector).send_keys(Keys.ENTER)
+
+    def resize(self, width: int, height: int) -> None:
+        """Have the page be so large, in pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def ask(self, script: str) -> Any:
+        """Run a script in the page; returns what it does."""
+        return self._driver.execute_script(script)
+
+    def errors(self) -> list[str]:
+        """What the console tells of as an error, since the last call."""
+        return [line["message"] for line in self._driver.get_log("browser") if line["level"] == "SEVERE"]
 
     def shot(self, name: str) -> Path:
         """Take a picture of the page."""
@@ -99,6 +142,7 @@ def browser(folder: Path) -> Iterator[Browser]:
             pytest.fail(missing)
         pytest.skip(missing)
     options = Options()
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     options.binary_location = program
     for option in (*_OPTIONS, f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(option)

@@ -1,0 +1,158 @@
+"""Where a task is: the verb `trace`, and the trees that are made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from emq_compat.message import Job
+from emq_compat.monitor.dashboard.workflow import workflow
+from tests.broker.bench import Bench
+from tests.broker.test_overview import asked
+from tests.monitor.dashboard.fake import FakeBroker
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while Bench.opened:
+        Bench.opened.pop().store.close()
+
+
+def traced(bench: Bench, *ids: str) -> Any:
+    return asked(bench, "trace", ids=list(ids))["ok"]
+
+
+def test_each_place_has_its_name() -> None:
+    """Running, waiting, for later, held for a chord, ended, and not known."""
+    b = Bench()
+    (runs,) = b.publish(task="t.run")
+    b.worker()
+    (waits,) = b.publish(task="t.wait")
+    (later,) = b.publish(eta=b.wall + 90)
+    (part,) = b.publish(chord="c:0")
+    (body,) = b.publish(awaits="c:1")
+    ids = [f"t-{one}" for one in (runs, waits, later, part, body)]
+    told = traced(b, *ids, "nobody")
+    where = ["running", "waiting", "delayed", "waiting", "held", "unknown"]
+    assert where == [told[one]["where"] for one in [*ids, "nobody"]]
+    assert ("t.run", "q", 1) == tuple(told[ids[0]][name] for name in ("task", "queue", "attempt"))
+    assert 90 == told[ids[2]]["due_s"]
+    assert ("c", ids[4]) == (told[ids[3]]["chord"], told[ids[3]]["body"])
+    assert {"ended": 0, "of": 1} == told[ids[4]]["parts"]
+    assert all('["run"' in told[one]["payload"] for one in ids)
+
+
+def test_an_end_is_told_with_its_reply() -> None:
+    """What has ended is found by its result, as its worker wrote it."""
+    b = Bench()
+    (msgid,) = b.publish()
+    (handed,) = b.worker()
+    b.reply(handed, "FAILURE", body=b'{"error": {}}')
+    told = traced(b, f"t-{msgid}")[f"t-{msgid}"]
+    assert ("unknown", "FAILURE", '{"error": {}}') == (told["where"], told["state"], told["reply"])
+
+
+def test_a_large_backlog_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain message is looked for one by one only where they are few; else the answer says so."""
+    from emq_compat.broker import traces
+
+    monkeypatch.setattr(traces, "_LOOKED_THROUGH", 3)
+    b = Bench()
+    (msgid, *_) = b.publish(4)
+    assert {"where": "unknown", "unsearched": True} == traced(b, f"t-{msgid}")[f"t-{msgid}"]
+
+
+def test_wrong_ids_are_refused() -> None:
+    """Ids are texts, and no more than 200."""
+    for ids in (None, [1], [""], ["x"] * 201):
+        assert "error" in asked(Bench(), "trace", ids=ids)
+
+
+# Trees
+
+
+class Traces(FakeBroker):
+    """Answers `trace` from a table of tasks."""
+
+    def __init__(self, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
+        assert verb == "trace"
+        return {one: self.tasks.get(one, {"where": "unknown"}) for one in arguments["ids"]}
+
+
+def ended(state: str = "SUCCESS", *children: Any, **reply: Any) -> dict[str, Any]:
+    reply = {"value": 4711, "state": state, "children": [[[one, None], None] for one in children], **reply}
+    return {"where": "unknown", "state": state, "reply": json.dumps(reply)}
+
+
+def message(where: str = "running", **celery: Any) -> dict[str, Any]:
+    job = Job(path="m", callable="f", args=["card 4711"], celery=celery)
+    told = {"where": where, "task": "t", "queue": "q", "payload": job.encode().decode()}
+    return {**told, "worker": "w", "for_s": 1.0, "attempt": 1}
+
+
+def step(task_id: str) -> dict[str, Any]:
+    return {"task": f"t.{task_id}", "args": [], "kwargs": {}, "options": {"task_id": task_id}}
+
+
+def outline(node: Mapping[str, Any]) -> Any:
+    """Return a tree as nested tuples of id and state."""
+    return (node["id"], node["state"], *map(outline, node["children"]))
+
+
+def test_a_chain_is_found_from_its_root_on() -> None:
+    """Asked by a step in the middle: what has ended above it, and what is still to come below."""
+    tasks = {
+        "a": ended("SUCCESS", "b"),
+        "b": message(root_id="a", parent_id="a", chain=[step("d"), step("c")]),
+    }
+    shown = workflow(Traces(tasks), "b", show_args=False)
+    expected = ("a", "SUCCESS", ("b", "STARTED", ("c", "PENDING", ("d", "PENDING"))))
+    assert expected == outline(shown["tree"])
+    assert (True, "b") == (shown["found"], shown["asked"])
+    assert "4711" not in json.dumps(shown)
+    assert "4711" in json.dumps(workflow(Traces(tasks), "b", show_args=True))
+
+
+def test_a_chords_body_stands_below_its_parts() -> None:
+    """It is there once, and says what it waits for."""
+    group = [["g", None], [[["p", None], None], [["r", None], None]]]
+    tasks = {
+        "a": ended("SUCCESS", children=[group]),
+        "p": ended("FAILURE", error={"type": "E", "message": "m"}),
+        "r": {**message(root_id="a"), "body": "z"},
+        "z": {**message("held"), "parts": {"ended": 1, "of": 2}},
+    }
+    tree = workflow(Traces(tasks), "r", show_args=False)["tree"]
+    parts = [("p", "FAILURE"), ("r", "STARTED"), ("z", "PENDING")]
+    assert ("a", "SUCCESS", *parts) == outline(tree)
+
+
+def test_what_is_hostile_has_an_end() -> None:
+    """Tasks that name each other as children, and ones with no end of them, make a tree that ends."""
+    tasks = {"a": ended("SUCCESS", "b"), "b": ended("SUCCESS", "a", "b")}
+    assert ("a", "SUCCESS", ("b", "SUCCESS")) == outline(
+        workflow(Traces(tasks), "a", show_args=False)["tree"]
+    )
+    many = {"a": ended("SUCCESS", *(f"c{n}" for n in range(1000)))}
+    many |= {f"c{n}": ended("SUCCESS", f"c{n + 1}") for n in range(1000)}
+    assert workflow(Traces(many), "a", show_args=False)["cut"]
+    deep = {f"c{n}": ended("SUCCESS", f"c{n + 1}") for n in range(1000)}
+    assert workflow(Traces(deep), "c0", show_args=False)["cut"]
+    for reply in ("[]", "no", '{"children": [[[5]], [[["x", 1], {}]], 7]}'):
+        odd = {"a": {"where": "unknown", "state": "SUCCESS", "reply": reply}}
+        assert "a" == workflow(Traces(odd), "a", show_args=False)["tree"]["id"]
+
+
+def test_what_is_not_known_is_said() -> None:
+    """An id with a slip is found nowhere."""
+    assert not workflow(Traces({}), "nobody", show_args=False)["found"]

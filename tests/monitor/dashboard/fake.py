@@ -1,0 +1,45 @@
+"""A broker that answers from a table, and notes what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.monitor.dashboard.test_history import overview
+
+__all__ = ["FakeBroker"]
+
+
+class FakeBroker:
+    """Stands for a Client.
+
+    Attributes:
+        answers: verb → what is answered, or an exception that is raised.
+        asked: (verb, arguments) of every question.
+        workers: verb → the answers of workers.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {"overview": overview(), "dead_list": []}
+        self.workers: dict[str, Any] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
+        self.asked.append((verb, arguments))
+        answer = self.answers[verb]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def inspect(
+        self,
+        verb: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: Any = None,
+        timeout_s: float = 1.0,
+    ) -> dict[str, Any]:
+        self.asked.append((verb, {"arguments": dict(arguments or {}), "destination": destination}))
+        return self.workers.get(verb, {})
+
+    def count(self, verb: str) -> int:
+        return sum(asked == verb for asked, _ in self.asked)

@@ -1,0 +1,166 @@
+"""Who looks at the broker: once for all pages, not at all for none, and nobody waits for a slow page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from emq_compat.errors import OperationalError
+from emq_compat.monitor.dashboard.watch import Watch
+from tests.monitor.dashboard.fake import FakeBroker
+from tests.monitor.dashboard.test_history import failure, overview
+
+pytestmark = pytest.mark.unit
+
+
+def run(scene: Callable[[FakeBroker, Watch], Coroutine[Any, Any, None]]) -> None:
+    """Play a scene with a broker and a watch that looks every 10 ms."""
+
+    async def play() -> None:
+        broker = FakeBroker()
+        watch = Watch(broker, every_s=0.01)
+        try:
+            await asyncio.wait_for(scene(broker, watch), 20)
+        finally:
+            await watch.close()
+
+    asyncio.run(play())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - what it waits for tells nobody
+        await asyncio.sleep(0.005)
+
+
+def test_a_page_is_told_everything_first_and_then_what_changes() -> None:
+    """The first message has all sections; a later one only those that differ."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        updates = watch.updates()
+        first = json.loads(await anext(updates))
+        sections = ("verdict", "totals", "queues", "workers", "failures", "dead", "broker", "sparks")
+        assert all(name in first for name in sections)
+        broker.answers["overview"] = overview(101.0)
+        while "broker" not in (told := json.loads(await anext(updates))):
+            pass
+        assert ["broker"] == list(told)
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_nobody_asks_for_nobody() -> None:
+    """Without a page the broker is asked nothing; with ten no more often than with one."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        await asyncio.sleep(0.05)
+        assert [] == broker.asked
+        pages = [watch.updates() for _ in range(10)]
+        firsts = await asyncio.gather(*map(anext, pages))
+        assert [True] * 10 == ["queues" in json.loads(text) for text in firsts]
+        asked = watch.looks
+        await until(lambda: watch.looks >= asked + 3)
+        assert broker.count("overview") == watch.looks
+        for page in pages:
+            await page.aclose()
+        assert 0 == watch.browsers
+        await asyncio.sleep(0.05)
+        asked = watch.looks
+        await asyncio.sleep(0.1)
+        assert asked == watch.looks
+        again = watch.updates()
+        assert "failures" in json.loads(await anext(again))
+        await again.aclose()
+
+    run(scene)
+
+
+def test_a_slow_page_begins_anew() -> None:
+    """One that doesn't read has a short queue; what it gets afterwards makes its page whole again."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        slow = watch.updates()
+        await anext(slow)
+        for n in range(30):
+            broker.answers["overview"] = overview(200.0 + n, failures=[failure(n + 1)])
+            looks = watch.looks
+            await until(lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]
+        texts = [json.loads(await anext(slow)) for _ in range(8)]
+        assert any("sparks" in text and "workers" in text for text in texts)
+        [browser] = watch._browsers
+        assert browser.queue.maxsize <= 4
+        await slow.aclose()
+
+    run(scene)
+
+
+def test_a_broker_that_is_away_is_told_and_comes_back() -> None:
+    """While it doesn't answer the page says so; then it is as before."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        updates = watch.updates()
+        await anext(updates)
+        broker.answers["overview"] = OperationalError("no answer within 3 s")
+        while "verdict" not in (told := json.loads(await anext(updates))):
+            pass
+        assert "no answer within 3 s" == told["verdict"]["reasons"][0]["text"]
+        broker.answers["overview"] = overview(500.0)
+        while "verdict" not in (told := json.loads(await anext(updates))):
+            pass
+        assert "ok" == told["verdict"]["level"]
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_an_answer_that_isnt_understood_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake of ours, or of another release, is logged and shown, and the next look is another."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        broker.answers["overview"] = {"broker": "b"}
+        updates = watch.updates()
+        assert "not understood" in await anext(updates)
+        broker.answers["overview"] = overview(1.0)
+        while "queues" not in json.loads(await anext(updates)):
+            pass
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_dead_letters_are_asked_for_when_their_number_changes() -> None:
+    """Rows are fetched with the first look, with each change, and after an action."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        broker.answers["overview"] = overview(1.0, dead=1)
+        broker.answers["dead_list"] = [{"key": 1}]
+        updates = watch.updates()
+        assert [{"key": 1}] == json.loads(await anext(updates))["dead"]
+        await until(lambda: watch.looks >= 5)
+        assert 1 == broker.count("dead_list")
+        broker.answers["overview"] = overview(2.0, dead=2)
+        await until(lambda: broker.count("dead_list") == 2)
+        watch.look_soon()
+        await until(lambda: broker.count("dead_list") == 3)
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_only_new_failures_are_asked_for() -> None:
+    """Each look names the last failure that is known."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        broker.answers["overview"] = overview(1.0, failures=[failure(41)])
+        updates = watch.updates()
+        await anext(updates)
+        await until(lambda: watch.looks >= 2)
+        after = [arguments["failures_after"] for verb, arguments in broker.asked if verb == "overview"]
+        assert [0, 41] == after[:2]
+        await updates.aclose()
+
+    run(scene)

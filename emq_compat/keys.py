@@ -7,7 +7,8 @@
     DIR/handout/NAME/        what ``keys add-client`` made for another machine: its whole ``?keys=`` folder
     DIR/client.pub           what ``keys new-client`` made to be authorised: the public key in client.key
 
-A key is 40 characters of Z85. Folders have mode 0700 and files 0600. What stands in clients/NAME.pub:
+A key is 40 characters of Z85. Folders have mode 0700 and files 0600 (of root's, a group may read them). What
+stands in clients/NAME.pub:
 
     public: KEY
     role: worker                  client, worker or admin (permits.py); left out: client
@@ -355,7 +356,10 @@ def _read_public(file: Path) -> bytes:
 
 def _read_pair(file: Path) -> tuple[bytes, bytes]:
     members = _read(file)
-    mode = stat.S_IMODE(file.stat().st_mode)
-    if mode & 0o077:
+    found = file.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    # A secret that root hands to one group of users, as Kubernetes mounts them, is the group's to read.
+    handed = found.st_uid == 0 and os.geteuid() != 0
+    if mode & (0o037 if handed else 0o077):
         raise ConfigurationError(f"{file} is open to other users (mode {mode:04o}): `chmod 600 {file}`")
     return _key(file, members, "public"), _key(file, members, "secret")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_open_file(tmp_path: Path) -> None:
     (tmp_path / "client.key").chmod(0o640)
 
     with pytest.raises(ConfigurationError, match=r"mode 0640.*chmod 600"):
+        Keys.for_client(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes root's files")
+def test_roots_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root lets a group read is that group's secret; what everybody can read is none."""
+    new_keys(tmp_path)
+    (tmp_path / "client.key").chmod(0o440)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert Keys.for_client(tmp_path).secret
+
+    (tmp_path / "client.key").chmod(0o444)
+    with pytest.raises(ConfigurationError, match="mode 0444"):
         Keys.for_client(tmp_path)
 
 

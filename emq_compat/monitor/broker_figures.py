@@ -16,7 +16,7 @@ __all__ = ["BROKER_FAMILIES", "BrokerCounts"]
 #: Queues that have series of their own.
 MOST_QUEUES: Final = 200
 #: What is counted on disk may take this share of the loop's time.
-_COUNTING_SHARE: Final = 1 / 1000
+_COUNTING_SHARE: Final = 1 / 100
 
 _LATENCIES_S = (
     0.0001,
@@ -41,7 +41,7 @@ _COUNTERS = {
     "published": Family(
         "emq_broker_messages_published_total", "counter", "Messages taken in, follow-ups included."
     ),
-    "handed_out": Family("emq_broker_messages_delivered_total", "counter", "Hand-outs to workers."),
+    "handed_out": Family("emq_broker_messages_delivered_total", "counter", "Hand-outs to workers, given back ones included."),
     "finished": Family("emq_broker_messages_acknowledged_total", "counter", "Hand-outs whose outcome came."),
     "redelivered": Family(
         "emq_broker_messages_redelivered_total", "counter", "Lost or returned hand-outs that waited again."
@@ -149,7 +149,7 @@ class BrokerCounts:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._turns = Histogram(_LATENCIES_S)
-        self._writes: dict[str, Histogram] = {}
+        self._writes = {step: Histogram(_LATENCIES_S) for step in ("record", "database")}
         self._labelled: set[int] = set()
         self._began = time.monotonic()
         self._sizes: dict[str, int] = {}
@@ -165,10 +165,7 @@ class BrokerCounts:
             self._turns.note(time.monotonic() - began)
 
     def _wrote(self, step: str, took_s: float) -> None:
-        histogram = self._writes.get(step)
-        if histogram is None:
-            histogram = self._writes[step] = Histogram(_LATENCIES_S)
-        histogram.note(took_s)
+        self._writes[step].note(took_s)
 
     def figures(self) -> Figures:
         """Return all figures; called in the broker's loop."""

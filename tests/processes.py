@@ -217,7 +217,7 @@ class Procs:
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
-                [os.fspath(part) for part in argv],
+                _with_http([os.fspath(part) for part in argv]),
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -340,6 +340,22 @@ def _end(procs: Sequence[Proc]) -> None:
         except subprocess.TimeoutExpired:
             proc.popen.kill()
             proc.popen.wait()
+
+
+#: What ``emq-compat broker`` does beside running one.
+_BESIDE = {"--backup", "--check", "--salvage", "--help", "-h"}
+
+
+def _with_http(argv: list[str]) -> list[str]:
+    """Have brokers and workers serve health and metrics, if EMQ_TEST_HTTP=1 wants it of all of them."""
+    if os.environ.get("EMQ_TEST_HTTP") != "1" or "--http" in argv or not _BESIDE.isdisjoint(argv):
+        return argv
+    ours = Path(argv[0]).name == "emq-compat" or argv[1:3] == ["-m", "emq_compat"]
+    command = next((word for word in argv if word in ("broker", "worker")), None)
+    if not ours or command is None:
+        return argv
+    after = argv.index(command) + 1
+    return [*argv[:after], "--http", "127.0.0.1:0", *argv[after:]]
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Container, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 import click
 
 from emq_compat.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["plugin_command", "plugin_names"]
 
@@ -17,6 +20,8 @@ _GROUP = "celery.commands"
 
 @functools.cache
 def _found() -> Mapping[str, EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - heavy, and not for commands of our own
+
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 

@@ -1,8 +1,10 @@
-"""docs/monitoring.md has the metrics that there are."""
+"""docs/monitoring.md has the metrics that there are, and a probe is as cheap as it says."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,18 @@ def test_names_follow_conventions(family: Family) -> None:
     """Counters end in _total, and no other; what is a time or a size says its unit."""
     assert (family.kind == "counter") == family.name.endswith("_total")
     assert family.kind != "histogram" or family.name.endswith("_seconds")
+
+
+def test_a_probe_imports_little() -> None:
+    """`emq-compat health --http` loads no socket library but the standard one, and nothing of a project's."""
+    heavy = "'zmq', 'kombu', 'asyncio', 'psutil', 'prometheus_client', 'sqlite3', 'emq_compat.celery_shim'"
+    code = f"""
+import sys
+from emq_compat.cli.main import main
+try:
+    main(["health", "--http", "1"])
+except SystemExit as exc:
+    print(exc.code, [name for name in ({heavy}) if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "1 []" == done.stdout.splitlines()[-1], done

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 
@@ -115,8 +117,9 @@ def test_who_does_not_read_is_cut_off(server: HttpThread, monkeypatch: pytest.Mo
         assert got < 32 << 20
 
 
-def test_many_idle_connections_keep_nobody_out(server: HttpThread) -> None:
+def test_many_idle_connections_keep_nobody_out(server: HttpThread, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many are connected the oldest goes: probes are answered however many connections idle."""
+    monkeypatch.setattr(serving, "REQUEST_S", 1000.0)
     idle = [socket.create_connection(server.address, timeout=10) for _ in range(serving.MOST_CONNECTIONS + 5)]
     assert (200, b"hello\n") == _ask(server, "/hello")
     try:
@@ -126,3 +129,31 @@ def test_many_idle_connections_keep_nobody_out(server: HttpThread) -> None:
     assert told == b""
     for one in idle:
         one.close()
+
+
+_FORKS = """
+import os
+from emq_compat.monitor.address import HttpAddress
+from emq_compat.monitor.serving import HttpThread
+
+first = HttpThread(HttpAddress("127.0.0.1", 0), {})
+first.start()
+read, write = os.pipe()
+child = os.fork()
+if not child:
+    os.close(write)
+    os.read(read, 1)
+    os._exit(0)
+first.stop()
+HttpThread(first.address, {}).stop()
+os.close(write)
+os.waitpid(child, 0)
+print("listens again")
+"""
+
+
+def test_a_forked_process_does_not_keep_the_port() -> None:
+    """What a task forks in the pools threads and solo doesn't keep the port from the next worker."""
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKS]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=60)
+    assert "listens again\n" == done.stdout, done

@@ -41,7 +41,9 @@ _COUNTERS = {
     "published": Family(
         "emq_broker_messages_published_total", "counter", "Messages taken in, follow-ups included."
     ),
-    "handed_out": Family("emq_broker_messages_delivered_total", "counter", "Hand-outs to workers, given back ones included."),
+    "handed_out": Family(
+        "emq_broker_messages_delivered_total", "counter", "Hand-outs to workers, given back ones included."
+    ),
     "finished": Family("emq_broker_messages_acknowledged_total", "counter", "Hand-outs whose outcome came."),
     "redelivered": Family(
         "emq_broker_messages_redelivered_total", "counter", "Lost or returned hand-outs that waited again."

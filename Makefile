@@ -10,7 +10,7 @@ WITH_CELERY = $$($(BIN)/python -m tests.environments)/python -m pytest
 TESTS_AT_ONCE ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cases faults soak services services-stop clean
+.PHONY: help demo test check docs bench cases faults soak services services-stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ check: $(VENV)/.dev-stamp ## ruff, mypy --strict, import order
 	@failed=; for tool in "ruff check --output-format concise" "mypy --strict" "lint-imports"; do \
 	  echo "== $$tool"; $(BIN)/$$tool || failed="$$failed $${tool%% *}"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+docs: $(VENV)/.docs-stamp ## the documents as a site, in build/site; a link that leads nowhere is an error
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs/site . build/site && echo "build/site/docs/index.html"
 
 bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
 	@set -e; for program in benchmarks/[a-z]*.py; do [ -e "$$program" ] || continue; \
@@ -67,4 +70,8 @@ $(VENV)/.test-stamp: setup.cfg | $(VENV)/bin/python
 
 $(VENV)/.dev-stamp: $(VENV)/.test-stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.docs-stamp: $(VENV)/.test-stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -33,6 +35,21 @@ def test_links_lead_somewhere(document: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_can_be_copied(document: Path) -> None:
+    """Each block of Python is some, and what it imports of emq-compat is there."""
+    for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL):
+        tree = ast.parse(block)
+        wanted = [
+            (node.module, name.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("emq_compat")
+            for name in node.names
+        ]
+        missing = [(module, name) for module, name in wanted if not hasattr(import_module(module), name)]
+        assert [] == missing
 
 
 def test_settings_are_all_listed_once() -> None:

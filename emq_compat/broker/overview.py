@@ -96,6 +96,7 @@ def _queue(engine: Engine, queue: MessageQueue, in_flight: int, workers: int, no
         "delayed": queue.delayed,
         "held": queue.held,
         "parked": queue.parked,
+        "aside": queue.aside,
         "in_flight": in_flight,
         "handed_out": queue.handed_out,
         "workers": workers,

@@ -37,6 +37,11 @@ pytestmark = pytest.mark.integration
         ),
         ("monitor.py", ["-n", "500", "--queues", "3"], ["µs a task", "µs a turn", "a scrape, 3 queues"]),
         (
+            "dashboard.py",
+            ["-n", "500", "-r", "1", "--pages", "1"],
+            ["no page open", "1 pages open", "of the rate", "updates of a page"],
+        ),
+        (
             "canvases.py",
             ["-n", "20", "-l", "5", "-w", "2", "--celery", "none"],
             ["chord, 20", "chain, 5", "nested, 2"],

@@ -124,6 +124,12 @@ class Access:
         self._sessions.pop(cookie or "", None)
 
     @staticmethod
+    def check_site(headers: Mapping[str, str]) -> None:
+        """Refuse what another site's page has a browser ask; it couldn't read the answer anyway."""
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise Refused(403, "another site asks this")
+
+    @staticmethod
     def check_origin(headers: Mapping[str, str]) -> None:
         """Refuse what another site's page has sent."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")

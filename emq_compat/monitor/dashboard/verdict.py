@@ -63,8 +63,12 @@ def _queues(overview: Mapping[str, Any], still_s: Mapping[str, float]) -> list[t
             found.append((WARN, f"{name} is paused; {waiting:,} waiting", "queues"))
         elif waiting and not queue["workers"]:
             orphans.append(name)
-        elif waiting and name in free and still_s.get(name, 0.0) >= _STILL_S:
+        elif waiting > queue["aside"] and name in free and still_s.get(name, 0.0) >= _STILL_S:
             still.append(name)
+        elif queue["aside"] and still_s.get(name, 0.0) >= _LATE_S:
+            aside = queue["aside"]
+            text = f"{amount(aside, 'task')} in {name} {_waits(aside)} for a rate limit, or a fitting worker"
+            found.append((WARN, text, "queues"))
         elif waiting and (queue["oldest_s"] or 0.0) >= _LATE_S:
             late.append((queue["oldest_s"], name))
     if orphans:

@@ -25,8 +25,8 @@ DEAD_SHOWN = 100
 #: The broker has so long to answer.
 _ANSWER_S = 3.0
 _QUEUE = 4
-#: Schedules are asked for with every so manieth overview.
-_SCHEDULES_EVERY = 5
+#: Schedules are asked for with the first of so many overviews.
+_SCHEDULES_EVERY = 3
 
 
 class Asker(Protocol):

@@ -147,6 +147,7 @@ class _Site:
 
         async def answer(request: Request) -> Response:
             session = self._access.session(request.cookies.get(COOKIE))
+            self._access.check_site(request.headers)
             if session is None:
                 return _error(401, "log in first")
             if changes:
@@ -265,7 +266,7 @@ class _Site:
         except EmqError as exc:
             logger.warning("%s by %s: %s: refused: %s", action, who, told, exc)
             raise Refused(409, str(exc)) from exc
-        logger.info("%s by %s: %s: %s", action, who, told, came_to)
+        logger.info("%s by %s: %s: %s", action, who, told, " ".join(came_to.split()))
         self._watch.look_soon()
         return JSONResponse({"ok": came_to})
 

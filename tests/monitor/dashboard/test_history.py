@@ -17,7 +17,8 @@ pytestmark = pytest.mark.unit
 
 
 def queue(name: str = "q", **more: Any) -> dict[str, Any]:
-    told = dict.fromkeys(("waiting", "delayed", "held", "parked", "in_flight", "handed_out"), 0)
+    counts = ("waiting", "delayed", "held", "parked", "aside", "in_flight", "handed_out")
+    told = dict.fromkeys(counts, 0)
     return {"name": name, **told, "workers": 1, "paused": False, "oldest_s": None, **more}
 
 
@@ -191,6 +192,12 @@ def test_all_is_well() -> None:
             {},
             "warn",
             "q is paused; 3 waiting",
+        ),
+        (
+            overview(queues=[queue(waiting=3, aside=3)]),
+            {"still_s": {"q": 70.0}},
+            "warn",
+            "3 tasks in q wait for a rate limit, or a fitting worker",
         ),
         (overview(workers=[], workers_total=0), {}, "warn", "No worker is connected"),
         (

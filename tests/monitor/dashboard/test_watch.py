@@ -85,7 +85,7 @@ def test_a_slow_page_begins_anew() -> None:
     async def scene(broker: FakeBroker, watch: Watch) -> None:
         slow = watch.updates()
         await anext(slow)
-        for n in range(30):
+        for n in range(8):
             broker.answers["overview"] = overview(200.0 + n, failures=[failure(n + 1)])
             looks = watch.looks
             await until(lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]

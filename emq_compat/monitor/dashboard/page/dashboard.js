@@ -668,7 +668,7 @@ function drawTask(body, { asked, found, unsearched, cut, tree }) {
   const parts = [list];
   if (!state.session.read_only && !["SUCCESS", "FAILURE", "REVOKED"].includes(node.state)) {
     const revoke = button("Revoke", () => act("revoke", { id: asked }, revoke));
-    parts.push(h("div", { class: "do" }, revoke, button("Terminate…", () => terminate(asked, node.task), { class: "grave" })));
+    parts.push(h("div", { class: "do left" }, revoke, button("Terminate…", () => terminate(asked, node.task), { class: "grave" })));
   }
   if (node.traceback) parts.push(h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0" }, node.traceback)));
   if (tree.children.length || tree.id !== asked) {
@@ -703,8 +703,13 @@ function where(node) {
   return "";
 }
 
+// A result names its task only with result_extended.
+function named(node) {
+  return node.task || `task …${node.id.slice(-12)}`;
+}
+
 function branch(node, asked) {
-  const name = node.id ? button(node.task || node.id, () => openTask(node.id), { class: "link", title: node.id }) : h("span", {}, node.task);
+  const name = node.id ? button(named(node), () => openTask(node.id), { class: "link", title: node.id }) : h("span", {}, node.task);
   const line = h("div", { class: node.id === asked ? "asked" : "" }, node.role ? h("span", { class: "role" }, node.role) : null, stateTag(node), name, h("span", { class: "note" }, node.error ?? where(node)));
   return h("li", { "data-task": node.id }, line, node.children.length ? h("ul", {}, ...node.children.map((child) => branch(child, asked))) : null);
 }
@@ -768,6 +773,7 @@ let source = null;
 function listen() {
   if (source || document.hidden || !state.session) return;
   source = new EventSource("api/updates");
+  source.onopen = renew;
   source.onmessage = (event) => update(JSON.parse(event.data));
   source.onerror = () => {
     if (source?.readyState !== EventSource.CLOSED) return; // it connects again by itself
@@ -775,6 +781,12 @@ function listen() {
     // Refused: is it the login? Else the dashboard is away, or comes back.
     setTimeout(() => start().catch(() => {}), 2000);
   };
+}
+
+// After a restart of the dashboard its secret is another one.
+async function renew() {
+  const told = await request("api/session").catch(() => null);
+  if (told) state.session = told;
 }
 
 function hang() {

@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of genuine Celery have an environment of their own: the shim's need its absence.
 WITH_CELERY = $$($(BIN)/python -m tests.environments)/python -m pytest
-# The tests wait more than they work: two files at once. `make test TESTS_AT_ONCE=0`: one after the other.
-TESTS_AT_ONCE ?= 2
+# The tests wait more than they work: three files at once. `make test TESTS_AT_ONCE=0`: one after the other.
+TESTS_AT_ONCE ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check docs bench cases faults soak services services-stop clean
@@ -64,14 +64,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
+# What is not compiled at its installation is compiled when it is imported first, which most of it never is.
 $(VENV)/.test-stamp: setup.cfg | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test]'
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.test-stamp
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
-	@touch $@
+$(VENV)/.dev-stamp: setup.cfg | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test,dev]'
+	@touch $(VENV)/.test-stamp $@
 
 $(VENV)/.docs-stamp: $(VENV)/.test-stamp
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[docs]'
 	@touch $@

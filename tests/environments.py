@@ -14,19 +14,22 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["EnvironmentMissing", "environment", "genuine_celery", "missing"]
+__all__ = ["EnvironmentMissing", "genuine_celery", "missing", "stock_eventmq"]
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What belongs to genuine Celery, and the tests that import it: they are run by this environment's python.
 CELERY = (
     "celery[redis,sqlalchemy]==5.7.0",
-    "django-celery-beat",
-    "django-celery-results",
-    "flower>=2.0",
-    "opentelemetry-instrumentation-celery",
-    "sentry-sdk>=2",
-    "selenium",
+    "django-celery-beat>=2.8,<3",
+    "django-celery-results>=2.5,<3",
+    "flower>=2.0,<3",
+    "opentelemetry-instrumentation-celery>=0.41b0,<1",
+    "sentry-sdk>=2,<3",
+    "selenium>=4.18,<5",
 )
+#: Stock eventmq pins a pyzmq that no Python since 3.8 can build; with today's libraries it runs.
+EVENTMQ = "eventmq==0.3.13"
+EVENTMQ_LIBRARIES = ("pyzmq<28", "six<2", "future<2", "croniter<8", "psutil<8", "monotonic<2", "redis<9")
 
 
 class EnvironmentMissing(Exception):
@@ -51,7 +54,7 @@ def environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
             _run(sys.executable, "-m", "venv", folder)
             for names in installs:
                 pip = (folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check")
-                _run(*pip, *names)
+                _run(*pip, "--no-compile", *names)
             stamp.write_text(wanted)
     return folder / "bin"
 
@@ -84,5 +87,18 @@ def _with_celery() -> Path:
     return environment(ROOT / ".celery-venv", (("-e", f"{ROOT}[test]", *CELERY),))
 
 
+def stock_eventmq(folder: Path = ROOT / ".stock-venv") -> Path:
+    """The `bin` folder of an environment with stock eventmq.
+
+    :raises EnvironmentMissing: when pip could not install it.
+    """
+    return environment(folder, (("setuptools<81", "wheel"), ("--no-deps", EVENTMQ), EVENTMQ_LIBRARIES))
+
+
 if __name__ == "__main__":
+    # All of them, so that no test waits for one; printed is where Celery's is.
     print(_with_celery())
+    try:
+        stock_eventmq()
+    except EnvironmentMissing as error:
+        print(error, file=sys.stderr)

@@ -103,7 +103,7 @@ class Proc:
     @property
     def is_broker(self) -> bool:
         """Whether others among those started may be connected to it."""
-        return any(server in self.name for server in ("broker", "redis-server", "proxy"))
+        return any(server in self.name for server in ("broker", "redis"))
 
     @property
     def returncode(self) -> int | None:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
 from emq_compat.errors import MessageError
@@ -62,6 +63,9 @@ class ControlSettings:
         """Return kombu's mailbox of these settings."""
         from kombu.pidbox import Mailbox  # noqa: PLC0415 - heavy
 
+        kind = {"queue_exclusive": self.exclusive, "queue_durable": self.durable}
+        if not kind.keys() <= signature(Mailbox).parameters.keys():
+            kind = {}  # before kombu 5.6 there is one kind, and no settings
         return Mailbox(
             self.namespace,
             type="fanout",
@@ -69,10 +73,9 @@ class ControlSettings:
             serializer=self.serializer,
             queue_ttl=self.queue_ttl_s,
             queue_expires=self.queue_expires_s,
-            queue_exclusive=self.exclusive,
-            queue_durable=self.durable,
             reply_queue_ttl=self.queue_ttl_s,
             reply_queue_expires=self.queue_expires_s,
+            **kind,
         )
 
 

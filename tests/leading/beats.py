@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kombu import Connection
 
 from emq_compat.ids import new_id
@@ -66,6 +68,7 @@ class Beats:
         text = PROJECT.format(celery=celery, name=self.name, broker=broker, backend=backend, every=EVERY_S)
         (folder / "proj.py").write_text(text)
         self.broker = broker
+        self.backend = backend
         self._sent: list[tuple[str, float]] = []
 
     def start(self, *options: str, ready: str | None = "beat: leads") -> Proc:
@@ -79,6 +82,26 @@ class Beats:
             ready=ready,
             timeout_s=60,
         )
+
+    def pause(self, beat: Proc) -> None:
+        """Stop one, but not within a transaction of SQLite's: its lock would keep the others out."""
+        _, found, file = (self.backend or "").partition("sqlite:///")
+
+        def paused() -> bool:
+            beat.send_signal(signal.SIGSTOP)
+            wait_until(lambda: psutil.Process(beat.pid).status() == psutil.STATUS_STOPPED)
+            if not found:
+                return True
+            with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as db:
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    beat.send_signal(signal.SIGCONT)
+                    return False
+                db.execute("ROLLBACK")
+            return True
+
+        wait_until(paused, 30, interval_s=0.05)
 
     def sent(self, mark: str) -> list[float]:
         """When each run of an entry was made, so far."""
@@ -127,7 +150,7 @@ def one_of_two_leads(here: Beats) -> None:
     first = here.start()
     second = here.start(ready="standing by")
     here.wait_more(3)
-    first.send_signal(signal.SIGSTOP)
+    here.pause(first)
     second.wait_line("beat: leads", 30)
     here.wait_more(3)
     first.send_signal(signal.SIGCONT)

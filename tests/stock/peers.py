@@ -8,14 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.environments import ROOT, environment
+from tests.environments import ROOT, stock_eventmq
 from tests.processes import Proc, Procs
 
 TASKS = Path(__file__).resolve().parent / "tasks"
-
-# eventmq pins a pyzmq that no Python since 3.8 can build; with today's libraries it runs.
-EVENTMQ = "eventmq==0.3.13"
-LIBRARIES = ("pyzmq<28", "six<2", "future<2", "croniter<8", "psutil<8", "monotonic<2", "redis<9")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +34,7 @@ def stock_environment(folder: Path = ROOT / ".stock-venv") -> StockEnvironment:
 
     :raises EnvironmentMissing: when pip could not install it.
     """
-    environment(folder, (("setuptools<81", "wheel"), ("--no-deps", EVENTMQ), LIBRARIES))
+    stock_eventmq(folder)
     return StockEnvironment(folder=folder)
 
 

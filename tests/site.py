@@ -206,9 +206,11 @@ class Site:
         for worker in living:
             worker.send_signal(signal.SIGTERM)
         try:
-            wait_until(lambda: not any(worker.alive() for worker in living), timeout_s=1)
+            wait_until(lambda: not any(worker.alive() for worker in living), timeout_s=2)
         except TimeoutError:
-            return  # they are killed with everything else
+            for worker in living:  # what still runs there, or can't be given back, has no end to wait for
+                if worker.alive():
+                    worker.kill()
 
 
 @contextmanager

@@ -65,8 +65,8 @@ class Table:
         self._width = len(key)
         self._key, self._first = ", ".join(key), key[0]
         self._places = ", ".join("?" * len(key))
-        self._whole = f"SELECT {self._key}, {', '.join(columns)} FROM {name}"  # noqa: S608
-        self._keys = f"SELECT {self._key} FROM {name}"  # noqa: S608
+        self._whole = f"SELECT {self._key}, {', '.join(columns)} FROM {name}"
+        self._keys = f"SELECT {self._key} FROM {name}"
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield all rows that can be read, each once and without its key."""

@@ -182,7 +182,7 @@ def _copy_table(
                 f"{name}: messages whose hand-out can't be read wait again, and may run a second time"
             )
 
-    insert = f"INSERT OR IGNORE INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    insert = f"INSERT OR IGNORE INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for n, row in enumerate(Table(old, name, TABLES[name], columns, gap).rows()):
         if n % _STEP == 0:
             tell(name, n)
@@ -213,8 +213,8 @@ def _name_lost(old: sqlite3.Connection, db: sqlite3.Connection, done: Salvaged) 
         "results": ("task_id", "expires_at", "results_expiry", "expires_at"),
     }
     for table, (name, more, index, order) in known.items():
-        there = {row[0] for row in db.execute(f"SELECT {name} FROM {table}")}  # noqa: S608
-        query = f"SELECT {name}, {more} FROM {table} INDEXED BY {index} WHERE {order} > ? ORDER BY {order}"  # noqa: S608
+        there = {row[0] for row in db.execute(f"SELECT {name} FROM {table}")}
+        query = f"SELECT {name}, {more} FROM {table} INDEXED BY {index} WHERE {order} > ? ORDER BY {order}"
         try:
             for found, key in old.execute(query, ("" if order == "msgid" else 0,)):
                 if found not in there:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +21,9 @@ from emq_compat.json_lines import VARIABLE
 from emq_compat.manager.messages import workers_address
 from emq_compat.manager.settings import EventmqSettings, read_settings
 from emq_compat.pool.factory import checked_name
+
+if TYPE_CHECKING:
+    from emq_compat.monitor.worker import WorkerMonitor
 
 __all__ = ["jobmanager"]
 
@@ -53,6 +58,11 @@ _FORMAT = "[%(asctime)s: %(levelname)s/jobmanager] %(message)s"
     envvar=VARIABLE,
     help="json: an object a line. [default: text]",
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
+)
 @click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second one from starting.")
 @click.option(
     "-l", "--loglevel", callback=log_level, default="info", show_default=True, help="debug … critical."
@@ -69,6 +79,7 @@ def jobmanager(
     config: str | None,
     logfile: str | None,
     log_format: str | None,
+    http: str | None,
     pidfile: str | None,
     loglevel: str,
 ) -> None:
@@ -86,6 +97,12 @@ def jobmanager(
         settings = read_settings(os.environ)
         shown = node_name(name) if name else ""
         open_log(loglevel, _path(logfile, shown), _FORMAT, json=log_format == "json")
+        monitor = _monitor(http)
+
+        def serve() -> None:
+            if monitor is not None:
+                monitor.start(manager)
+
         manager = JobManager(
             shown or None,
             [queue.strip() for queue in (queues or "").split(",") if queue.strip()],
@@ -95,10 +112,21 @@ def jobmanager(
             allow=allow,
             settings=settings,
             kill_grace_period=settings.kill_grace_period,
+            after_fork=serve,
         )
-        with pid_file(_path(pidfile, shown)):
+        with pid_file(_path(pidfile, shown)), ExitStack() as stack:
+            if monitor is not None:
+                stack.callback(monitor.stop)
             status = manager.start()
     sys.exit(status)
+
+
+def _monitor(http: str | None) -> WorkerMonitor | None:
+    if http is None:
+        return None
+    from emq_compat.monitor.worker import WorkerMonitor  # noqa: PLC0415 - a web server, for those who want it
+
+    return WorkerMonitor(http)
 
 
 def _addresses(

@@ -126,13 +126,13 @@ def fail():
     assert ("FAILURE", True) == (failed["state"], failed["exception"].endswith("ValueError: no"))
 
 
-@pytest.mark.parametrize("broker", ["amqp://user:hunter2@127.0.0.1:1//", "redis://:hunter2@127.0.0.1:1/0"])
-def test_no_password_is_logged(site: Site, broker: str) -> None:
-    """What a worker says of a broker that it can't reach has no password in it, at any level."""
-    worker = site.start_worker("-b", broker, "-l", "debug", ready="127.0.0.1:1")
-    worker.wait_line("onnect", count=2)
+def test_no_password_is_logged(site: Site) -> None:
+    """What a worker says of brokers that it can't reach has no password in it, at any level."""
+    brokers = "amqp://user:hunter2@127.0.0.1:1//", "redis://:hunter2@127.0.0.1:1/0"
+    worker = site.start_worker("-b", brokers[0], "-b", brokers[1], "-l", "debug", ready="127.0.0.1:1")
+    for shown in ("amqp://user:**@127.0.0.1:1", "redis://:**@127.0.0.1:1"):
+        worker.wait_line(shown, count=2)  # in the banner, and in an error
     worker.stop()
     assert "hunter2" not in worker.output()
-    status, line = health("-b", broker, "-t", "0.5")
+    status, line = health("-b", brokers[0], "-t", "0.5")
     assert (1, True, False) == (status, line.startswith("not ready: loop: no answer"), "hunter2" in line)
-    assert "127.0.0.1:1" in worker.output()

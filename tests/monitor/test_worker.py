@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from tests.monitor.pages import address_of, health, page
+from emq_compat.message import Headers, Job, Publish
+from tests.monitor.pages import address_of, health, metrics, page
 from tests.processes import wait_until
-from tests.site import Site
+from tests.site import NAME, Site
 
 pytestmark = [pytest.mark.integration]
 
@@ -85,3 +86,35 @@ def test_states_of_a_worker(site: Site) -> None:
     worker.send_signal(signal.SIGTERM)
     worker.wait()
     assert 1 == health("--live", *at)[0]
+
+
+def test_a_job_manager_serves_the_same(site: Site) -> None:
+    """A job manager of allowed functions is live, ready and counts, as a worker."""
+    site.start_broker()
+    manager = site.procs.emq(
+        "jobmanager", "-b", site.url, "--allow", "time.*", "-c", "1", "-n", "jobs@here", "--http", "0"
+    )
+    http = address_of(manager)
+    wait_until(lambda: page(http, "/ready").wrong == {})
+    assert "jobs@here" == page(http, "/live").document["node"]
+    publish = Publish(queue="default", headers=Headers(), payload=Job(path="time", callable="time").encode())
+    site.client.publish(publish)
+    wait_until(lambda: metrics(http).get('emq_worker_tasks_total{end="succeeded",task="-"}') == 1)
+    assert 1 == metrics(http)["emq_worker_slots"]
+
+
+def test_a_pool_without_processes(site: Site) -> None:
+    """In the pool solo a worker whose only slot is busy is live and ready, and counts as with processes."""
+    site.start_broker("--memory")
+    http = address_of(site.start_worker("-P", "solo", "-c", "1", "--http", "0"))
+    assert "x" == site.tasks.ping.delay("x").get(timeout=20)
+    site.tasks.sleep.delay(1.0, "busy")
+    site.wait_runs("start busy")
+    assert (200, {}) == (page(http, "/live").status, page(http, "/ready").wrong)
+    wait_until(
+        lambda: metrics(http).get(f'emq_worker_tasks_total{{end="succeeded",task="{NAME}.sleep"}}') == 1
+    )
+    found = metrics(http)
+    assert (0, 0, 1) == tuple(
+        found[f"emq_worker_{name}"] for name in ("children", "child_starts_total", "slots")
+    )

@@ -116,9 +116,7 @@ class Commands:
         told: Any = None,
     ) -> None:
         """Have a worker run a command; it is answered by what that answers, or by ``told``."""
-        ask = Ask(
-            msgid=new_id(), verb=COMMAND, arguments={"method": method, "arguments": dict(arguments)}
-        )
+        ask = Ask(msgid=new_id(), verb=COMMAND, arguments={"method": method, "arguments": dict(arguments)})
         if command.wants_reply:
             self._open[ask.msgid] = (command, node, now.mono + _WAITED_S, told)
         self._engine.desk.to_worker(worker.identity, ask)

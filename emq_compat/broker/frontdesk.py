@@ -17,7 +17,7 @@ from emq_compat.broker.records import Moment
 from emq_compat.errors import RemoteProtocolError
 from emq_compat.permits import Permit
 from emq_compat.protocol.commands import Command, Request
-from emq_compat.wire import RouterWire
+from emq_compat.wire.routers import Router
 
 __all__ = ["FrontDesk"]
 
@@ -48,7 +48,7 @@ class FrontDesk:
         look_at: monotonic time at which ``look_after_unread`` is due, if anything is unread.
     """
 
-    def __init__(self, wire: RouterWire, serve: Serve, gone: Callable[[bytes, Moment], None]) -> None:
+    def __init__(self, wire: Router, serve: Serve, gone: Callable[[bytes, Moment], None]) -> None:
         self.publishes: list[tuple[bytes, Request]] = []
         self.look_at = 0.0
         self.line = Line()

@@ -95,9 +95,7 @@ class Gates:
 
     # What the workers say
 
-    def tell(
-        self, tasks: Iterable[str], shares: Mapping[str, Shares], flights: Iterable[InFlight]
-    ) -> None:
+    def tell(self, tasks: Iterable[str], shares: Mapping[str, Shares], flights: Iterable[InFlight]) -> None:
         """Take over what a worker says of its tasks, also of those that share nothing (any more).
 
         Args:

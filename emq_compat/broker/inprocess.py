@@ -20,7 +20,7 @@ import time
 from emq_compat.broker.server import Server
 from emq_compat.config import BrokerConfig
 from emq_compat.errors import OperationalError
-from emq_compat.wire.router import is_listened_at
+from emq_compat.wire.listening import is_listened_at
 
 __all__ = ["InProcessBroker", "begin", "end", "running"]
 

@@ -56,9 +56,7 @@ class Periodic:
         self._publish = publish
         self._rows = {(row.schedule, row.name): row for row in desk.journal.periodic()}
         #: When each was sent, in monotonic seconds: intervals are of real time, whatever the clock does.
-        self._sent = {
-            key: now.mono - max(0.0, now.wall - row.sent_at) for key, row in self._rows.items()
-        }
+        self._sent = {key: now.mono - max(0.0, now.wall - row.sent_at) for key, row in self._rows.items()}
 
         #: What beats say of their next runs; not kept over a restart.
         self._next: dict[tuple[str, str], float] = {}

@@ -73,9 +73,7 @@ class Receipts:
             return
         body = json.dumps({"value": first}).encode()
         headers = ReplyHeaders(state="JOINED")
-        self._desk.to_client(
-            identity, Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=headers)
-        )
+        self._desk.to_client(identity, Reply(msgid=new_id(), body=body, request_msgid=msgid, headers=headers))
 
     # Replies
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from emq_compat.broker.server import run_broker
+from emq_compat.broker.running import run_broker
 from emq_compat.cli.journal import check_journal, salvage_journal
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir

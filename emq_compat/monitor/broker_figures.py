@@ -183,7 +183,7 @@ class BrokerCounts:
         sizes = self._counted_on_disk()
         found["emq_broker_dead_letters"] = {(): sizes["dead"]}
         found["emq_broker_results"] = {(): sizes["results"]}
-        found["emq_broker_clients"] = {(): len(server.frontend.by_peer)}
+        found["emq_broker_clients"] = {(): server.frontend.connections()}
         present = [worker for worker in engine.fleet.workers.values() if worker.present]
         found["emq_broker_workers"] = {(): len(present)}
         found["emq_broker_journal_writable"] = {(): 0 if server.trouble else 1}

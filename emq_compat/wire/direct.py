@@ -56,9 +56,7 @@ class DirectWire:
 
     stock = False
 
-    def __init__(
-        self, endpoint: str, *, identity: bytes, asks: bool = True, limits: Limits = LIMITS
-    ) -> None:
+    def __init__(self, endpoint: str, *, identity: bytes, asks: bool = True, limits: Limits = LIMITS) -> None:
         """Begin to connect to an endpoint of which ``can`` says that it can.
 
         ``asks``: a broker that is silent while something is expected of it is asked whether it lives.
@@ -241,7 +239,7 @@ class DirectWire:
             return False
         self._connecting = self._pinged = False
         try:
-            self._messages += self._zmtp.receive(data)
+            self._zmtp.receive(data, self._messages)
         except ZmtpError as exc:
             self._lose(f"the handshake failed: {exc}")
             return False

@@ -30,6 +30,7 @@ _SLACK_BYTES: Final = 16 << 20
 _UNREAD_MESSAGES: Final = 200_000
 _UNTAKEN_MESSAGES: Final = 512
 
+
 def identity(name: str) -> bytes:
     """Return a socket identity that no other socket has: ``name``, and an incarnation drawn by chance.
 
@@ -141,7 +142,6 @@ class Multipart:
         if frame.more:
             frames += self.receive()
         return frames, fd, key
-
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Send a message; False: a ROUTER that was told so (ROUTER_MANDATORY) has no such peer any more.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import socket as plain
 import sys
 import termios
@@ -22,10 +21,12 @@ from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import Gate
 from emq_compat.wire.descriptors import require_descriptors
 from emq_compat.wire.endless import connection
+from emq_compat.wire.listening import is_listened_at
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
+from emq_compat.wire.poll import Poll
 
-__all__ = ["RouterWire", "is_listened_at"]
+__all__ = ["RouterWire"]
 
 #: A peer's identity, what it said, and what the key of its connection opens (None: it was removed).
 Received: TypeAlias = "tuple[bytes, Command | RemoteProtocolError, Permit | None]"
@@ -43,7 +44,7 @@ _UNDRAINED_S = 1.0
 
 
 class RouterWire(Watched):
-    """A bound ROUTER. Nothing blocks.
+    """A bound ROUTER of ZeroMQ's. Nothing blocks.
 
     How a lost connection becomes ``gone``: ZeroMQ tells which file descriptor was closed, and the first
     message of an identity tells over which it came. Neither proves anything alone: numbers are used again,
@@ -103,6 +104,18 @@ class RouterWire(Watched):
             self.close()
             raise OperationalError(f"{endpoint} can't be bound: {exc.strerror}") from exc
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def join(self, poll: Poll) -> None:
+        """Have a poll tell when ``receive`` is to be called; to be done once."""
+        poll.add(self)
+        for fd in self.fds():
+            poll.watch(fd, self)
+
+    def noted(self, fd: int, events: int) -> None:
+        """Do nothing: ``receive`` is called, and finds what there is."""
+
+    def flush(self) -> None:
+        """Do nothing: ZeroMQ's thread has what was sent."""
 
     def deadline(self) -> float | None:
         """Return the monotonic time at which ``receive`` must be called though nothing is readable."""
@@ -194,6 +207,10 @@ class RouterWire(Watched):
         except OSError:
             return self.unsent_bytes(peer)
 
+    def connections(self) -> int:
+        """Return how many peers have said something and are not known to be gone."""
+        return len(self._fds)
+
     def cut(self, peer: bytes) -> None:
         """Close a peer's connection; what is under way to it is dropped, and ``gone`` will tell."""
         with contextlib.suppress(OSError), connection(self._fds.get(peer, -1)) as sock:
@@ -226,18 +243,3 @@ class RouterWire(Watched):
                 self._suspects[peer] = (since, probed + 1)
             else:
                 del self._suspects[peer]
-
-
-def is_listened_at(path: str) -> bool:
-    """Tell whether a process listens at this unix socket; what a killed one left behind doesn't count."""
-    if path.startswith("@") or not os.path.exists(path):
-        return False
-    with plain.socket(plain.AF_UNIX, plain.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return True

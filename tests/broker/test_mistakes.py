@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.server import Server
@@ -51,8 +52,12 @@ def test_a_mistake_costs_the_batch_only(
     monkeypatch.setattr(Exchanges, "declare", mistaken)
     ports = [free_port() for _ in range(3)]
     url = f"emq://127.0.0.1:{ports[0]}?worker_port={ports[1]}"
-    with serving(None if memory else tmp_path / "data", ports) as server, Client(url, timeout_s=5) as client:
-        worker = HandWorker(server._context, f"tcp://127.0.0.1:{ports[1]}", "q")
+    with (
+        serving(None if memory else tmp_path / "data", ports),
+        Client(url, timeout_s=5) as client,
+        zmq.Context() as context,
+    ):
+        worker = HandWorker(context, f"tcp://127.0.0.1:{ports[1]}", "q")
         first, second = message("q"), message("q")
         client.publish(first)
         worker.ready(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from emq_compat.broker import server
+from emq_compat.broker import running
 from emq_compat.broker.neighbours import other_users
 from emq_compat.config import BrokerConfig
 
@@ -49,6 +49,6 @@ def test_open_tcp_is_warned_about(
     options: dict[str, object], warned: bool, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Plain TCP on a machine with other users is warned about; keys and sockets in a folder are not."""
-    mocker.patch.object(server, "other_users", return_value=["ann", "bob", "cy", "dee"])
-    server._warn_of_neighbours(BrokerConfig(**options))  # type: ignore[arg-type]
+    mocker.patch.object(running, "other_users", return_value=["ann", "bob", "cy", "dee"])
+    running.warn_of_neighbours(BrokerConfig(**options))  # type: ignore[arg-type]
     assert warned == ("ann, bob, cy and 1 more" in caplog.text)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from emq_compat.broker.records import Moment
+from emq_compat.broker.running import handle_signals
 from emq_compat.broker.server import Server
 from emq_compat.config import BrokerConfig
 from tests.faults.clock_file import ClockFile
@@ -25,7 +26,7 @@ def main(clock: str, frontend: str, backend: str, admin: str, data: str) -> None
     ClockedServer.clock = ClockFile(clock)
     config = BrokerConfig(frontend=frontend, backend=backend, admin=admin, data=Path(data))
     server = ClockedServer(config)
-    with server.handle_signals():
+    with handle_signals(server):
         print("serving", flush=True)
         server.run()
     server.close()

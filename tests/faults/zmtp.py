@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Command, Hello
@@ -65,11 +65,15 @@ class Raw:
         self.sock.settimeout(timeout_s)
         self.sock.connect(("127.0.0.1", port))
 
-    def shake(self, name: str = "raw") -> Raw:
-        """Open the connection as a client does."""
+    def shake(self, name: str = "raw", *, meanwhile: Callable[[], object] | None = None) -> Raw:
+        """Open the connection as a client does; ``meanwhile``: what the other side does in this thread."""
         heard = b""
         if self.send(opening(name)):
-            while b"READY" not in heard and (data := self.read()):
+            while b"READY" not in heard:
+                if meanwhile is not None:
+                    meanwhile()
+                if not (data := self.read()):
+                    break
                 heard += data
             self.send(hello())
         return self

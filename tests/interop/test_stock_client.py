@@ -108,7 +108,7 @@ def publisher(procs: Procs, free_port: Callable[[], int]) -> tuple[str, str]:
     """A broker of ours that also forwards PUBLISH: where that comes in, and where it goes out."""
     frontend, backend, admin, incoming, outgoing = (f"tcp://127.0.0.1:{free_port()}" for _ in range(5))
     code = (
-        "from emq_compat.broker.server import run_broker\n"
+        "from emq_compat.broker.running import run_broker\n"
         "from emq_compat.config import BrokerConfig\n"
         f"run_broker(BrokerConfig(frontend={frontend!r}, backend={backend!r}, admin={admin!r}, memory=True,"
         f" publish_in={incoming!r}, publish_out={outgoing!r}))"

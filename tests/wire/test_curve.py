@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.keys import Keys, add_client, new_keys
 from emq_compat.protocol.commands import Ready
 from emq_compat.wire import Gate, RouterWire, Wire
+from emq_compat.wire.routers import Router
 from tests.wire.conftest import Driver
 
 pytestmark = pytest.mark.integration
@@ -90,12 +91,14 @@ def test_a_client_that_knows_another_broker_is_told_at_once(
     assert not wire.connected
 
 
-def test_a_client_with_keys_to_a_plain_broker_is_told_at_once(context: Context, folder: Path) -> None:
+def test_a_client_with_keys_to_a_plain_broker_is_told_at_once(
+    context: Context, listens: Callable[[], Router], folder: Path
+) -> None:
     """A CURVE client to a broker without keys learns within a second that the broker uses none."""
-    plain = RouterWire(context, "tcp://127.0.0.1:*")
+    plain = listens()
     wire = Wire(context, plain.endpoint, identity=b"one", keys=Keys.for_client(folder))
 
-    Driver(wire).until(lambda: wire.failure, timeout_s=1)
+    Driver(wire, plain).until(lambda: wire.failure, timeout_s=1)
 
     assert "it uses no CURVE keys" in wire.failure
 

@@ -12,14 +12,16 @@ import zmq
 
 from emq_compat.errors import OperationalError
 from emq_compat.protocol.commands import Ready
-from emq_compat.wire import DirectWire, RouterWire, Wire
+from emq_compat.wire import DirectWire, Wire
+from emq_compat.wire.routers import Router
 from tests.processes import wait_until
-from tests.wire.conftest import Driver
+from tests.wire.conftest import Driver, turn
 
 pytestmark = pytest.mark.integration
 
 Context = zmq.Context[Any]
 Once = Callable[[Context, str], "Wire | DirectWire"]
+Listens = Callable[..., Router]
 
 
 def by_zeromq(context: Context, endpoint: str) -> Wire:
@@ -49,38 +51,39 @@ def test_nobody_there_is_told(
 
 
 @both
-def test_a_cut_is_the_end(context: Context, once: Once) -> None:
+def test_a_cut_is_the_end(context: Context, listens: Listens, once: Once) -> None:
     """After a cut it connects no more, though a broker is back at that address."""
-    router = RouterWire(context, "tcp://127.0.0.1:*")
+    router = listens()
     wire = once(context, router.endpoint)
-    driver = Driver(wire)
+    driver = Driver(wire, router)
     driver.until(lambda: wire.connected)
     wire.send(Ready(msgid="first"))
     wire.flush()
-    Driver(router).messages(1)
+    driver.until(lambda: driver.beside[0].received)
     router.close()
+    driver = Driver(wire)
     driver.until(lambda: wire.cuts)
     wire.send(Ready(msgid="lost"))
-    again = bound_again(context, router.endpoint)
+    again = bound_again(listens, router.endpoint)
     others = [Wire(context, router.endpoint, identity=b"other%d" % i) for i in range(3)]
     for other in others:
         other.send(Ready(msgid="r"))
 
     # Long enough for three that do connect again and by themselves.
     assert {b"other0", b"other1", b"other2"} == {peer for peer, _ in Driver(again).messages(3)}
-    assert [] == again.receive()
+    assert [] == turn(again)
     wire.look()
     assert (False, 1, "") == (wire.connected, wire.cuts, wire.failure)
     wire.close()
 
 
-def bound_again(context: Context, endpoint: str) -> RouterWire:
+def bound_again(listens: Listens, endpoint: str) -> Router:
     """Bind as soon as the port is free: a closed socket frees it a little later."""
-    made: list[RouterWire] = []
+    made: list[Router] = []
 
     def bind() -> bool:
         with contextlib.suppress(OperationalError):
-            made.append(RouterWire(context, endpoint))
+            made.append(listens(endpoint))
         return bool(made)
 
     wait_until(bind, what="the port")
@@ -88,20 +91,19 @@ def bound_again(context: Context, endpoint: str) -> RouterWire:
 
 
 @both
-def test_what_came_before_a_cut_is_read(context: Context, once: Once) -> None:
+def test_what_came_before_a_cut_is_read(context: Context, listens: Listens, once: Once) -> None:
     """All that the broker said before it went is received, message by message, while the connection is lost.
 
     (libzmq ends the process here where a connection is made with IMMEDIATE, or without reconnection.)
     """
     for _ in range(10):
-        router = RouterWire(context, "tcp://127.0.0.1:*")
+        router = listens()
         wire = once(context, router.endpoint)
-        driver = Driver(wire)
-        while not wire.connected:
-            driver.step()
+        driver = Driver(wire, router)
+        driver.until(lambda w=wire: w.connected)
         wire.send(Ready(msgid="r"))
         wire.flush()
-        Driver(router).messages(1)
+        driver.until(lambda d=driver: d.beside[0].received)
         for i in range(100):
             router.send(b"one", Ready(msgid=str(i)))
         router.close(linger_s=5)

@@ -1,9 +1,11 @@
-"""Wire and RouterWire over real sockets."""
+"""Wire and both kinds of routers over real sockets."""
 
 from __future__ import annotations
 
+import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,24 +16,26 @@ from emq_compat.message import Headers
 from emq_compat.protocol.commands import Ack, Heartbeat, Kbye, Ready, Request
 from emq_compat.protocol.frames import Limits, encode
 from emq_compat.wire import RouterWire, Wire, identity
+from emq_compat.wire.routers import Router
 from tests.processes import Procs
-from tests.wire.conftest import Driver
+from tests.wire.conftest import Driver, turn
 
 pytestmark = pytest.mark.integration
 
 Context = zmq.Context[Any]
+Listens = Callable[..., Router]
 
 
 @pytest.fixture
-def router(context: Context) -> RouterWire:
-    return RouterWire(context, "tcp://127.0.0.1:*")
+def router(listens: Listens) -> Router:
+    return listens()
 
 
-def peer(context: Context, router: RouterWire, name: bytes, **options: Any) -> Wire:
+def peer(context: Context, router: Router, name: bytes, **options: Any) -> Wire:
     return Wire(context, router.endpoint, identity=name, **options)
 
 
-def test_commands_travel_both_ways(context: Context, router: RouterWire) -> None:
+def test_commands_travel_both_ways(context: Context, router: Router) -> None:
     """A command sent by a peer arrives with its identity, and the answer arrives at that peer."""
     wire = peer(context, router, b"one")
     request = Request(msgid="m", queue="q", headers=Headers(guarantee=True), payload=b"[]")
@@ -42,11 +46,11 @@ def test_commands_travel_both_ways(context: Context, router: RouterWire) -> None
 
     assert router.send(b"one", Ack(msgid="a", acked=("m",)))
 
-    assert [Ack(msgid="a", acked=("m",))] == Driver(wire).messages(1)
+    assert [Ack(msgid="a", acked=("m",))] == Driver(wire, router).messages(1)
     assert wire.connected
 
 
-def test_a_batch_is_bounded(context: Context, router: RouterWire) -> None:
+def test_a_batch_is_bounded(context: Context, router: Router) -> None:
     """`receive` returns at most its limit, and `ready` tells that more is waiting."""
     wire = peer(context, router, b"one")
     for i in range(10):
@@ -55,16 +59,15 @@ def test_a_batch_is_bounded(context: Context, router: RouterWire) -> None:
     driver.messages(1)
     end = time.monotonic() + 5
     while len(driver.received) < 9 and time.monotonic() < end:
-        if router.ready():
-            batch = [received[:2] for received in router.receive(2)]
-            assert len(batch) <= 2
-            driver.received += batch
+        batch = [received[:2] for received in turn(router, 0.1, 2)]
+        assert len(batch) <= 2
+        driver.received += batch
 
     assert [str(i) for i in range(1, 10)] == [command.msgid for _, command in driver.received]
     assert not router.ready()
 
 
-def test_receiving_nothing_returns_at_once(context: Context, router: RouterWire) -> None:
+def test_receiving_nothing_returns_at_once(context: Context, router: Router) -> None:
     """`receive` on a quiet socket returns an empty list without blocking."""
     wire = peer(context, router, b"one")
 
@@ -74,12 +77,12 @@ def test_receiving_nothing_returns_at_once(context: Context, router: RouterWire)
     assert router.deadline() is None
 
 
-def test_sending_to_an_unknown_peer_tells_so(router: RouterWire) -> None:
+def test_sending_to_an_unknown_peer_tells_so(router: Router) -> None:
     """A ROUTER says that it has no connection to a peer instead of blocking or raising."""
     assert not router.send(b"nobody", Kbye(msgid="k"))
 
 
-def test_malformed_messages_are_values(context: Context, router: RouterWire) -> None:
+def test_malformed_messages_are_values(context: Context, router: Router) -> None:
     """What can't be decoded comes as its error, in order, and the good messages around it as commands."""
     wire = peer(context, router, b"one")
     good = Ready(msgid="r")
@@ -96,22 +99,22 @@ def test_malformed_messages_are_values(context: Context, router: RouterWire) -> 
     assert ("REQUEST", "m") == (messages[2][1].command, messages[2][1].msgid)
 
 
-def test_a_malformed_answer_is_a_value(context: Context, router: RouterWire) -> None:
+def test_a_malformed_answer_is_a_value(context: Context, router: Router) -> None:
     """At the connecting side, too, a malformed message comes as its error."""
     wire = peer(context, router, b"one")
     wire.send(Ready(msgid="r"))
     Driver(router).messages(1)
     router.send_frames(b"one", [b"", b"eMQP/1.0", b"NOISE", b"m"])
 
-    (error,) = Driver(wire).messages(1)
+    (error,) = Driver(wire, router).messages(1)
 
     assert isinstance(error, RemoteProtocolError)
     assert "frame 2 (command): 'NOISE' is unknown" == str(error)
 
 
-def test_endless_frames_are_cut_short(context: Context) -> None:
+def test_endless_frames_are_cut_short(context: Context, listens: Listens) -> None:
     """Of a message with far too many frames only an error is left, and the next message is whole."""
-    router = RouterWire(context, "tcp://127.0.0.1:*", limits=Limits(follow_ups=2))
+    router = listens(limits=Limits(follow_ups=2))
     wire = peer(context, router, b"one")
     wire.send_frames([b"", b"eMQP/1.0", b"READY", b"m"] + [b"x"] * 100_000)
     wire.send(Ready(msgid="r"))
@@ -122,9 +125,9 @@ def test_endless_frames_are_cut_short(context: Context) -> None:
     assert (b"one", Ready(msgid="r")) == messages[1]
 
 
-def test_a_frame_too_large_is_told(context: Context) -> None:
+def test_a_frame_too_large_is_told(context: Context, listens: Listens) -> None:
     """A payload somewhat above the limit is received and told as an error that names it."""
-    router = RouterWire(context, "tcp://127.0.0.1:*", limits=Limits(payload_bytes=1000))
+    router = listens(limits=Limits(payload_bytes=1000))
     wire = peer(context, router, b"one")
     wire.send_frames([b"", b"eMQP/1.0", b"REQUEST", b"m", b"q", b"", bytes(1001)])
 
@@ -133,9 +136,9 @@ def test_a_frame_too_large_is_told(context: Context) -> None:
     assert "frame 6 (payload) of REQUEST: has 1001 bytes, more than 1000" == str(error)
 
 
-def test_an_enormous_frame_costs_the_connection(context: Context) -> None:
+def test_an_enormous_frame_costs_the_connection(context: Context, listens: Listens) -> None:
     """A peer that sends a frame far above the limit is cut off; others are not disturbed."""
-    router = RouterWire(context, "tcp://127.0.0.1:*", limits=Limits(payload_bytes=1000))
+    router = listens(limits=Limits(payload_bytes=1000))
     driver = Driver(router)
     bad, good = peer(context, router, b"bad"), peer(context, router, b"good")
     bad.send(Ready(msgid="b"))
@@ -149,7 +152,7 @@ def test_an_enormous_frame_costs_the_connection(context: Context) -> None:
     assert [(b"good", Ready(msgid="g2"))] == driver.messages(1)
 
 
-def test_a_closed_peer_is_gone(context: Context, router: RouterWire) -> None:
+def test_a_closed_peer_is_gone(context: Context, router: Router) -> None:
     """A peer that closes is reported gone once, after all that it had said."""
     wire = peer(context, router, b"one")
     driver = Driver(router)
@@ -179,7 +182,7 @@ time.sleep(600)
 """
 
 
-def test_a_killed_process_is_gone_within_a_second(context: Context, router: RouterWire, procs: Procs) -> None:
+def test_a_killed_process_is_gone_within_a_second(context: Context, router: Router, procs: Procs) -> None:
     """When a peer's process is SIGKILLed, its identity is reported gone within a second; others stay."""
     other = peer(context, router, b"other")
     other.send(Ready(msgid="o"))
@@ -196,7 +199,7 @@ def test_a_killed_process_is_gone_within_a_second(context: Context, router: Rout
 
 
 def test_a_peer_that_comes_again_under_its_identity_is_gone_and_back(
-    context: Context, router: RouterWire
+    context: Context, router: Router
 ) -> None:
     """After gone, a message under the same identity is received, and a second loss is reported again."""
     driver = Driver(router)
@@ -210,7 +213,7 @@ def test_a_peer_that_comes_again_under_its_identity_is_gone_and_back(
     assert [b"one"] * 3 == driver.gone
 
 
-def test_an_identity_taken_over_is_not_gone(context: Context, router: RouterWire) -> None:
+def test_an_identity_taken_over_is_not_gone(context: Context, router: Router) -> None:
     """When a new connection takes an identity over, the end of the old one is not reported as its loss."""
     driver = Driver(router)
     old = peer(context, router, b"one")
@@ -221,9 +224,10 @@ def test_an_identity_taken_over_is_not_gone(context: Context, router: RouterWire
     assert [(b"one", Ready(msgid="new"))] == driver.messages(1)
     old.close()
 
-    # Until the suspicion raised by the closed connection has been settled.
-    driver.until(lambda: router.deadline() is not None)
-    driver.until(lambda: router.deadline() is None)
+    if isinstance(router, RouterWire):
+        # Until the suspicion raised by the closed connection has been settled.
+        driver.until(lambda: router.deadline() is not None)
+        driver.until(lambda: router.deadline() is None)
     assert [] == driver.gone
 
     new.send(Ready(msgid="again"))
@@ -233,7 +237,7 @@ def test_an_identity_taken_over_is_not_gone(context: Context, router: RouterWire
     assert [b"one"] == driver.gone
 
 
-def test_many_peers_come_and_go(context: Context, router: RouterWire) -> None:
+def test_many_peers_come_and_go(context: Context, router: Router) -> None:
     """Every one of many short connections, whose file descriptors are used again, is reported gone once."""
     driver = Driver(router)
     names = [identity("short") for _ in range(60)]
@@ -249,23 +253,24 @@ def test_many_peers_come_and_go(context: Context, router: RouterWire) -> None:
     assert sorted(names) == sorted(driver.gone)
 
 
-def test_a_wire_connects_again_by_itself(context: Context, router: RouterWire) -> None:
+def test_a_wire_connects_again_by_itself(context: Context, listens: Listens, router: Router) -> None:
     """A wire notices that the broker is gone, and is connected again when it is back at that address."""
     endpoint = router.endpoint
     wire = peer(context, router, b"one")
-    driver = Driver(wire)
-    driver.until(lambda: wire.connected)
+    Driver(wire, router).until(lambda: wire.connected)
     router.close()
-    driver.until(lambda: not wire.connected)
+    Driver(wire).until(lambda: not wire.connected)
 
-    again = RouterWire(context, endpoint)
+    again = listens(endpoint)
+    driver = Driver(wire, again)
     driver.until(lambda: wire.connected)
     wire.send(Ready(msgid="r"))
 
-    assert [(b"one", Ready(msgid="r"))] == Driver(again).messages(1)
+    driver.until(lambda: driver.beside[0].received)
+    assert [(b"one", Ready(msgid="r"))] == driver.beside[0].received
 
 
-def test_a_stock_peer_gets_only_what_it_knows(context: Context, router: RouterWire) -> None:
+def test_a_stock_peer_gets_only_what_it_knows(context: Context, router: Router) -> None:
     """To a stock peer a REQUEST goes out with stock headers only, both ways."""
     wire = peer(context, router, b"one", stock=True)
     ours = Headers(guarantee=True, task_id="id", attempt=2)
@@ -274,13 +279,13 @@ def test_a_stock_peer_gets_only_what_it_knows(context: Context, router: RouterWi
     assert Headers(guarantee=True) == received.headers
 
     router.send(b"one", Request(msgid="n", queue="q", headers=ours, payload=b"[]"), stock=True)
-    assert [Headers(guarantee=True)] == [m.headers for m in Driver(wire).messages(1)]
+    assert [Headers(guarantee=True)] == [m.headers for m in Driver(wire, router).messages(1)]
 
 
-def test_ipc_and_inproc_carry_messages(context: Context, tmp_path: Any) -> None:
+def test_ipc_and_inproc_carry_messages(context: Context, listens: Listens, tmp_path: Any) -> None:
     """The wire works over ipc, with loss detection, and over inproc, without it."""
-    for endpoint in (f"ipc://{tmp_path}/s", "inproc://wire"):
-        router = RouterWire(context, endpoint)
+    for endpoint in (f"ipc://{tmp_path}/s", f"ipc://@emq-test-{os.getpid()}", "inproc://wire"):
+        router = RouterWire(context, endpoint) if endpoint.startswith("inproc") else listens(endpoint)
         driver = Driver(router)
         wire = Wire(context, endpoint, identity=b"one")
         wire.send(Ready(msgid="r"))
@@ -293,20 +298,20 @@ def test_ipc_and_inproc_carry_messages(context: Context, tmp_path: Any) -> None:
             assert [b"one"] == driver.gone
 
 
-def test_an_address_in_use_is_told(context: Context, router: RouterWire) -> None:
+def test_an_address_in_use_is_told(listens: Listens, router: Router) -> None:
     """Binding an address that is in use raises an error that names it."""
     with pytest.raises(OperationalError, match=f"{router.endpoint} can't be bound: Address already in use"):
-        RouterWire(context, router.endpoint)
+        listens(router.endpoint)
 
 
-def test_a_unix_socket_in_use_is_left_alone(context: Context, tmp_path: Any) -> None:
+def test_a_unix_socket_in_use_is_left_alone(context: Context, listens: Listens, tmp_path: Any) -> None:
     """A unix socket at which somebody listens can't be bound; one that was left behind can."""
     endpoint = f"ipc://{tmp_path}/s"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(f"{tmp_path}/s")
-    router = RouterWire(context, endpoint)
+    router = listens(endpoint)
     with pytest.raises(OperationalError, match="s can't be bound: Address already in use"):
-        RouterWire(context, endpoint)
+        listens(endpoint)
 
     Wire(context, endpoint, identity=b"one").send(Ready(msgid="r"))
     assert [(b"one", Ready(msgid="r"))] == Driver(router).messages(1)
@@ -330,7 +335,7 @@ def test_identities_are_unique_printable_ascii() -> None:
         assert len(identity("x" * 1000)) < 256
 
 
-def test_large_payloads_arrive_whole(context: Context, router: RouterWire) -> None:
+def test_large_payloads_arrive_whole(context: Context, router: Router) -> None:
     """A payload of many megabytes arrives as it was sent."""
     wire = peer(context, router, b"one")
     payload = bytes(range(256)) * (1 << 17)

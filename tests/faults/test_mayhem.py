@@ -12,8 +12,8 @@ from tests.processes import Procs
 
 pytestmark = pytest.mark.faults
 
-#: Whose first ten deeds kill one of each, and hold a worker still for too long.
-MIXED = 8749
+#: Whose first ten deeds kill one of each, hold a worker still for too long, and TERM all of one.
+MIXED = 10394
 
 
 def test_ten_deeds(procs: Procs, tmp_path: Path) -> None:

@@ -47,17 +47,21 @@ def judged(tmp_path: Path) -> Callable[..., Verdict]:
         told: dict[str, Any] | None = None,
         diary: tuple[dict[str, Any], ...] = (),
         eta: float = 0.0,
+        expires: float = 0.0,
+        client: tuple[dict[str, Any], ...] = (),
+        dead: tuple[dict[str, Any], ...] = (),
     ) -> Verdict:
         kept = {"state": "SUCCESS", "value": 7} if kept is None else kept
-        step = {"task": task, "value": 7, "given": None, "after": [], "eta": eta}
+        step = {"task": task, "value": 7, "given": None, "after": [], "eta": eta, "expires": expires}
         ledgers = {
             "client0": [
                 {"what": "intend", "canvas": 1, "kind": task, "steps": {"a": step}, "last": ["a"]},
                 {"what": "confirmed", "canvas": 1},
-                {"what": "told", "id": "a", **(kept if told is None else told)},
+                {"what": "told", "id": "a", "at": 50.0, **(kept if told is None else told)},
+                *client,
             ],
             "runs": [*(line for lines in runs for line in lines), *SCHEDULE],
-            "audit": [{"what": "kept", "id": "a", **kept}],
+            "audit": [{"what": "kept", "id": "a", **kept}, *dead],
             "diary": [
                 {"what": "begin", "dead_after_s": 4.0, "at": 0.0},
                 *({"what": "works", "role": "beat", "name": f"beat{n}g1", "at": 1.0} for n in range(2)),
@@ -76,6 +80,14 @@ def judged(tmp_path: Path) -> Callable[..., Verdict]:
 
 
 LOST = {"state": "FAILURE", "error": "WorkerLostError", "text": "the worker w0g1@here.5 was lost"}
+DEAD = {"what": "dead", "msgid": "m", "task_id": "a", "reason": "WorkerLostError", "payload": ""}
+REVOKED = {"state": "REVOKED", "error": "TaskRevokedError", "text": "revoked"}
+
+
+def asked(what: str, whom: str, at: float, heard: float | None) -> tuple[dict[str, Any], ...]:
+    """The lines of a client that asks for something, and is told that the broker has it."""
+    lines = ({"what": "asks", "done": what, "id": whom, "at": at},)
+    return lines if heard is None else (*lines, {"what": "done", "done": what, "id": whom, "at": heard})
 
 
 def test_nothing_is_found_where_all_is_well(judged: Callable[..., Verdict]) -> None:
@@ -102,6 +114,8 @@ def test_an_early_acked_task_may_be_lost_with_its_worker_alone(judged: Callable[
         (True, [deed("worker", "STOP long", 9, hold_s=6)]),
         (True, [deed("child", "KILL", 12, pid=11)]),
         (True, [deed("worker", "TERM", 9), deed("worker", "TERM", 12)]),
+        (True, [deed("worker", "TERM all", 9), deed("worker", "TERM all", 12)]),
+        (False, [deed("worker", "TERM all", 9)]),
         (False, [deed("worker", "STOP short", 9, hold_s=1.5)]),
         (False, [deed("child", "KILL", 12, pid=12)]),
         (False, [deed("child", "STOP long", 9, pid=11, hold_s=6)]),
@@ -114,15 +128,22 @@ def test_what_explains_a_loss(
     judged: Callable[..., Verdict], explains: bool, done: list[dict[str, Any]]
 ) -> None:
     """Of the worker that had it: its kill, that of its child, a silence above the limit, a second TERM."""
-    verdict = judged("early", run("early", 10, None), kept=LOST, diary=tuple(done))
+    verdict = judged("early", run("early", 10, None), kept=LOST, diary=tuple(done), dead=(DEAD,))
     assert explains == ([] == verdict.lost)
+
+
+def test_a_lost_task_is_put_aside(judged: Callable[..., Verdict]) -> None:
+    """What the broker ended with its worker stands among the dead letters, too."""
+    killed = (deed("worker", "KILL", 12),)
+    assert 1 == len(judged("early", run("early", 10, None), kept=LOST, diary=killed).lost)
 
 
 @pytest.mark.parametrize("away", [True, False])
 def test_an_end_that_the_broker_has_not_heard_of(judged: Callable[..., Verdict], away: bool) -> None:
     """A run that had ended long before its worker's kill is lost with it only if the broker was away."""
     broker = deed("broker", "STOP long", 9, name="brokerg1", hold_s=30 if away else 1)
-    verdict = judged("early", run("early", 10, 11), kept=LOST, diary=(broker, deed("worker", "KILL", 35)))
+    diary = (broker, deed("worker", "KILL", 35))
+    verdict = judged("early", run("early", 10, 11), kept=LOST, diary=diary, dead=(DEAD,))
     assert away == ([] == verdict.lost)
 
 
@@ -174,3 +195,100 @@ def test_an_end_that_nobody_asked_for(judged: Callable[..., Verdict]) -> None:
     ended = {"what": "ended", "role": "worker", "name": "w0g1", "code": 1, "at": 12.0}
     assert 1 == len(judged("early", run("early", 10, 11), diary=(ended,)).exits)
     assert 1 == len(judged("early", run("early", 10, 11), diary=(deed("worker", "TERM", 9), ended)).exits)
+
+
+@pytest.mark.parametrize(
+    ("heard", "wrong"), [(8.0, True), (None, False), (9.5, False)], ids=["in time", "unheard", "late"]
+)
+def test_a_task_that_was_revoked(judged: Callable[..., Verdict], heard: float | None, wrong: bool) -> None:
+    """Where the broker had the revoke before its time it doesn't run; otherwise it may."""
+    told = asked("revoke", "a", 7.5, heard)
+    assert wrong == bool(judged("early", run("early", 9.6, 11), client=told, eta=9.0).faults())
+    assert [] == judged("early", kept=REVOKED, client=told, eta=9.0).faults()
+
+
+def test_a_task_that_nobody_has_revoked(judged: Callable[..., Verdict]) -> None:
+    """REVOKED needs a revoke or an expiry that has passed; and no run, but one that was lost."""
+    assert 1 == len(judged("late", kept=REVOKED).wrong)
+    assert [] == judged("late", kept=REVOKED, expires=49.0).faults()
+    assert 1 == len(judged("late", kept=REVOKED, expires=51.0).wrong)
+    killed = (deed("worker", "KILL", 12),)
+    begun = run("late", 10, None)
+    assert 1 == len(judged("late", begun, kept=REVOKED, expires=11.0).wrong)
+    assert [] == judged("late", begun, kept=REVOKED, expires=11.0, diary=killed).faults()
+    assert 1 == len(judged("early", run("early", 10, None), kept=REVOKED, expires=11.0, diary=killed).wrong)
+
+
+def test_a_task_that_was_terminated(judged: Callable[..., Verdict]) -> None:
+    """It may have begun, and not have ended before somebody asked for that."""
+    told = asked("terminate", "a", 10.5, 10.6)
+    assert [] == judged("early", run("early", 10, None), kept=REVOKED, client=told).faults()
+    assert 1 == len(judged("early", run("early", 10, 10.4), kept=REVOKED, client=told).wrong)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_begin_after_the_expiry(judged: Callable[..., Verdict], held: bool) -> None:
+    """A task must not begin once it has expired; one whose child was held still may seem to."""
+    diary = (deed("child", "STOP long", 9, pid=11, hold_s=6),) if held else ()
+    verdict = judged("early", run("early", 12, 13), expires=10.0, diary=diary)
+    assert held == ([] == verdict.untimely)
+
+
+def schedule(late: bool, *begins: float, ended: bool = True) -> list[dict[str, Any]]:
+    """The lines of a schedule's runs."""
+    name = "counted_late" if late else "counted_early"
+    lines = []
+    for n, begin in enumerate(begins):
+        about = {"id": f"s{n}", "task": name, "retries": 0, "worker": "w0g1", "pid": 11}
+        lines.append({**about, "what": "begin", "at": begin, "key": "k"})
+        if ended:
+            lines.append({**about, "what": "end", "at": begin, "value": None})
+    return lines
+
+
+def kept_schedule(late: bool) -> tuple[dict[str, Any], ...]:
+    """The lines of a client that has the broker keep a schedule of two runs."""
+    about = {"key": "k", "runs": 2, "haste": True, "late": late}
+    intended = {"what": "intend", "canvas": 2, "kind": "schedule", "steps": {}, "last": [], "at": 5.0}
+    return ({**intended, "schedule": about}, {"what": "confirmed", "canvas": 2, "at": 5.5})
+
+
+@pytest.mark.parametrize(
+    ("late", "runs", "fault"),
+    [
+        (True, schedule(True, 5.2, 6.2), ""),
+        (True, schedule(True, 5.2), "lost"),
+        (True, schedule(True, 5.2, 6.2, ended=False), "lost"),
+        (False, schedule(False, 5.2), "lost"),
+        (False, schedule(False, 5.2, 6.2, ended=False), ""),
+        (True, schedule(True, 5.2, 6.2, 7.2), "doubled"),
+        (True, [*schedule(True, 5.2, 6.2), *schedule(True, 8.0)], "doubled"),
+        (True, schedule(True, 5.2, 5.8), "untimely"),
+    ],
+)
+def test_a_schedule_that_the_broker_keeps(
+    judged: Callable[..., Verdict], late: bool, runs: list[dict[str, Any]], fault: str
+) -> None:
+    """It has as many runs as it was to have, each once, none before its time, and each to its end if late."""
+    verdict = judged("early", run("early", 10, 11), runs, client=kept_schedule(late))
+    assert [fault] * bool(fault) == [
+        name for name in ("lost", "doubled", "untimely") if getattr(verdict, name)
+    ]
+
+
+def test_an_early_acked_run_of_a_schedule_is_put_aside_or_cost_a_child(
+    judged: Callable[..., Verdict],
+) -> None:
+    """A run without a trace stands among the dead letters, or a child was killed."""
+    story = ("early", run("early", 10, 11), schedule(False, 5.2))
+    dead = {**DEAD, "task_id": "", "payload": '["run",{"args":["k"]}]'}
+    assert [] == judged(*story, client=kept_schedule(False), dead=(dead,)).faults()
+    killed = (deed("child", "KILL", 6.0, pid=12),)
+    assert [] == judged(*story, client=kept_schedule(False), diary=killed).faults()
+
+
+def test_a_schedule_that_was_ended(judged: Callable[..., Verdict]) -> None:
+    """Once the broker has its UNSCHEDULE no run is sent any more."""
+    client = (*kept_schedule(True), *asked("unschedule", "k", 5.6, 5.7))
+    assert [] == judged("early", run("early", 10, 11), schedule(True, 5.2), client=client).faults()
+    assert 1 == len(judged("early", run("early", 10, 11), schedule(True, 5.2, 6.2), client=client).doubled)

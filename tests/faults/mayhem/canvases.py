@@ -7,16 +7,35 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
-from emq_compat.celery_shim import chain, chord, group
-from tests.faults.mayhem import load
+from emq_compat.celery_shim import AsyncResult, chain, chord, group
+from tests.faults.mayhem import kept_schedules, load
 
-__all__ = ["KINDS", "Canvas", "made"]
+__all__ = ["KINDS", "Afterwards", "Canvas", "made"]
 
 #: How long a step works: most are short.
 SHORT_S, LONG_S = 0.12, 1.0
 MOST_AHEAD_S = 3.0
+#: How long what is terminated would work.
+MUCH_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Afterwards:
+    """What a client does once its canvas is confirmed.
+
+    Attributes:
+        after_s: so much later.
+        what: ``revoke``, ``terminate`` or ``unschedule``; whom it concerns.
+        do: does it; returns once the broker has it.
+    """
+
+    after_s: float
+    what: str
+    whom: str
+    do: Callable[[], object]
 
 
 @dataclass(kw_only=True)
@@ -26,11 +45,13 @@ class Canvas:
     Attributes:
         kind: its name in KINDS.
         steps: task id → the name of its task, the value that it comes to (None: it fails), what it is given
-            as its first argument where it is part of a workflow, the ids that it follows, and the unix time
-            before which it must not begin.
+            as its first argument where it is part of a workflow, the ids that it follows, and the unix times
+            before which it must not begin (eta) and after which it must not (expires; 0: it may).
+        schedule: what the broker is to run again and again, as Counted of story.py has it; None: nothing.
         last: the ids of those steps whose results are waited for.
         publish: publishes it.
         pipelined: it is published in one pipeline.
+        afterwards: what is done to it later.
     """
 
     kind: str
@@ -38,15 +59,25 @@ class Canvas:
     last: list[str] = field(default_factory=list)
     publish: Callable[[], object] = lambda: None
     pipelined: bool = False
+    schedule: dict[str, Any] | None = None
+    afterwards: Afterwards | None = None
 
     def step(
-        self, task: Any, value: int | None, *, given: Any = None, after: Sequence[str] = (), eta: float = 0.0
+        self,
+        task: Any,
+        value: int | None,
+        *,
+        given: Any = None,
+        after: Sequence[str] = (),
+        eta: float = 0.0,
+        expires: float = 0.0,
     ) -> str:
         """Note a step, and return its id."""
         task_id = str(uuid.uuid4())
         name = task.name.rpartition(".")[2]
         self.steps[task_id] = {
             "task": name, "value": value, "given": given, "after": list(after), "eta": eta,
+            "expires": expires,
         }  # fmt: skip
         return task_id
 
@@ -168,6 +199,86 @@ def _nested(chance: random.Random) -> Canvas:
     return canvas
 
 
+def _expiring(chance: random.Random) -> Canvas:
+    """Some expire while they wait for their time, some while they wait for a worker, and some don't."""
+    canvas = Canvas(kind="expiring")
+    task, value = chance.choice((load.early, load.late)), chance.randrange(1000)
+    now = time.time()
+    eta = now + chance.uniform(0.1, MOST_AHEAD_S) if chance.random() < 0.6 else 0.0
+    expires = now + chance.uniform(0.1, MOST_AHEAD_S)
+    task_id = canvas.step(task, value, eta=eta, expires=expires)
+    when = {"eta": datetime.fromtimestamp(eta, timezone.utc)} if eta else {}
+    arguments = (value, _seconds(chance))
+    canvas.last = [task_id]
+    canvas.publish = lambda: task.apply_async(
+        arguments, task_id=task_id, expires=datetime.fromtimestamp(expires, timezone.utc), **when
+    )
+    return canvas
+
+
+def _revoke(task_id: str, *, terminate: bool) -> Callable[[], object]:
+    return lambda: AsyncResult(task_id, app=load.app).revoke(terminate=terminate)
+
+
+def _revoked(chance: random.Random) -> Canvas:
+    """A task, or a chain, that is revoked before its time, or at about its time."""
+    canvas = Canvas(kind="revoked")
+    task = chance.choice((load.step_early, load.step_late))
+    ahead_s = chance.uniform(0.5, MOST_AHEAD_S)
+    first = canvas.step(task, 1, given=0, eta=time.time() + ahead_s)
+    links = [task.s(0, _seconds(chance)).set(task_id=first, countdown=ahead_s)]
+    canvas.last = [first]
+    for n in range(chance.choice((0, 0, 1, 2))):
+        task_id = canvas.step(task, n + 2, given=n + 1, after=canvas.last)
+        links.append(task.s(_seconds(chance)).set(task_id=task_id))
+        canvas.last = [task_id]
+    canvas.publish = chain(*links).apply_async if len(links) > 1 else links[0].apply_async
+    after_s = chance.uniform(0, 0.3) if chance.random() < 0.7 else ahead_s + chance.uniform(-0.2, 0.2)
+    canvas.afterwards = Afterwards(
+        after_s=after_s, what="revoke", whom=first, do=_revoke(first, terminate=False)
+    )
+    return canvas
+
+
+def _terminated(chance: random.Random) -> Canvas:
+    """A task that works for long and is revoked meanwhile, with a signal to whoever runs it."""
+    canvas = Canvas(kind="terminated")
+    task, value = chance.choice((load.early, load.late)), chance.randrange(1000)
+    task_id = canvas.step(task, value)
+    canvas.last = [task_id]
+    canvas.publish = lambda: task.apply_async((value, MUCH_S), task_id=task_id)
+    canvas.afterwards = Afterwards(
+        after_s=chance.uniform(0, MUCH_S / 2),
+        what="terminate",
+        whom=task_id,
+        do=_revoke(task_id, terminate=True),
+    )
+    return canvas
+
+
+def _schedule(chance: random.Random) -> Canvas:
+    """A schedule of a few runs that the broker keeps; some end before."""
+    canvas = Canvas(kind="schedule")
+    key, runs, haste, late = (
+        str(uuid.uuid4()),
+        chance.randint(2, 4),
+        chance.random() < 0.5,
+        chance.random() < 0.5,
+    )
+    command = kept_schedules.scheduled(key, queue=load.QUEUE, runs=runs, haste=haste, late=late)
+    canvas.schedule = {"key": key, "runs": runs, "haste": haste, "late": late}
+    canvas.publish = lambda: kept_schedules.said(load.app.conf.broker_url, [command])
+    if chance.random() < 0.3:
+        end = kept_schedules.unscheduled(command)
+        canvas.afterwards = Afterwards(
+            after_s=chance.uniform(0, kept_schedules.INTERVAL_S * runs / 2),
+            what="unschedule",
+            whom=key,
+            do=lambda: kept_schedules.said(load.app.conf.broker_url, [end]),
+        )
+    return canvas
+
+
 KINDS: dict[str, Callable[[random.Random], Canvas]] = {
     **{
         task.name.rpartition(".")[2]: lambda chance, task=task: _plain(chance, task)
@@ -180,6 +291,10 @@ KINDS: dict[str, Callable[[random.Random], Canvas]] = {
     "chain": _chain,
     "chord": _chord,
     "nested": _nested,
+    "expiring": _expiring,
+    "revoked": _revoked,
+    "terminated": _terminated,
+    "schedule": _schedule,
 }  # fmt: skip
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.mayhem.counted import count
 from tests.faults.mayhem.exits import wrong_exits
 from tests.faults.mayhem.load import RETRY_S
 from tests.faults.mayhem.story import Blame, Run, Step, Story, told_by
 from tests.faults.mayhem.times import schedule_faults
+from tests.faults.mayhem.withdrawn import Withdrawal
 
 __all__ = ["Verdict", "judge", "judge_folder"]
 
 #: Between the client's clock and the worker's, and of a float in a header.
 BLUR_S = 0.01
 _SHOWN = 20
+#: The error of what the broker ended by itself, since it lost the worker.
+_BROKER_SAYS = re.compile(r"the worker w\d")
 
 
 @dataclass(kw_only=True)
@@ -69,6 +74,10 @@ def judge(story: Story) -> Verdict:
         if task_id not in story.steps:
             verdict.wrong.append(f"{task_id} ran, and nobody has published it")
     verdict.untimely += schedule_faults(story)
+    kept = count(story, blame)
+    verdict.lost += kept.lost
+    verdict.doubled += kept.doubled
+    verdict.untimely += kept.untimely
     verdict.exits += wrong_exits(story.diary)
     verdict.hung += [line["which"] for line in story.diary if line["what"] == "hung"]
     verdict.counts += Counter(
@@ -80,6 +89,9 @@ def judge(story: Story) -> Verdict:
             "runs": sum(map(len, story.runs.values())),
             "results told": len(story.told),
             "scheduled runs": len({line["id"] for line in story.scheduled}),
+            "schedules kept": len(story.schedules),
+            "runs of kept schedules": sum(map(len, story.counted.values())),
+            "put aside": len(story.dead),
         }
     )
     return verdict
@@ -93,6 +105,7 @@ class _Trial:
         self._runs = story.runs.get(step.id, [])
         self._kept = story.kept.get(step.id, {"state": "PENDING"})
         self._name = f"{step.id} ({step.kind}: {step.task})"
+        self._withdrawal = Withdrawal(story, blame, step, self._runs)
 
     def judge(self) -> None:
         """Hold each promise against it."""
@@ -103,8 +116,14 @@ class _Trial:
             self._succeeded()
         elif state == "FAILURE":
             self._failed()
+        elif state == "REVOKED":
+            self._verdict.counts[f"revoked: {step.kind}"] += 1
+            faults = self._withdrawal.unfounded()
+            self._verdict.wrong += [f"{self._name} {fault}: {self._told_of_runs()}" for fault in faults]
         elif step.confirmed or self._runs:
             self._verdict.lost.append(f"{self._name} has no end: {state}, {self._told_of_runs()}")
+        if self._withdrawal.in_time and state != "REVOKED":
+            self._verdict.wrong.append(f"{self._name} was revoked before its time, and is {state}")
         if step.task == "failing":
             told = step.id in self._story.errbacks
             if told != (state == "FAILURE"):
@@ -112,6 +131,7 @@ class _Trial:
 
     def _begins(self) -> None:
         step, verdict = self._step, self._verdict
+        verdict.untimely += [f"{self._name} {fault}" for fault in self._withdrawal.unwanted()]
         for run in self._runs:
             if run.begin < step.eta - BLUR_S:
                 verdict.untimely.append(f"{self._name} began {step.eta - run.begin:.3f} s before its time")
@@ -157,6 +177,8 @@ class _Trial:
         told = f"{self._name} is {error}({text!r})"
         if before:
             self._verdict.counts["steps that follow a lost one"] += 1
+            if kept.get(before[0], {}).get("state") == "REVOKED":
+                self._verdict.wrong.append(f"{told}, and {before[0]} was revoked")
             if self._runs:
                 self._verdict.wrong.append(f"{told}, though it ran and {before[0]} has failed")
         elif error == "ValueError" and step.task == "failing":
@@ -166,6 +188,8 @@ class _Trial:
             self._verdict.wrong.append(told)
         elif not self._may_be_lost(text):
             self._verdict.lost.append(f"{told}: {self._told_of_runs()}")
+        elif _BROKER_SAYS.match(text) and step.id not in self._story.put_aside:
+            self._verdict.lost.append(f"{told}, and is not among the dead letters")
         else:
             self._verdict.counts["early-acked steps lost with their worker"] += 1
             self._verdict.counts["of them never begun"] += not self._runs

@@ -6,6 +6,8 @@ what it was told. Started again after a kill it goes on with what its ledger say
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 import sys
 import threading
@@ -16,6 +18,7 @@ from typing import Any
 
 from emq_compat.celery_shim import AsyncResult
 from emq_compat.errors import OperationalError
+from emq_compat.shim.exceptions import TaskRevokedError
 from emq_compat.shim.exceptions import TimeoutError as NotYet
 from tests.faults.mayhem import canvases
 from tests.faults.mayhem.ledger import Ledger, read
@@ -45,29 +48,53 @@ class Client:
         self._lock = threading.Lock()
         self._all_published = threading.Event()
         self._waited_for: deque[str] = deque(_untold(lines))
+        #: What is to be done later, by its time (unix).
+        self._later: list[tuple[float, int, canvases.Afterwards]] = []
+        self._order = itertools.count()
 
     def run(self) -> None:
-        """Publish and wait, until it is told to stop."""
+        """Publish and wait, until it is told to stop; then do what is left to do later."""
         waiter = threading.Thread(target=self._wait, daemon=True)
         waiter.start()
         while not self._stop.exists():
             if len(self._waited_for) < MOST_WAITED_FOR:
                 self._publish(canvases.made(self._chance))
+            self._do_what_is_due()
             time.sleep(self._chance.uniform(0, 2 * PAUSE_S))
+        while self._later:
+            self._do_what_is_due()
+            time.sleep(PAUSE_S)
         self._all_published.set()
         waiter.join()
 
     def _publish(self, canvas: canvases.Canvas) -> None:
         self._number += 1
         about: dict[str, Any] = {"canvas": self._number, "at": time.time()}
+        if canvas.schedule:
+            about["schedule"] = canvas.schedule
         self._write("intend", **about, kind=canvas.kind, steps=canvas.steps, last=canvas.last)
         try:
             canvas.publish()
         except OperationalError as exc:
             self._write("unconfirmed", **about, error=f"{type(exc).__name__}: {exc}")
         else:
-            self._write("confirmed", **about)
+            self._write("confirmed", **{**about, "at": time.time()})
             self._waited_for.extend(canvas.last)
+            if canvas.afterwards is not None:
+                at = time.time() + canvas.afterwards.after_s
+                heapq.heappush(self._later, (at, next(self._order), canvas.afterwards))
+
+    def _do_what_is_due(self) -> None:
+        while self._later and self._later[0][0] <= time.time():
+            _, _, afterwards = heapq.heappop(self._later)
+            about = {"done": afterwards.what, "id": afterwards.whom}
+            self._write("asks", **about, at=time.time())
+            try:
+                afterwards.do()
+            except OperationalError as exc:
+                self._write("unheard", **about, at=time.time(), error=f"{type(exc).__name__}: {exc}")
+            else:
+                self._write("done", **about, at=time.time())
 
     def _wait(self) -> None:
         while self._waited_for or not self._all_published.is_set():
@@ -80,10 +107,15 @@ class Client:
                 value = AsyncResult(task_id, app=app).get(timeout=PATIENCE_S)
             except (NotYet, OperationalError):
                 self._waited_for.append(task_id)
+            except TaskRevokedError as exc:
+                self._tell(task_id, state="REVOKED", error=type(exc).__name__, text=str(exc))
             except Exception as exc:  # noqa: BLE001 - what the task, or its loss, came to
-                self._write("told", id=task_id, state="FAILURE", error=type(exc).__name__, text=str(exc))
+                self._tell(task_id, state="FAILURE", error=type(exc).__name__, text=str(exc))
             else:
-                self._write("told", id=task_id, state="SUCCESS", value=value)
+                self._tell(task_id, state="SUCCESS", value=value)
+
+    def _tell(self, task_id: str, **more: Any) -> None:
+        self._write("told", id=task_id, at=time.time(), **more)
 
     def _write(self, what: str, **more: Any) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ def wrong_exits(diary: list[Line]) -> list[str]:
     for line in diary:
         if line["what"] in ("deed", "told to end"):
             word = "TERM" if line["what"] == "told to end" else f"{line['target']} {line['deed']}"
-            word = word.removeprefix(f"{line.get('role') or _role(line['name'])} ")
+            word = word.removeprefix(f"{line.get('role') or _role(line['name'])} ").removesuffix(" all")
             done.setdefault(line["name"], Counter())[word] += 1
         elif line["what"] == "ended" and line["code"] not in _allowed(line["role"], done.get(line["name"])):
             after = dict(done.get(line["name"], {}))

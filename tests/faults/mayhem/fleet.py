@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -200,13 +201,15 @@ class Fleet:
         try:
             queues = self.broker.client.ask("queues")
             stats = self.broker.client.ask("stats")
+            if self.broker.client.ask("schedules"):
+                return False
         except OperationalError:
             return False
         waiting = sum(row["waiting"] + row["delayed"] for row in queues if row["name"] == load.QUEUE)
         return waiting + stats["in_flight"] == 0
 
     def _audit(self) -> None:
-        """Write down what is kept of every task of the clients."""
+        """Write down what is kept of every task of the clients, and what was put aside."""
         ids = [
             task_id for n in range(self.size.clients) for task_id in last_known(self.folder / f"client{n}")
         ]
@@ -220,7 +223,17 @@ class Fleet:
                 elif isinstance(result.result, BaseException):
                     line |= {"error": type(result.result).__name__, "text": str(result.result)}
                 audit.write(line)
+        for row in self._dead():
+            shown = self.broker.client.ask("dead_show", key=row["key"])
+            dead = {name: row[name] for name in ("msgid", "task_id", "reason")}
+            audit.write({"what": "dead", **dead, "payload": shown["payload"]})
         audit.close()
+
+    def _dead(self) -> Iterator[dict[str, Any]]:
+        after = 0
+        while rows := self.broker.client.ask("dead_list", after=after, limit=1000):
+            yield from rows
+            after = rows[-1]["key"]
 
     def _end(self, members: list[Member], deadline: float) -> None:
         for member in members:

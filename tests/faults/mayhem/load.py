@@ -160,6 +160,23 @@ def scheduled(self: Task, entry: str, tick: float) -> None:
     note("end", self, value=None)
 
 
+def _counted(task: Task, key: str) -> None:
+    note("begin", task, key=key)
+    note("end", task, value=None)
+
+
+@app.task(bind=True)
+def counted_early(self: Task, key: str) -> None:
+    """A run of a schedule that the broker keeps, acknowledged before it."""
+    _counted(self, key)
+
+
+@app.task(ignore_result=True, **LATE)
+def counted_late(self: Task, key: str) -> None:
+    """The same, acknowledged after it."""
+    _counted(self, key)
+
+
 class Ticks(BaseSchedule):
     """One run in each second of the clock, as a crontab has one in each minute."""
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.faults.mayhem.ledger import Line, read
 from tests.faults.mayhem.outages import spans, spells
 
-__all__ = ["Blame", "Run", "Step", "Story", "told_by"]
+__all__ = ["Asked", "Blame", "Counted", "Run", "Step", "Story", "told_by"]
 
 #: A broker that was there for so long in one piece has heard of what ended before: a worker that has lost it
 #: looks for it every 3 s.
@@ -21,6 +22,8 @@ HEARD_S = 8.0
 LATER_S = 10.0
 #: Between the note of a deed and the deed.
 SIGNALLED_S = 1.0
+#: Tasks that no client publishes by itself.
+_SCHEDULED = ("scheduled", "counted_early", "counted_late")
 _WORKER = re.compile(r"\bw\d+g\d+\b")
 
 
@@ -40,6 +43,7 @@ class Step:
     given: Any
     after: list[str]
     eta: float
+    expires: float = 0.0
 
     @property
     def late(self) -> bool:
@@ -65,6 +69,40 @@ class Run:
     end: float | None = None
     how: str = ""
     value: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a client asked for of a task or a schedule.
+
+    Attributes:
+        what: ``revoke``, ``terminate`` or ``unschedule``.
+        at: unix time of the question.
+        heard: when the broker had said that it has it; None: it did not say so.
+    """
+
+    what: str
+    at: float
+    heard: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A schedule that the broker was asked to keep.
+
+    Attributes:
+        runs: so many runs it has.
+        haste: the first comes at once.
+        late: its runs are acknowledged late.
+        at, heard: when the broker was asked, and had said that it has it (None: it did not).
+    """
+
+    key: str
+    runs: int
+    haste: bool
+    late: bool
+    at: float
+    heard: float | None
 
 
 class Blame:
@@ -93,7 +131,7 @@ class Blame:
             for since, until in spans((d["at"], d["at"] + d["hold_s"]) for d in own if d.get("hold_s"))
             if until - since > 0.7 * self._dead_after_s
         ]
-        terms = [d["at"] for d in own if d["what"] == "told to end" or d["deed"] == "TERM"]
+        terms = [d["at"] for d in own if d["what"] == "told to end" or d["deed"].startswith("TERM")]
         zygotes = [d["at"] for d in lines if (d.get("target"), d.get("deed")) == ("zygote", "KILL")]
         for at in [d["at"] for d in own if d.get("deed") == "KILL"] + terms[1:2] + zygotes[1:2]:
             found.append((at, at))
@@ -111,6 +149,14 @@ class Blame:
         """Whether a run's outcome may be lost with its worker or its child."""
         losses = self.losses(run.worker)
         return self.child_lost(run) or any(self._costs(run, since, until) for since, until in losses)
+
+    def held(self, run: Run, at: float) -> bool:
+        """Whether the worker of a run, or its child, was held still shortly before ``at``."""
+        return any(
+            line["at"] <= at <= line["at"] + line["hold_s"] + SIGNALLED_S
+            for line in self._by_worker.get(run.worker, [])
+            if line.get("hold_s")
+        )
 
     def _costs(self, run: Run, since: float, until: float) -> bool:
         if run.begin > until + (LATER_S if until > since else SIGNALLED_S):
@@ -147,6 +193,9 @@ class Story:
         told: what clients were told of results, line by line.
         kept: task id → what the broker keeps of it in the end.
         awaited: ids of which a client was to be told.
+        asked: task id, or a schedule's key → what was asked for.
+        schedules, counted: the schedules that the broker was to keep, and their runs by their keys.
+        dead: what the broker put aside.
         diary: the fleet's and the villain's lines.
     """
 
@@ -160,6 +209,15 @@ class Story:
     diary: list[Line]
     canvases: int
     confirmed: int
+    asked: Mapping[str, Asked]
+    schedules: list[Counted]
+    counted: Mapping[str, list[Run]]
+    dead: list[Line]
+
+    @functools.cached_property
+    def put_aside(self) -> frozenset[str]:
+        """The ids of the tasks among the dead letters."""
+        return frozenset(line["task_id"] for line in self.dead)
 
     def deeds(self) -> list[Line]:
         """What was done to the fleet."""
@@ -175,40 +233,65 @@ def told_by(folder: Path) -> Story:
     steps: dict[str, Step] = {}
     told: list[Line] = []
     awaited: list[str] = []
+    asked: dict[str, Asked] = {}
+    schedules: list[Counted] = []
     canvases = 0
     published = 0
     for path in sorted(folder.glob("client*")):
         lines = read(path)
-        confirmed = {line["canvas"] for line in lines if line["what"] == "confirmed"}
+        confirmed = {line["canvas"]: line.get("at") for line in lines if line["what"] == "confirmed"}
         told += [line for line in lines if line["what"] == "told"]
         for line in lines:
+            if line["what"] in ("asks", "done"):
+                before = asked.get(line["id"])
+                asked[line["id"]] = (
+                    Asked(what=line["done"], at=line["at"], heard=None)
+                    if before is None
+                    else replace(before, heard=line["at"])
+                )
             if line["what"] != "intend":
                 continue
             canvases += 1
+            if line.get("schedule"):
+                heard = confirmed.get(line["canvas"])
+                schedules.append(Counted(**line["schedule"], at=line["at"], heard=heard))
             sure = line["canvas"] in confirmed
             published += sure
             awaited += line["last"] if sure else []
             for task_id, about in line["steps"].items():
                 steps[task_id] = Step(id=task_id, kind=line["kind"], confirmed=sure, **about)
     lines = read(folder / "runs")
+    audit = read(folder / "audit")
     return Story(
         steps=steps,
-        runs=_runs(lines),
+        runs=_runs([line for line in lines if line.get("task") not in _SCHEDULED]),
         scheduled=[line for line in lines if line["what"] == "begin" and line["task"] == "scheduled"],
         errbacks=[line["id"] for line in lines if line["what"] == "errback"],
         told=told,
-        kept={line["id"]: line for line in read(folder / "audit")},
+        kept={line["id"]: line for line in audit if line["what"] == "kept"},
         awaited=awaited,
         diary=read(folder / "diary"),
         canvases=canvases,
         confirmed=published,
+        asked=asked,
+        schedules=schedules,
+        counted=_counted(lines),
+        dead=[line for line in audit if line["what"] == "dead"],
     )
+
+
+def _counted(lines: list[Line]) -> Mapping[str, list[Run]]:
+    keys = {line["id"]: line["key"] for line in lines if line["what"] == "begin" and "key" in line}
+    counted: dict[str, list[Run]] = defaultdict(list)
+    for task_id, runs in _runs([line for line in lines if line.get("id") in keys]).items():
+        counted[keys[task_id]] += runs
+    return counted
 
 
 def _runs(lines: list[Line]) -> Mapping[str, list[Run]]:
     runs: dict[str, list[Run]] = defaultdict(list)
     for line in lines:
-        if line["what"] == "begin" and line["task"] != "scheduled":
+        if line["what"] == "begin":
             runs[line["id"]].append(
                 Run(
                     id=line["id"], retries=line["retries"], worker=line["worker"], pid=line["pid"],

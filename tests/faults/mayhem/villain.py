@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import signal
@@ -24,6 +25,8 @@ DEEDS = {
     "STOP short": (0.02, 0.4),
     "STOP long": (1.3, 1.8),
 }
+#: TERM to a worker and all of its descendants, in whatever order: so systemd ends what is in a unit.
+TERM_ALL = "TERM all"
 #: The pause after most deeds, and after the others: a second one strikes while the first is being mended.
 PAUSE_S, SHORT_PAUSE_S = (0.3, 5.0), (0.0, 0.3)
 SHORT_PAUSES = 0.3
@@ -68,6 +71,8 @@ class Villain:
     def _deeds(self) -> Iterator[tuple[str, str]]:
         while True:
             deeds = [(target, deed) for target in self._targets for deed in DEEDS]
+            if "worker" in self._targets:
+                deeds.append(("worker", TERM_ALL))
             self._chance.shuffle(deeds)
             yield from deeds
 
@@ -96,14 +101,18 @@ class Villain:
             else:
                 process = psutil.Process(member.proc.pid)
             name, _, _ = deed.partition(" ")
-            hold_s = self._fleet.size.dead_after_s * self._chance.uniform(*DEEDS[deed])
+            hold_s = self._fleet.size.dead_after_s * self._chance.uniform(*DEEDS.get(deed, (0.0, 0.0)))
             self._fleet.diary.write(
                 {
                     "what": "deed", "target": target, "deed": deed, "name": member.name, "pid": process.pid,
                     "hold_s": round(hold_s, 3), "at": time.time(),
                 }
             )  # fmt: skip
-            process.send_signal(signal.Signals[f"SIG{name}"])
+            struck = [process, *process.children(recursive=True)] if deed == TERM_ALL else [process]
+            self._chance.shuffle(struck)
+            for one in struck:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.send_signal(signal.Signals[f"SIG{name}"])
         except psutil.NoSuchProcess:
             return False
         if hold_s:

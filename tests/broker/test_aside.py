@@ -93,16 +93,16 @@ def test_values_are_kept_aside_for_some_seconds(store: Store, monkeypatch: pytes
     store.commit(told=False)
     assert time.monotonic() < store.fold_at < time.monotonic() + 1.1
     assert 0 == in_file(store)
-    monkeypatch.setattr(database, "_ASIDE_BYTES", 1000)
-    store.fold_at = 0.0
-    store.commit(told=False)
-    assert MB == in_file(store)
+    monkeypatch.setattr(database, "_ASIDE_BYTES", 2 * MB)
+    store.put_result("s", "SUCCESS", bytes(MB), None)
+    store.commit()
+    assert 2 * MB == in_file(store)
     monkeypatch.undo()
     store.put_result("u", "SUCCESS", bytes(MB), None)
     store.commit()
     store._aside_until = store.fold_at = 0.0
     store.commit(told=False)
-    assert 2 * MB == in_file(store)
+    assert 3 * MB == in_file(store)
 
 
 def test_a_log_that_is_spent_begins_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

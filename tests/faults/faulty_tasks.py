@@ -34,6 +34,13 @@ def bulky(n: int, pad: str) -> None:
 
 
 @app.task
+def returned(n: int, pad: str) -> str:
+    """The same, with a result of that size."""
+    note(str(n))
+    return pad
+
+
+@app.task
 def early(n: int, seconds: float) -> int:
     """Acknowledged before it runs."""
     note(f"early {n}")

@@ -1,24 +1,28 @@
 """What a backlog costs the broker: publishing, draining, memory and a new start, beside an empty broker's.
 
-    python benchmarks/backlog.py [-n 20000] [--eta 0] [--results 0] [--probe 20000] [--durability full|normal]
+    python benchmarks/backlog.py [-n 20000] [--eta 0] [--results 0] [--probe 20000] [-r 3]
+        [--durability full|normal]
 
-Publishes ``--probe`` messages in bulk to an empty broker and drains them (a worker played by this process).
-Then it fills the broker up to ``-n`` waiting messages, and ``--eta`` that are due in an hour, waits for the
-results of ``--results`` tasks, does the same once more, stops the broker and starts it again. Prints
-messages a second (and microseconds of the broker's CPU for each), MiB resident of the broker, and seconds
-from its start to its first answer. The promise is: with a million waiting, a million delayed and 100,000
-results waited for, bulk publishing keeps 0.6 of its rate and draining 0.9, the broker stays below 300 MB
-and starts in less than 5 s.
+Fills one of two brokers with ``-n`` waiting messages, and ``--eta`` that are due in an hour, and waits there
+for the results of ``--results`` tasks. Then it publishes ``--probe`` messages in bulk to the empty broker and
+drains them (a worker played by this process), and does the same with the full one, ``-r`` times in turn. At
+last the full broker is stopped and started again. Prints messages a second (and microseconds of the broker's
+CPU for each) of each turn and their medians, MiB resident of the full broker, and seconds from its start to
+its first answer. The promise is: with a million waiting, a million delayed and 100,000 results waited for,
+bulk publishing keeps 0.6 of its rate and draining 0.9, the broker stays below 300 MB and starts in less than
+5 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -40,12 +44,17 @@ class Rate(NamedTuple):
     per_s: float
     cpu_us: float
 
+    @classmethod
+    def median(cls, rates: Sequence[Rate]) -> Rate:
+        """The medians of both."""
+        return cls(*(statistics.median(each) for each in zip(*rates, strict=True)))
+
     def beside(self, empty: Rate) -> str:
         """It, and what it is of an empty broker's."""
         return f"{self}   {self.per_s / empty.per_s:.2f} of empty; CPU {self.cpu_us / empty.cpu_us:.2f} of it"
 
     def __str__(self) -> str:
-        return f"{self.per_s:10.0f} messages/s {self.cpu_us:6.0f} us"
+        return f"{self.per_s:10.0f} messages/s {self.cpu_us:6.1f} us"
 
 
 class Watch:
@@ -106,9 +115,40 @@ def drain(endpoint: str, broker: int, n: int) -> Rate:
         context.term()
 
 
-def mib(pid: int) -> float:
-    """MiB resident."""
-    return float(psutil.Process(pid).memory_info().rss / 2**20)
+class Place:
+    """A broker of its own, below a folder.
+
+    Attributes:
+        process: it, while it runs.
+    """
+
+    def __init__(self, folder: Path, durability: str) -> None:
+        folder.mkdir(0o700)
+        client_port, worker_port, admin_port = free_ports(3)
+        self.url = f"emq://127.0.0.1:{client_port}"
+        self._backend = f"tcp://127.0.0.1:{worker_port}"
+        self._argv = [
+            str(BIN / "emq-compat"), "broker", "--data", str(folder), "--durability", durability,
+            "-l", "error", "--frontend", f"tcp://127.0.0.1:{client_port}", "--backend", self._backend,
+            "--admin", f"tcp://127.0.0.1:{admin_port}",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._argv)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def turn(self, client: Client, n: int) -> tuple[Rate, Rate]:
+        """Publish n in bulk and drain them."""
+        return publish(client, self.process.pid, n), drain(self._backend, self.process.pid, n)
+
+    @property
+    def mib(self) -> float:
+        """MiB resident."""
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
 
 def main() -> None:
@@ -119,55 +159,52 @@ def main() -> None:
     parser.add_argument("--eta", type=int, default=0)
     parser.add_argument("--results", type=int, default=0)
     parser.add_argument("--probe", type=int, default=20_000)
+    parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("--durability", default="full", choices=["full", "normal"])
     options = parser.parse_args()
-    probe = options.probe
-    client_port, worker_port, admin_port = free_ports(3)
-    backend = f"tcp://127.0.0.1:{worker_port}"
-    with tempfile.TemporaryDirectory() as folder:
-        argv = [
-            str(BIN / "emq-compat"), "broker", "--data", f"{folder}/data", "--durability", options.durability,
-            "-l", "error", "--frontend", f"tcp://127.0.0.1:{client_port}", "--backend", backend,
-            "--admin", f"tcp://127.0.0.1:{admin_port}",
-        ]  # fmt: skip
-        broker = subprocess.Popen(argv)
-        try:
-            with ExitStack() as stack:
-                client = stack.enter_context(Client(f"emq://127.0.0.1:{client_port}", timeout_s=60))
-                client.ask("stats")
-                empty = publish(client, broker.pid, probe)
-                print(f"bulk, empty broker    {empty}")
-                drained = drain(backend, broker.pid, probe)
-                print(f"drain, nothing else   {drained}")
-                print(f"broker's memory       {mib(broker.pid):10.1f} MiB")
-                hour = time.time() + 3600
-                for what, count, eta in (("wait", options.n, 0.0), ("are delayed", options.eta, hour)):
-                    if count:
-                        print(f"bulk, filling         {publish(client, broker.pid, count, eta)}")
-                        print(f"{count:>9} {what:<11} {mib(broker.pid):10.1f} MiB")
-                if options.results:
-                    waiting = client.waiting(new_id() for _ in range(options.results))
-                    stack.callback(waiting.close)
-                    waiting.take(time.monotonic() + 0.1)
-                    known = options.results
-                    until(lambda: client.ask("stats")["waits"] >= known, 60, "the broker knows them")
-                    print(f"{options.results:>9} waited for  {mib(broker.pid):10.1f} MiB")
-                print(f"bulk, full            {publish(client, broker.pid, probe).beside(empty)}", flush=True)
-                print(f"drain, full           {drain(backend, broker.pid, probe).beside(drained)}")
-                print(f"broker's memory       {mib(broker.pid):10.1f} MiB")
-            broker.terminate()
-            broker.wait()
-            begun = time.perf_counter()
-            broker = subprocess.Popen(argv)
-            with Client(f"emq://127.0.0.1:{client_port}", timeout_s=60) as client:
-                [queue] = client.ask("queues")
-                print(f"start to first answer {time.perf_counter() - begun:10.2f} s")
-                print(f"its memory then       {mib(broker.pid):10.1f} MiB")
-                assert options.n + options.eta == queue["waiting"] + queue["delayed"]
-                print(f"journal               {client.ask('stats')['journal_bytes'] / 2**20:10.1f} MiB")
-        finally:
-            broker.terminate()
-            broker.wait()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        empty, full = (Place(folder / name, options.durability) for name in ("empty", "full"))
+        stack.callback(empty.stop)
+        stack.callback(full.stop)
+        with Client(empty.url, timeout_s=60) as to_empty, Client(full.url, timeout_s=60) as client:
+            fill(full, client, options, stack)
+            turns = []
+            for _ in range(options.rounds):
+                turns.append((*empty.turn(to_empty, options.probe), *full.turn(client, options.probe)))
+                bulk, drained, bulk_full, drained_full = turns[-1]
+                print(f"bulk                  {bulk_full.beside(bulk)}")
+                print(f"drain                 {drained_full.beside(drained)}", flush=True)
+            bulk, drained, bulk_full, drained_full = map(Rate.median, zip(*turns, strict=True))
+            print(f"bulk, empty           {bulk}")
+            print(f"bulk, full            {bulk_full.beside(bulk)}")
+            print(f"drain, empty          {drained}")
+            print(f"drain, full           {drained_full.beside(drained)}")
+            print(f"broker's memory       {full.mib:10.1f} MiB; an empty one's {empty.mib:.1f}")
+        full.stop()
+        begun = time.perf_counter()
+        full.start()
+        with Client(full.url, timeout_s=60) as client:
+            [queue] = client.ask("queues")
+            print(f"start to first answer {time.perf_counter() - begun:10.2f} s")
+            print(f"its memory then       {full.mib:10.1f} MiB")
+            assert options.n + options.eta == queue["waiting"] + queue["delayed"]
+            print(f"journal               {client.ask('stats')['journal_bytes'] / 2**20:10.1f} MiB")
+
+
+def fill(place: Place, client: Client, options: argparse.Namespace, stack: ExitStack) -> None:
+    """Have the broker hold what the options say; until ``stack`` ends it is waited for results."""
+    hour = time.time() + 3600
+    for what, count, eta in (("wait", options.n, 0.0), ("are delayed", options.eta, hour)):
+        if count:
+            print(f"bulk, filling         {publish(client, place.process.pid, count, eta)}")
+            print(f"{count:>9} {what:<11} {place.mib:10.1f} MiB", flush=True)
+    if options.results:
+        waiting = client.waiting(new_id() for _ in range(options.results))
+        stack.callback(waiting.close)
+        waiting.take(time.monotonic() + 0.1)
+        until(lambda: client.ask("stats")["waits"] >= options.results, 60, "the broker knows them")
+        print(f"{options.results:>9} waited for  {place.mib:10.1f} MiB", flush=True)
 
 
 if __name__ == "__main__":

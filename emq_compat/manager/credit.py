@@ -7,7 +7,9 @@ pool, a socket or a clock.
 
 from __future__ import annotations
 
-__all__ = ["HOLD_S", "OVERRUN_S", "Credit"]
+import math
+
+__all__ = ["HOLD_S", "OVERRUN_S", "PAUSE_S", "WORTHWHILE", "Credit"]
 
 #: Work, in seconds, that a child may hold beside what it runs.
 RESERVE_S = 0.020
@@ -19,8 +21,12 @@ SHORT_S = 0.010
 HOLD_S = 0.020
 #: What waits behind a job that has been running for so long is taken back.
 OVERRUN_S = 0.050
-#: How long nothing is reserved after a delivery found no slot in time.
+#: How long nothing is reserved after a delivery found no slot in time: twice as long each time that the next
+#: pause comes soon after, up to this.
+PAUSE_MIN_S = 0.05
 PAUSE_S = 1.0
+#: As much of the reserve as is worth asking for by itself: single jobs cost all who handle them most.
+WORTHWHILE = 0.5
 #: Task names whose running times are remembered.
 NAMES_MAX = 1024
 #: Jobs that must have been seen, of a name and in all, before they count as known.
@@ -28,19 +34,25 @@ SAMPLES_MIN = 3
 
 
 class _Average:
-    """A moving average that rises fast and falls slowly: one long run makes a name a long one for a while."""
+    """A moving average that rises fast and falls slowly: two long runs make a name a long one for a while.
 
-    __slots__ = ("count", "value")
+    One among short ones doesn't: what waits behind it goes back anyway, and it may be the machine's fault.
+    """
+
+    __slots__ = ("_before", "_last", "count", "value")
 
     def __init__(self) -> None:
         self.count = 0
         self.value = 0.0
+        self._before = self._last = 0.0
 
     def note(self, seconds: float) -> None:
         if self.count == 0:
-            self.value = seconds
-        else:
-            self.value += (seconds - self.value) * (0.5 if seconds > self.value else 0.1)
+            self.value = self._before = self._last = seconds
+        before, last = self._before, self._last
+        self._before, self._last = last, seconds
+        usual = max(min(before, last), min(max(before, last), seconds))
+        self.value += (usual - self.value) * (0.5 if usual > self.value else 0.1)
         self.count += 1
 
 
@@ -50,10 +62,11 @@ class Credit:
     def __init__(self) -> None:
         self._names: dict[str, _Average] = {}
         self._recent = _Average()
-        self._paused_until = 0.0
+        self._paused_until = -math.inf
+        self._pause_s = PAUSE_MIN_S
 
     def note(self, name: str, runtime_s: float) -> None:
-        """Take in that a job of this name ran (or has been running) for so long; an empty name counts too."""
+        """Take in that a job of this name ran for so long by itself; an empty name counts too."""
         self._recent.note(runtime_s)
         if not name:
             return
@@ -80,4 +93,6 @@ class Credit:
 
     def pause(self, now: float) -> None:
         """Reserve nothing for a while: a job found no slot and went back; it must find one next time."""
-        self._paused_until = now + PAUSE_S
+        soon = now < self._paused_until + PAUSE_S
+        self._pause_s = min(PAUSE_S, self._pause_s * 2) if soon else PAUSE_MIN_S
+        self._paused_until = now + self._pause_s

@@ -147,13 +147,15 @@ class Intake(Endings):
     def _withdraw_credit(self) -> None:
         self._credit_out.clear()
 
-    def _give_credit(self, idle: int, reserve: int, now: float) -> None:
+    def _give_credit(self, idle: int, reserve: int, step: int, now: float) -> None:
         outs = self._credit_out
         if len(self._placement.throttle) >= THROTTLED:
             outs = {upstream: out for upstream, out in outs.items() if upstream.limits}
         if len(outs) == 1:
             for upstream, out in outs.items():
-                self._ask(upstream, idle + (reserve if upstream.takes_back else 0) - out)
+                more = idle + (reserve if upstream.takes_back else 0) - out
+                if more >= step or idle > out:
+                    self._ask(upstream, more)
         elif outs:
             if not all(upstream.takes_back for upstream in outs):
                 reserve = 0

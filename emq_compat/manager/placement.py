@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from emq_compat.manager.autoscale import Autoscaler
-from emq_compat.manager.credit import HOLD_S, OVERRUN_S, PAUSE_S, Credit
+from emq_compat.manager.credit import HOLD_S, OVERRUN_S, PAUSE_S, WORTHWHILE, Credit
 from emq_compat.manager.inflight import JobInFlight
 from emq_compat.manager.throttle import Throttle
 from emq_compat.pool.base import Assignment, Pool
@@ -116,9 +116,9 @@ class Placement:
                 continue
             job = self.jobs.get(key[0])
             if job is not None and not job.alone:
+                # How long it runs by itself is learned at its end: this may be a machine that is too busy.
                 job.alone = True
                 self._alone += 1
-                self.credit.note(job.delivery.headers.task, now - began)
         homeless = []
         for job in self._out_of_the_pool(back):
             job.short = False
@@ -140,17 +140,22 @@ class Placement:
         """Take back what has not begun in a pool that has no new children any more."""
         return self._out_of_the_pool(self._pool.take_back())
 
-    def wanted(self, now: float) -> tuple[int, int]:
-        """Return how many jobs could begin at once, and how many more may wait behind short ones."""
+    def wanted(self, now: float) -> tuple[int, int, int]:
+        """Return how many jobs could begin at once, how many more may wait behind short ones, and how many
+        of them are worth a message of their own.
+        """
         if self.closed or self._held_back:
-            return 0, 0
+            return 0, 0, 1
         idle = free = self._pool.idle()
         if self.scaler is not None and now >= self._no_room_until:
             free += self.scaler.room
         reserve = min(self.credit.per_child(now), self._pool.reserve_per_slot) if self._reserve else 0
+        step = 1
         if reserve:
-            reserve = (self._pool.concurrency - self._alone) * reserve - max(0, self._waiting(idle))
-        return free, max(0, reserve)
+            most = (self._pool.concurrency - self._alone) * reserve
+            reserve = most - max(0, self._waiting(idle))
+            step = max(1, int(most * WORTHWHILE))
+        return free, max(0, reserve), step
 
     def _waiting(self, idle: int | None = None) -> int:
         """Return how many jobs wait in the pool behind others (an upper bound while slots are replaced)."""

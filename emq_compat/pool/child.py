@@ -33,6 +33,7 @@ from emq_compat.memory import LARGE_BYTES, hold_freed, resident_kb, trim
 from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
+from emq_compat.pool.own_time import OwnTime, waiting_counted
 
 __all__ = ["ORDERLY_EXIT", "ChildFds", "ChildProgram", "name_process", "run_child", "run_spawned"]
 
@@ -89,7 +90,8 @@ def run_child(program: ChildProgram, fds: ChildFds, number: int, dispositions: M
     try:
         child = _Child(program, fds)
         child.prepare(number, dispositions)
-        child.serve()
+        with waiting_counted() as waited_s:
+            child.serve(OwnTime(waited_s))
         child.leave()
         status = ORDERLY_EXIT
     except BaseException as exc:  # noqa: BLE001 - nothing may run on in a copy of the parent
@@ -155,7 +157,7 @@ class _Child:
             self._program.child_init()
         self._reply.sendall(channel.encode_ready(self._pid))
 
-    def serve(self) -> None:
+    def serve(self, own_time: OwnTime) -> None:
         """Run assignments until the parent closes the channel."""
         receive, work_socket, send = channel.receive_work, self._work, self._reply.sendall
         decode, encode, run = channel.decode_work, channel.encode_finished, self._run_one
@@ -167,6 +169,7 @@ class _Child:
             if (message := receive(work_socket)) is None:
                 return
             started = time.monotonic()
+            own_time.begin(started)
             self._sequence, soft_limit_s, delivery = decode(*message)
             self._soft_at = None if soft_limit_s is None else started + soft_limit_s
             self._soft_raised = False
@@ -179,7 +182,7 @@ class _Child:
             if isinstance(result, Reply):
                 large = large or len(result.body) > LARGE_BYTES
                 retires = max_memory_kb is not None and self._exceeds(max_memory_kb, large)
-                send(encode(self._sequence, result, time.monotonic() - started, retires=retires))
+                send(encode(self._sequence, result, own_time.took(time.monotonic()), retires=retires))
             else:
                 retires = result.retires
                 send(channel.encode_escape(self._sequence, result))

@@ -7,6 +7,7 @@ for which it wakes this one. Where no CURVE is wanted the protocol is small enou
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import select
@@ -28,6 +29,11 @@ __all__ = ["REFUSED", "DirectWire"]
 REFUSED = "the connection was refused"
 
 Received: TypeAlias = "Command | RemoteProtocolError"
+
+#: What passes when the network is back: to be tried again, like a broker that is away.
+_NO_NETWORK = frozenset(
+    {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
+)
 
 _TCP = re.compile(r"tcp://(?:\[(?P<ipv6>[0-9a-fA-F:]+)\]|(?P<ipv4>[0-9.]+|localhost)):(?P<port>[0-9]+)")
 _IPC = "ipc://"
@@ -122,6 +128,10 @@ class DirectWire:
                 self._lose()
         except (ConnectionRefusedError, FileNotFoundError):
             self._lose()
+        except OSError as exc:
+            if exc.errno not in _NO_NETWORK:
+                raise
+            self._lose(exc.strerror or str(exc))
 
     @property
     def closed(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import zmq
 from emq_compat.errors import OperationalError
 from emq_compat.protocol.commands import Ready
 from emq_compat.wire import DirectWire, Wire
+from emq_compat.wire import direct as direct_module
 from emq_compat.wire.routers import Router
 from tests.processes import wait_until
 from tests.wire.conftest import Driver, turn
@@ -47,6 +50,22 @@ def test_nobody_there_is_told(
 
     assert "the connection was refused" == wire.failure
     assert (False, 0) == (wire.connected, wire.cuts)
+    wire.close()
+
+
+def test_a_network_that_is_away_is_a_failure_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system knows no way there the connection fails, to be made anew later: nothing is raised."""
+
+    class Nowhere(socket.socket):
+        def connect(self, address: Any) -> None:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(direct_module, "_socket", lambda endpoint: Nowhere())
+
+    wire = DirectWire("tcp://127.0.0.1:1", identity=b"one")
+
+    assert ("Network is unreachable", False) == (wire.failure, wire.connected)
+    assert [] == wire.receive()
     wire.close()
 
 

@@ -13,6 +13,7 @@ from emq_compat.broker.records import Dispatch
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.monitor import broker_figures
 from emq_compat.monitor.broker_figures import BROKER_FAMILIES, BrokerCounts
+from emq_compat.monitor.figures import Names
 from emq_compat.protocol.commands import Ready, Request
 from tests.broker.bench import CLIENT, Bench, answer, job
 
@@ -259,3 +260,27 @@ def _lose_the_worker(ledger: _Ledger) -> None:
     ledger.counted["stale"] += 1
     bench.worker(WORKER, slots=4, credit=0, tasks=TASKS)
     ledger.look()
+
+
+def test_queues_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many queues have series of their own; the others are summed, and take the place of one that goes."""
+    monkeypatch.setattr(broker_figures, "MOST_QUEUES", 2)
+    bench = Bench()
+    counts = BrokerCounts(_Server(bench))  # type: ignore[arg-type]
+    for number in range(1, 5):
+        bench.publish(number, queue=f"q{number}")
+    bench.pass_time(10)
+    waiting, oldest = "emq_broker_queue_messages_waiting", "emq_broker_queue_oldest_waiting_seconds"
+    found = counts.figures()
+    assert {("q1",): 1, ("q2",): 2, ("other",): 7} == found[waiting]
+    assert 10 == pytest.approx(found[oldest]["other",], abs=1.5)
+    queues = bench.engine.queues
+    bench.engine.withdrawals.purge(queues.by_name["q1"], bench.now)
+    queues.remove(queues.by_name["q1"])
+    assert {("q2",): 2, ("q3",): 3, ("other",): 4} == counts.figures()[waiting]
+
+
+def test_names_beyond_the_limit_are_one() -> None:
+    """The first names have series of their own, and every other one is ``other``."""
+    names = Names(2)
+    assert ["a", "b", "a", "other", "b"] == [names.label(name) for name in ("a", "b", "a", "c", "b")]

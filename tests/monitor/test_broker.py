@@ -103,7 +103,7 @@ def test_one_that_cannot_write_lives_and_is_not_ready(
     real = server.store.commit
     monkeypatch.setattr(server.store, "commit", commit)
     monkeypatch.setattr(server.store, "probe", lambda: not full.is_set())
-    server._wake()  # a turn
+    server.call_soon(lambda: None)  # a turn
     wait_until(lambda: page(address, "/ready").status == 503)
     assert (1, "not ready: journal: the journal can't be written: no space left on device") == health(
         "--http", str(address)

@@ -50,11 +50,13 @@ class _Server:
         self.store, self.engine = bench.store, bench.engine
         self.refusals: dict[str, int] = {}
         self.frontend = self
-        self.by_peer: dict[bytes, int] = {}
         self.on_turn: object = None
 
     def now(self) -> object:
         return self.bench.now
+
+    def connections(self) -> int:
+        return 0
 
 
 class _Ledger:

@@ -726,7 +726,7 @@ $("find").addEventListener("submit", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, textarea, dialog[open]");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
+  if (event.key === "/" && state.session && !typing && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
     $("find-id").focus();
   }
@@ -808,7 +808,7 @@ setInterval(freshness, 1000);
 function logIn() {
   hang();
   state.session = null;
-  $("page").hidden = true;
+  $("page").hidden = $("find").hidden = true;
   $("login").hidden = false;
   $("token").focus();
 }
@@ -850,7 +850,7 @@ async function start() {
   }
   state.session = told;
   $("login").hidden = true;
-  $("page").hidden = false;
+  $("page").hidden = $("find").hidden = false;
   $("leave").hidden = !told.leaves;
   say($("about"), `${told.url}${told.read_only ? " · read only" : ""}`);
   say($("start-worker"), `emq-compat worker -A myproj -b ${told.url}`);

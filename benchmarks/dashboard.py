@@ -1,13 +1,14 @@
 """What an open dashboard costs the broker while it is drained, and how often the page hears of it.
 
-    python benchmarks/dashboard.py [-n 20000] [-r 3] [--pages 2]
+    python benchmarks/dashboard.py [-n 20000] [-r 3] [--pages 2] [--queues 200]
 
 Each round publishes ``-n`` messages to queues of a broker and drains them twice, with a worker that is played
 by this process: once with ``--pages`` pages of a dashboard open, once with none; which comes first changes
 from round to round. With each task the worker announces three events, as one with ``-E`` does, and each
 hundredth task fails with a traceback. Prints events and drained messages a second, microseconds of the
-broker's CPU for each message, and the longest time between two updates of a page. The promise is: with 10,000
-events a second and more, a page hears every second, and the broker keeps 0.95 of its rate.
+broker's CPU for each message, the longest time between two updates of a page, and what one answer costs the
+broker that has ``--queues`` queues. The promise is: with 10,000 events a second and more, a page hears every
+second, and the broker keeps 0.95 of its rate.
 """
 
 from __future__ import annotations
@@ -179,6 +180,17 @@ def dashboard_of(site: Site) -> Iterator[str]:
         yield url
 
 
+def one_answer(client: Client, broker: int, queues: int, times: int) -> float:
+    """Milliseconds of the broker's CPU for an answer, with so many queues in which something waits."""
+    headers = Headers(guarantee=True, task=TASK)
+    client.publish_all(Publish(queue=f"many{n}", headers=headers, payload=PAYLOAD) for n in range(queues))
+    client.ask("overview")
+    cost = Cost.of(broker)
+    for _ in range(times):
+        client.ask("overview")
+    return 1e3 * Cost.of(broker).since(cost).cpu_s / times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,6 +198,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=20_000)
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("--pages", type=int, default=2)
+    parser.add_argument("--queues", type=int, default=200)
     options = parser.parse_args()
     without: list[Drained] = []
     beside: list[Drained] = []
@@ -202,6 +215,7 @@ def main() -> None:
             for count in (0, options.pages) if number % 2 == 0 else (options.pages, 0):
                 drained = measured(site, client, endpoint, options.n, dashboard, count)
                 (beside if count else without).append(drained)
+        answer_ms = one_answer(client, site.broker.pid, options.queues, 50)
     for name, rounds in (("no page open", without), (f"{options.pages} pages open", beside)):
         print(
             f"{name:15} {_median(rounds, 'per_s'):8.0f} drained/s  "
@@ -215,6 +229,7 @@ def main() -> None:
         f"updates of a page: {sum(one.updates for one in beside)}, "
         f"at most {max(one.gap_s for one in beside):.2f} s apart"
     )
+    print(f"one answer with {options.queues} queues: {answer_ms:.1f} ms of the broker's CPU")
 
 
 def _median(rounds: list[Drained], field: str) -> float:

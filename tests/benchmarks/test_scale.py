@@ -39,7 +39,7 @@ pytestmark = pytest.mark.integration
         (
             "dashboard.py",
             ["-n", "500", "-r", "1", "--pages", "1"],
-            ["no page open", "1 pages open", "of the rate", "updates of a page"],
+            ["no page open", "1 pages open", "of the rate", "updates of a page", "one answer with"],
         ),
         (
             "canvases.py",

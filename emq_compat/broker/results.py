@@ -15,6 +15,9 @@ __all__ = ["Results", "failure_body"]
 
 #: A wait that isn't renewed is forgotten after so long; clients renew well before.
 WAIT_S = 150.0
+#: Between two looks for waits that nobody renews, for each result waited for, and in all.
+_LOOK_S = 0.0003
+_LOOK_MOST_S = 60.0
 #: Results that are waited for, counted once for each client.
 MOST_WAITS = 1_000_000
 #: Bodies that are read from the journal at once.
@@ -55,6 +58,8 @@ class Results:
         #: client → results that are final and wait, stored, until it has read what is under way to it.
         self._postponed: dict[bytes, dict[str, None]] = {}
         self._count = 0
+        #: monotonic time at which waits that nobody renews are looked for.
+        self._look_at = 0.0
         self.next_expiry = 0.0
 
     def put(
@@ -210,11 +215,16 @@ class Results:
 
     def expire(self, now: Moment) -> bool:
         """Delete a bounded number of expired results and waits; returns whether there may be more."""
+        if now.mono >= self._look_at:
+            self._expire_waits(now)
+            self._look_at = now.mono + min(_LOOK_MOST_S, len(self._waits) * _LOOK_S)
+        return self._journal.expire_results(now.wall, 1000) == 1000
+
+    def _expire_waits(self, now: Moment) -> None:
         for task_id in [t for t, clients in self._waits.items() if min(clients.values()) <= now.mono]:
             clients = {c: until for c, until in self._waits[task_id].items() if until > now.mono}
             self._count -= len(self._waits[task_id]) - len(clients)
             self._keep_waits(task_id, clients)
-        return self._journal.expire_results(now.wall, 1000) == 1000
 
     @property
     def waiting(self) -> int:

@@ -14,7 +14,7 @@ from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
 from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.json_lines import VARIABLE, JsonLines
-from emq_compat.memory import share_one_heap
+from emq_compat.memory import collect_seldom, share_one_heap
 
 __all__ = ["broker"]
 
@@ -186,6 +186,7 @@ def broker(
             options["publish_in"] = publish_in or "tcp://127.0.0.1:47298"
             options["publish_out"] = publish_out or "tcp://127.0.0.1:47299"
         share_one_heap()
+        collect_seldom()
         config = BrokerConfig(**options)
         if http is None:
             run_broker(config)

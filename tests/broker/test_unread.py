@@ -100,6 +100,20 @@ def test_what_waits_is_forgotten(how: str) -> None:
     assert [] == pushed(bench)
 
 
+def test_many_waits_are_looked_through_seldom() -> None:
+    """A wait that isn't renewed is forgotten: of a few in time, of very many some seconds later."""
+
+    def left(count: int, after_s: float) -> int:
+        bench = Bench()
+        results, now = bench.engine.results, bench.now
+        results.wait(CLIENT, [f"t{n}" for n in range(count)], now)
+        for later in (module.WAIT_S - 1, after_s):
+            results.expire(now._replace(mono=now.mono + later))
+        return results.waiting
+
+    assert [0, 20_000, 0] == [left(10, 151), left(20_000, 151), left(20_000, 160)]
+
+
 def test_who_doesnt_read_is_refused() -> None:
     """A question of a client that doesn't read is refused in a few words, but for waits."""
     bench = Bench()

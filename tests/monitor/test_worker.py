@@ -35,7 +35,7 @@ def test_states_of_a_worker(site: Site) -> None:
     site.write_project(MORE)
     held_up, no_children = site.folder / "held_up", site.folder / "no_children"
     held_up.touch()
-    worker = site.start_worker("-c", "1", "-n", "one@here", "--http", "127.0.0.1:0", ready=None)
+    worker = site.start_worker("-c", "2", "-n", "one@here", "--http", "127.0.0.1:0", ready=None)
     http = address_of(worker)
     at = ("--http", str(http))
 
@@ -57,6 +57,7 @@ def test_states_of_a_worker(site: Site) -> None:
     site.tasks.sleep.delay(60, "long")
     site.tasks.sleep.delay(60, "longer")
     site.wait_runs("start long")
+    site.wait_runs("start longer")
     assert (0, "ready") == health(*at)
     assert (0, "ready") == health("-d", "one@here", "-b", site.url)
 
@@ -71,7 +72,6 @@ def test_states_of_a_worker(site: Site) -> None:
     wait_until(lambda: page(http, "/ready").wrong == {})
 
     # The broker is away, and comes back.
-    site.wait_runs("start longer")
     assert site.broker is not None
     site.broker.kill()
     wait_until(lambda: page(http, "/ready").wrong == {"broker": "not connected to the broker"}, 30)

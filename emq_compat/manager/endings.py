@@ -31,11 +31,15 @@ _CALLBACKS = frozenset(
 )
 
 
+#: Processes whose jobs are counted: where children are replaced often there is no end of them.
+PIDS_MAX = 1000
+
+
 class Endings(Life):
     """Takes in what the pool tells and answers the jobs.
 
     Attributes:
-        pid_distribution: pid → jobs completed by that process.
+        pid_distribution: pid → jobs completed by that process, of the last PIDS_MAX.
         runs_by_task: name of each registered task → runs that began.
         outgoing: the (first) upstream.
     """
@@ -75,7 +79,7 @@ class Endings(Life):
             else:
                 self.program.onlooker.ended(job.delivery, event.reply)
             if self._quick:
-                self.pid_distribution[event.pid] = self.pid_distribution.get(event.pid, 0) + 1
+                self._count_for(event.pid)
                 self._answer(job, event.reply)
             else:
                 job.reply = event.reply
@@ -186,7 +190,14 @@ class Endings(Life):
                     job, job.reply or Reply(state=SUCCESS, body=json.dumps(resp["return"]).encode())
                 )
         if not resp["death"] and msgid:
-            self.pid_distribution[resp["pid"]] = self.pid_distribution.get(resp["pid"], 0) + 1
+            self._count_for(resp["pid"])
+
+    def _count_for(self, pid: int) -> None:
+        """Count a job that this process has completed."""
+        counts = self.pid_distribution
+        if pid not in counts and len(counts) >= PIDS_MAX:
+            del counts[next(iter(counts))]
+        counts[pid] = counts.get(pid, 0) + 1
 
     def worker_done(self, reply: Any, msgid: str, death: bool, pid: int) -> None:
         """A job ended whose value nobody asked for: there is room for one more."""

@@ -1,4 +1,4 @@
-"""The journal's file: SQLite in WAL mode, its folder and its lock, transactions, backups.
+"""The journal's database: SQLite in WAL mode, its folder and its lock, and its transactions.
 
 Writes are collected and executed in bulk, in an order in which they can't disturb each other, when the batch
 is committed or when a read needs to see them.
@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from emq_compat.broker.aside import AWARE, FILLS, Aside
+from emq_compat.broker.copies import Copies
 from emq_compat.broker.folder import JOURNAL, REDO, claim
-from emq_compat.broker.mark import Mark, Marker
-from emq_compat.broker.opening import Found, advice, look
+from emq_compat.broker.journal_file import abandon, begin_run, connect, end_run, prepare
+from emq_compat.broker.mark import Marker
+from emq_compat.broker.opening import Found, look
 from emq_compat.broker.redo import TOKEN_BYTES, RedoLog, Writes
-from emq_compat.broker.schema import SCHEMA_VERSION, SQL
+from emq_compat.broker.schema import SQL
+from emq_compat.broker.trouble import trouble
 from emq_compat.errors import JournalDamaged, JournalError
-from emq_compat.ids import new_id
 
 __all__ = ["Database"]
 
@@ -112,7 +114,6 @@ class Database:
     def __init__(self, folder: Path | None, *, durability: str = "full") -> None:
         self._lock: IO[str] | None = None
         self.path: Path | None = None
-        self._copying: list[sqlite3.Connection] = []
         self._redo: RedoLog | None = None
         self._marker: Marker | None = None
         self.notes: tuple[str, ...] = ()
@@ -135,11 +136,12 @@ class Database:
         if folder is not None:
             self._lock = claim(folder)
             self.path = folder / JOURNAL
+        self._copies = Copies(self.path)
         try:
             self._open(durability)
         except (sqlite3.Error, OSError) as exc:
             self._free()
-            raise _trouble(self.path, "opened", exc) from exc
+            raise trouble(self.path, "opened", exc) from exc
         except BaseException:
             self._free()
             raise
@@ -147,48 +149,20 @@ class Database:
     def _open(self, durability: str) -> None:
         found = look(self.path) if self.path is not None else Found()
         self.notes = found.notes
-        self._db = self._connect()
+        self._db = connect(self.path)
         try:
-            self._prepare(durability)
-            self._begin_run(found.session, durability)
+            prepare(self._db, self.path, durability)
+            if self.path is not None:
+                self._marker = begin_run(self._db, self.path, found.session, durability)
             self._sequence, self._sequence_end = self._reserved(), 0
             self._repeat()
             if self.path is not None:
                 self._open_redo(self.path.with_name(REDO), synced=durability == "full")
         except BaseException:
-            self._abandon()
+            abandon(self._db, self.path)
             raise
 
     # Opening
-
-    def _connect(self) -> sqlite3.Connection:
-        if self.path is not None:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        return sqlite3.connect(self.path or ":memory:", isolation_level=None, check_same_thread=False)
-
-    def _prepare(self, durability: str) -> None:
-        db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
-        db.execute("PRAGMA wal_autocheckpoint = 4000")
-        db.execute("PRAGMA journal_size_limit = 67108864")
-        # Messages come and go in the order of their keys: 16 MB are as quick as 48, and the limit that a busy
-        # broker's memory grows to.
-        db.execute("PRAGMA cache_size = -16384")
-        db.execute("PRAGMA temp_store = MEMORY")
-        # Some builds (Debian's) fill with zeros what is deleted: each payload would be written once more.
-        db.execute("PRAGMA secure_delete = OFF")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version < SCHEMA_VERSION:
-            steps = [SQL["schema"]] if version == 0 else []
-            steps += [SQL[f"migrate_{step}"] for step in range(max(version, 1), SCHEMA_VERSION)]
-            script = "\n".join(["BEGIN;", *steps, f"PRAGMA user_version = {SCHEMA_VERSION};", "COMMIT;"])
-            self._db.executescript(script)
-        elif version > SCHEMA_VERSION:
-            raise JournalError(
-                f"{self.path} was written by a newer emq-compat "
-                f"(schema {version}, this one knows {SCHEMA_VERSION}): upgrade"
-            )
 
     def _reserved(self) -> int:
         row = self._db.execute(SQL["get_meta"], ("sequence",)).fetchone()
@@ -206,7 +180,7 @@ class Database:
             self._begin()
             self._fold()
         except (sqlite3.Error, OSError) as exc:
-            raise _trouble(self.path, f"joined by what is in {file}", exc) from exc
+            raise trouble(self.path, f"joined by what is in {file}", exc) from exc
 
     def _repeat(self) -> None:
         """Execute what is in the redo log, in a transaction that stays open."""
@@ -229,10 +203,10 @@ class Database:
                 raise JournalError(f"it lacks what is in {REDO}")
             self._fold()
             if self._marker is not None:
-                self._end_run()
+                end_run(self._db, self._marker)
         except (sqlite3.Error, OSError, JournalError) as exc:
             logger.warning("the next start will take up what is in the journal's logs: %s", exc)
-            self._abandon()
+            abandon(self._db, self.path)
         else:
             self._db.close()
         self._free()
@@ -248,46 +222,6 @@ class Database:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    # What is known of the files beside it (mark.py)
-
-    def _begin_run(self, before: str, durability: str) -> None:
-        """Note in the journal and beside it that a run has begun; each step may be the last one."""
-        if self.path is None:
-            return
-        self._checkpoint()
-        session = new_id()
-        self._marker = Marker(self.path, Mark(session=session, before=before, full=durability == "full"))
-        self._db.execute(SQL["set_meta"], ("session", f"{session} open"))
-        if self._checkpoint():
-            self._marker.say()
-
-    def _checkpoint(self) -> bool:
-        """Put the whole log into the file, on disk; False: somebody reads it."""
-        busy, pages, done = self._db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
-        return not busy and pages == done
-
-    def _end_run(self) -> None:
-        """Note that nothing in the logs is needed, then that the run has ended."""
-        assert self._marker is not None
-        if not self._checkpoint():
-            raise JournalError("somebody reads the journal")
-        self._marker.say()
-        session = self._db.execute(SQL["get_meta"], ("session",)).fetchone()[0].split()[0]
-        self._db.execute(SQL["set_meta"], ("session", f"{session} closed"))
-        if self._checkpoint():
-            self._marker.say(closed=True)
-
-    def _abandon(self) -> None:
-        """Close the file and leave its log, which SQLite would put into the file and delete."""
-        keeper = None
-        if self.path is not None:
-            with suppress(sqlite3.Error):
-                keeper = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
-                keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        self._db.close()
-        if keeper is not None:
-            keeper.close()
 
     # Transactions
 
@@ -498,30 +432,11 @@ class Database:
         Raises:
             JournalError: the journal is in memory, the file exists, or it can't be written.
         """
-        if self.path is None:
-            raise JournalError("a broker in memory has nothing to back up")
-        if file.exists():
-            raise JournalError(f"{file} exists already")
-        try:
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError as exc:
-            raise JournalError(f"the backup {file} can't be written: {exc.strerror or exc}") from exc
-        source = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        self._copying.append(source)
-        try:
-            source.execute("VACUUM INTO ?", (str(file),))
-            _make_own(file)
-        except sqlite3.Error as exc:
-            file.unlink(missing_ok=True)
-            raise JournalError(f"the backup {file} can't be written: {exc}") from exc
-        finally:
-            self._copying.remove(source)
-            source.close()
+        self._copies.write(file)
 
     def interrupt_backups(self) -> None:
         """Have the backups under way fail now; may be called from another thread than theirs."""
-        for source in tuple(self._copying):
-            source.interrupt()
+        self._copies.interrupt()
 
     def _write(self, name: str, row: tuple[Any, ...]) -> None:
         self._pending[name].append(row)
@@ -552,7 +467,7 @@ class Database:
     def _failed(self, what: str, exc: sqlite3.Error | OSError) -> JournalError:
         """Undo what isn't committed; returns the error to raise."""
         self._undo()
-        return _trouble(self.path, what, exc)
+        return trouble(self.path, what, exc)
 
     def _execute_many(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         self._flush()
@@ -575,33 +490,3 @@ class Database:
     def last_sequence(self) -> int:
         """See Journal."""
         return self._sequence
-
-
-def _make_own(copy: Path) -> None:
-    """Have a copy be a journal that belongs to no run."""
-    db = sqlite3.connect(copy, isolation_level=None)
-    try:
-        db.execute("DELETE FROM meta WHERE name IN ('session', 'probe', 'redo')")
-    finally:
-        db.close()
-
-
-#: What SQLite or the system says → what to do.
-_REMEDIES = {
-    "is full": "make room on its disk",
-    "No space left": "make room on its disk",
-    "Too many open files": "raise the limit of open files (`ulimit -n`, LimitNOFILE= in systemd)",
-    "disk I/O error": "its disk is full or fails: see the system's log",
-    "readonly": "the broker must be able to write to the file and its folder",
-    "unable to open": "the broker must be able to write to the file and its folder",
-}
-
-
-def _trouble(journal: Path | None, what: str, exc: sqlite3.Error | OSError) -> JournalError:
-    """Return the error that says that the journal can't be opened, read or written, and what to do."""
-    said = str(exc)
-    if journal is not None and ("malformed" in said or "not a database" in said):
-        return JournalDamaged(f"the journal {journal} is damaged: {said}. {advice(journal)}")
-    remedy = next((remedy for text, remedy in _REMEDIES.items() if text in said), "")
-    name = f"the journal {journal}" if journal is not None else "the journal"
-    return JournalError(f"{name} can't be {what}: {said}" + (f"; {remedy}" if remedy else ""))

@@ -21,8 +21,12 @@ class Connecting(Configured):
 
     _kombu_pools: KombuPools | None = None
 
+    def _refresh(self) -> None:
+        raise NotImplementedError
+
     @property
     def _kombu(self) -> KombuPools:
+        self._refresh()  # or the settings, read later, would leave these connections to the garbage collector
         if self._kombu_pools is None:
             self._kombu_pools = later.KombuPools(cast("Sender", self))
         return self._kombu_pools

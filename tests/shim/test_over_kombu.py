@@ -206,3 +206,15 @@ def test_a_retry_is_no_longer_the_message_that_came(app: Celery) -> None:
     assert 1 == message.headers.retries
     assert message.headers.eta > 0
     assert b"wire" not in message.payload
+
+
+def test_connections_stay_when_the_first_task_is_published(tmp_path: Path) -> None:
+    """A pool that was used before settings were read for a publish is used after it: nothing is left open."""
+    app = Celery("early", broker="filesystem://")
+    folder = {"data_folder_in": str(tmp_path), "data_folder_out": str(tmp_path)}
+    app.conf.broker_transport_options = folder
+    connections, producers = app.pool, app.producer_pool
+    app.send_task("t")
+    assert connections is app.pool
+    assert producers is app.producer_pool
+    app.close()

@@ -81,6 +81,8 @@ class Guard:
     def _publishes(self, permit: Permit, queue: str, headers: Headers) -> Broken | None:
         if headers.settled and not permit.is_at_least(WORKER):
             return _needs(permit, "settled", "to end a task (header settled)", WORKER)
+        if headers.settled and headers.route is None:
+            return None  # it goes into no queue
         if headers.route is None:
             return _sends(permit, [queue])
         return self._sends_through(permit, *headers.route)

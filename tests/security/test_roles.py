@@ -197,6 +197,17 @@ def test_a_clients_key_ends_no_task(ring: Keyring) -> None:
     assert ring.admin.results([forged.task_id])[forged.task_id] is not None
 
 
+def test_a_limited_worker_s_key_ends_tasks_in_any_store(ring: Keyring) -> None:
+    """What a task came to goes into no queue: Celery's worker stores results with a key for some of them."""
+    worker = ring.client(ring.key(role="worker", publish=("celery",), take=("celery",)))
+    task_id = new_id()
+    headers = Headers(task_id=task_id, guarantee=True, settled="SUCCESS")
+    worker.publish(Publish(queue="default", headers=headers, payload=b'{"result": 5}'))
+    assert ring.admin.results([task_id])[task_id] is not None
+    with pytest.raises(NotPermitted, match="to publish to the queue 'default'"):
+        worker.publish(Publish(queue="default", headers=Headers(guarantee=True), payload=b"[]"))
+
+
 @pytest.mark.parametrize("role", ["client", "worker"])
 def test_remote_control_is_an_administrators(ring: Keyring, role: str) -> None:
     """Commands to workers are refused, however they are addressed."""

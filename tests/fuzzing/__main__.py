@@ -39,7 +39,8 @@ def main() -> None:
             str(found),
             str(CORPUS / name),
         ]
-    atheris.Setup([sys.argv[0], *options], target)
+    # libFuzzer merges in processes of its own, which it starts by this name, through a shell.
+    atheris.Setup([f"{sys.executable} -m tests.fuzzing {name}", *options], target)
     atheris.Fuzz()
 
 

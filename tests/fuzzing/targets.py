@@ -44,7 +44,9 @@ from emq_compat.protocol.roles import CLIENT, WORKER
 from emq_compat.shim.packing import MARKER, pack
 from emq_compat.shim.results.content import value_of
 from emq_compat.stored import StoredResult
+from emq_compat.wire.zmtp import Zmtp, ZmtpError
 from tests.broker.bench import Bench
+from tests.faults import zmtp
 
 __all__ = ["CORPUS", "TARGETS", "joined"]
 
@@ -243,6 +245,29 @@ def _turn(bench: Bench, asks: Asks, keyed: Keyed, said: bytes) -> None:
     engine.desk.notes.clear()
 
 
+def stream(data: bytes) -> None:
+    """What a connection says to a ROUTER means the same however it is cut, and is cut off by an error alone.
+
+    The first byte says where it is cut; the handshake is put before it where its lowest bit is set.
+    """
+    where = data[0] if data else 0
+    said = (zmtp.opening() if where & 1 else b"") + data[1:]
+    outcomes = []
+    for size in (len(said) or 1, 1 + (where >> 1)):
+        heard: list[list[bytes]] = []
+        peer = Zmtp(router=True, frame_bytes=1 << 17, frames=50, message_bytes=1 << 18)
+        error = ""
+        try:
+            for at in range(0, len(said), size):
+                peer.receive(said[at : at + size], heard)
+                assert len(peer.outgoing) < 1 << 13, "it says too much"
+        except ZmtpError as exc:
+            error = str(exc)
+        outcomes.append((heard, error, peer.established, peer.identity))
+    assert outcomes[0] == outcomes[1], "it means another thing when it is cut"
+    assert all(len(frames) <= 51 for frames in outcomes[0][0])
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "protocol": protocol,
     "headers": headers,
@@ -252,4 +277,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "records": records,
     "keys": keys,
     "broker": broker,
+    "stream": stream,
 }

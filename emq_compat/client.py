@@ -201,18 +201,22 @@ class Client:
         ids: Iterable[str],
         timeout_s: float | None,
         on_result: Callable[[str, StoredResult], object] | None = None,
+        unless_done: Iterable[str] = (),
     ) -> Iterator[tuple[str, StoredResult]]:
         """Yield (task id, result) of each id as soon as its result is final, in the order they become so.
 
         The broker pushes; nothing is polled. Lasts over restarts of the broker. ``timeout_s`` is for all of
         them, from the first ``next`` (None: for ever). ``on_result`` is called with each before its yield.
+        ``unless_done``: further ids, of which only those are yielded, while the others are waited for, that
+        end as anything but SUCCESS; a broker that is older yields the others, too.
 
         Raises:
             TimeoutError: some are not final within ``timeout_s``; those that were have been yielded.
             OperationalError: the address is a stock router's; raised at once.
         """
         self._need_ours("wait")
-        return self._waited(Waiting(self._own(), ids, self.timeout_s), timeout_s, on_result)
+        waiting = Waiting(self._own(), ids, self.timeout_s, unless_done=unless_done)
+        return self._waited(waiting, timeout_s, on_result)
 
     def announce(self, topic: str, payload: bytes) -> None:
         """Tell those who have subscribed to the topic; nothing is kept, and nobody confirms it.

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from emq_compat.channel import Channel, Channels, Cut, Silent
@@ -37,10 +37,23 @@ class Waiting:
     """
 
     def __init__(
-        self, channels: Channels, ids: Iterable[str], timeout_s: float, *, every: bool = False
+        self,
+        channels: Channels,
+        ids: Iterable[str],
+        timeout_s: float,
+        *,
+        every: bool = False,
+        unless_done: Iterable[str] = (),
     ) -> None:
-        """``every``: ``take`` also gives each state that a task has on the way."""
+        """``every``: ``take`` also gives each state that a task has on the way.
+
+        ``unless_done``: further ids, of which only those are given that end as anything but SUCCESS. The
+        waiting is over when the others are.
+        """
         self.pending = dict.fromkeys(ids)
+        self._spared = {one: None for one in unless_done if one not in self.pending}
+        self._left = len(self.pending)
+        self.pending.update(self._spared)
         self._channels = channels
         self._timeout_s = timeout_s
         self._channel: Channel | None = None
@@ -52,13 +65,14 @@ class Waiting:
         """Wait for these, too."""
         new = [task_id for task_id in ids if task_id not in self.pending]
         self.pending.update(dict.fromkeys(new))
+        self._left += len(new)
         self._say("wait", new)
 
     def discard(self, ids: Iterable[str]) -> None:
         """Don't wait for these any more."""
         gone = [task_id for task_id in ids if task_id in self.pending]
         for task_id in gone:
-            del self.pending[task_id]
+            self._forget(task_id)
         self._say("unwait", gone)
 
     def take(self, deadline: float, wake_fd: int | None = None) -> tuple[str, StoredResult] | None:
@@ -82,11 +96,17 @@ class Waiting:
             if isinstance(command, Reply) and command.request_msgid in self.pending:
                 stored = _pushed(command)
                 if stored.state in FINAL_STATES or not self._more:
-                    del self.pending[command.request_msgid]
-                    if not self.pending:
+                    self._forget(command.request_msgid)
+                    if not self._left:
                         self.close()
+                        self.pending.clear()
                 return command.request_msgid, stored
         return None
+
+    def _forget(self, task_id: str) -> None:
+        del self.pending[task_id]
+        if task_id not in self._spared:
+            self._left -= 1
 
     def close(self) -> None:
         """End the waiting; the connection is given back, and its next user skips what still comes on it."""
@@ -143,7 +163,14 @@ class Waiting:
                 return channel
 
     def _ask_about(self, verb: str, channel: Channel, ids: Sequence[str]) -> None:
-        more = self._more if verb == "wait" else {}
+        if verb == "wait" and self._spared:
+            spared = [task_id for task_id in ids if task_id in self._spared]
+            self._ask(verb, channel, spared, {"failures": True})
+            ids = [task_id for task_id in ids if task_id not in self._spared]
+        self._ask(verb, channel, ids, self._more if verb == "wait" else {})
+
+    @staticmethod
+    def _ask(verb: str, channel: Channel, ids: Sequence[str], more: Mapping[str, Any]) -> None:
         for i in range(0, len(ids), _WAITS_A_TIME):
             some = ids[i : i + _WAITS_A_TIME]
             channel.send(encode(Ask(msgid=new_id(), verb=verb, arguments={"ids": some, **more})))

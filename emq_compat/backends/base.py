@@ -102,6 +102,15 @@ class ResultStore(ABC):
         """
         return polled(self, ids, timeout_s, interval_s)
 
+    def wait_behind(
+        self, task_id: str, before: Iterable[str], timeout_s: float | None, interval_s: float = 0.5
+    ) -> Iterator[tuple[str, StoredResult]]:
+        """Do as ``wait`` for a task and those before it, of which only the ends that are no SUCCESS matter.
+
+        The others may be left out; it may end once ``task_id`` has been yielded.
+        """
+        return self.wait([task_id, *before], timeout_s, interval_s)
+
     @property
     def watcher(self) -> Watcher:
         """Tells of results from a thread of its own; the same one at each call."""

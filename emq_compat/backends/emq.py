@@ -34,7 +34,9 @@ class ResultClient(Protocol):
     def publish(self, message: Publish) -> object: ...
     def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
     def results(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]: ...
-    def wait(self, ids: Iterable[str], timeout_s: float | None) -> Iterable[tuple[str, StoredResult]]: ...
+    def wait(
+        self, ids: Iterable[str], timeout_s: float | None, *, unless_done: Iterable[str] = ()
+    ) -> Iterable[tuple[str, StoredResult]]: ...
 
 
 class BrokerWatcher(PipedWatcher):
@@ -116,6 +118,11 @@ class BrokerStore(ResultStore):
         self, ids: Iterable[str], timeout_s: float | None, interval_s: float = 0.5
     ) -> Iterator[tuple[str, StoredResult]]:
         yield from self._ours().wait(ids, timeout_s)
+
+    def wait_behind(
+        self, task_id: str, before: Iterable[str], timeout_s: float | None, interval_s: float = 0.5
+    ) -> Iterator[tuple[str, StoredResult]]:
+        yield from self._ours().wait([task_id], timeout_s, unless_done=before)
 
     def _new_watcher(self) -> Watcher:
         waiting = getattr(self._ours(), "waiting", None)

@@ -94,7 +94,8 @@ class Asks:
 
     def _wait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> None:
         every = arguments.get("every") is True
-        self._engine.results.wait(client, _ids(arguments), now, every=every)
+        failures = arguments.get("failures") is True
+        self._engine.results.wait(client, _ids(arguments), now, every=every, failures=failures)
 
     def _unwait(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> bool:
         self._engine.results.unwait(client, _ids(arguments))

@@ -8,7 +8,7 @@ from typing import Any
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment, StoredResult
 from emq_compat.errors import MessageError
-from emq_compat.message import FINAL_STATES, Failure, Outcome, ReplyHeaders, new_id
+from emq_compat.message import FINAL_STATES, SUCCESS, Failure, Outcome, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Reply
 
 __all__ = ["Results", "failure_body"]
@@ -55,6 +55,8 @@ class Results:
         self._waits: dict[str, dict[bytes, float]] = {}
         #: task id → clients among those that want to be told of states on the way, too.
         self._watched: dict[str, set[bytes]] = {}
+        #: task id → clients among those that want to be told only if it doesn't succeed.
+        self._spared: dict[str, set[bytes]] = {}
         #: client → results that are final and wait, stored, until it has read what is under way to it.
         self._postponed: dict[bytes, dict[str, None]] = {}
         self._count = 0
@@ -85,18 +87,29 @@ class Results:
                 self._push(client, task_id, state, body)
         elif waiting := self._waits.pop(task_id, None):
             self._watched.pop(task_id, None)
+            spared = self._spared.pop(task_id, None) if self._spared else None
             self._count -= len(waiting)
             for client in waiting:
+                if spared is not None and state == SUCCESS and client in spared:
+                    continue
                 if keep:
                     self._push_or_postpone(client, task_id, state, body)
                 else:
                     self._push(client, task_id, state, body)
 
-    def wait(self, client: bytes, task_ids: Iterable[str], now: Moment, *, every: bool = False) -> None:
+    def wait(
+        self,
+        client: bytes,
+        task_ids: Iterable[str],
+        now: Moment,
+        *,
+        every: bool = False,
+        failures: bool = False,
+    ) -> None:
         """Push each of these results to the client, now or when it is final.
 
         To a client that doesn't read what it was sent before they are pushed when it has. ``every``: push
-        each state on the way, too.
+        each state on the way, too. ``failures``: don't push what succeeds.
 
         Raises:
             MessageError: too many results are waited for; some of these aren't.
@@ -104,13 +117,15 @@ class Results:
         ids = list(task_ids)
         known = self._journal.result_sizes(ids) if len(ids) > 1 else {}
         final = dict.fromkeys(one for one in ids if one in known and known[one][0] in FINAL_STATES)
-        self._give(client, list(final))
+        wanted = [one for one in final if known[one][0] != SUCCESS] if failures else list(final)
+        self._give(client, wanted)
         others = [task_id for task_id in ids if task_id not in final]
         on_the_way = self._journal.results(others) if every or len(ids) == 1 else {}
         for task_id in others:
             result = on_the_way.get(task_id)
             if result is not None and result.state in FINAL_STATES:
-                self._push_or_postpone(client, task_id, result.state, result.body)
+                if not failures or result.state != SUCCESS:
+                    self._push_or_postpone(client, task_id, result.state, result.body)
                 continue
             clients = self._waits.setdefault(task_id, {})
             if client not in clients:
@@ -118,6 +133,10 @@ class Results:
                     raise MessageError(f"{MOST_WAITS:,} results are waited for, and no more can be")
                 self._count += 1
             clients[client] = now.mono + WAIT_S
+            if failures:
+                self._spared.setdefault(task_id, set()).add(client)
+            elif (spared := self._spared.get(task_id)) is not None:
+                spared.discard(client)
             if every:
                 watching = self._watched.setdefault(task_id, set())
                 if result is not None and client not in watching:
@@ -185,11 +204,12 @@ class Results:
 
     def _keep_waits(self, task_id: str, waiting: dict[bytes, float]) -> None:
         """Have these clients, and no others, wait for a result."""
-        watching = self._watched.get(task_id)
-        if watching is not None:
-            watching.intersection_update(waiting)
-            if not watching:
-                del self._watched[task_id]
+        for chosen in (self._watched, self._spared):
+            clients = chosen.get(task_id)
+            if clients is not None:
+                clients.intersection_update(waiting)
+                if not clients:
+                    del chosen[task_id]
         if waiting:
             self._waits[task_id] = waiting
         else:

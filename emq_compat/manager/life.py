@@ -242,7 +242,9 @@ class Life(ABC):
                 upstreams_fds = (fd for fds in upstream_fds for fd in fds)
                 for fd in (wake, *self._companions, *pool_fds, *upstreams_fds):
                     poller.register(fd, select.POLLIN)
-            due = self._due()
+            # Asked once in a turn: an upstream sends then what has been collected for it.
+            upstreams_due = [upstream.deadline() for upstream in self.upstreams]
+            due = min(self._due(), *(at for at in upstreams_due if at is not None), math.inf)
             ready = [fd for fd, _ in poller.poll(_milliseconds(due))]
             now = time.monotonic()
             if wake in ready:
@@ -250,27 +252,30 @@ class Life(ABC):
             if self._companions and not self._companions.keys().isdisjoint(ready):
                 self._on_companions_end(ready)
                 poller = None
-            from_pool = [fd for fd in ready if fd in pool_set]
-            pool_due = self.pool.next_deadline()
-            if from_pool or (pool_due is not None and pool_due <= now):
-                for pool_event in self.pool.step(from_pool, now):
-                    self._on_pool_event(pool_event)
-                    del pool_event  # it may be large, and the next one far away
-                if self._pool_broken:
-                    # A child whose death is seen only now leaves what it had not begun to nobody.
-                    self._give_back(self._placement.stranded())
-            for upstream, fds in zip(self.upstreams, upstream_fds, strict=True):
-                upstream_due = upstream.deadline()
+            self._step_pool([fd for fd in ready if fd in pool_set], now)
+            for upstream, fds, upstream_due in zip(self.upstreams, upstream_fds, upstreams_due, strict=True):
                 if (upstream_due is not None and upstream_due <= now) or any(fd in ready for fd in fds):
                     for event in upstream.step(now):
                         self._on_upstream_event(upstream, event)
                         del event
+            self._step_pool((), now)  # what began just now is told without another turn
             self._settle(now)
             if now >= self._spare.due:
                 self._spare.look(now, quiet=True)
             self._onlooker_due = self.program.onlooker.turn(self, now)
             if now >= self._stage_ends:
                 self.shut_down(Stage.COLD)
+
+    def _step_pool(self, readable: Sequence[int], now: float) -> None:
+        due = self.pool.next_deadline()
+        if not readable and (due is None or due > now):
+            return
+        for event in self.pool.step(readable, now):
+            self._on_pool_event(event)
+            del event  # it may be large, and the next one far away
+        if self._pool_broken:
+            # A child whose death is seen only now leaves what it had not begun to nobody.
+            self._give_back(self._placement.stranded())
 
     def _finished(self) -> bool:
         return self._stage >= Stage.COLD or (self._stage >= Stage.WARM and not self.jobs_in_flight)
@@ -280,10 +285,6 @@ class Life(ABC):
         pool_due = self.pool.next_deadline()
         if pool_due is not None and pool_due < due:
             due = pool_due
-        for upstream in self.upstreams:
-            upstream_due = upstream.deadline()
-            if upstream_due is not None and upstream_due < due:
-                due = upstream_due
         return due
 
     def _on_companions_end(self, ready: Sequence[int]) -> None:

@@ -210,7 +210,9 @@ class KombuClient:
         """Raise ConfigurationError: these brokers keep no results."""
         only_with_our_broker("a result without a result_backend")
 
-    def wait(self, ids: Iterable[str], timeout_s: float | None) -> Iterator[tuple[str, StoredResult]]:
+    def wait(
+        self, ids: Iterable[str], timeout_s: float | None, *, unless_done: Iterable[str] = ()
+    ) -> Iterator[tuple[str, StoredResult]]:
         """Raise ConfigurationError, as ``results``."""
         only_with_our_broker("a result without a result_backend")
 

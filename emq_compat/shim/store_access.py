@@ -6,7 +6,7 @@ import builtins
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emq_compat.backends.base import ResultStore
@@ -88,17 +88,20 @@ class StoreAccess:
         timeout: float | None,
         interval: float = 0.5,
         on_interval: Callable[[], object] | None = None,
+        *,
+        before: Collection[str] = (),
     ) -> Iterator[tuple[str, StoredResult]]:
         """Yield (task id, result) as results become final, within ``timeout`` seconds (None: for ever).
 
-        ``on_interval`` is called every ``interval`` seconds.
+        ``on_interval`` is called every ``interval`` seconds. ``before``: further ids, where there is one of
+        ``ids``, whose ends matter only until that one is there, and where they are no SUCCESS.
 
         Raises:
             TimeoutError: Celery's; some aren't final in time.
             RuntimeError: one of the tasks isn't published yet, since its pipeline is open.
         """
-        self._refuse_unpublished(ids)
-        pending = dict.fromkeys(ids)
+        self._refuse_unpublished([*ids, *before])
+        pending = dict.fromkeys([*ids, *before])
         for task_id, known in told_here.get().items():
             if task_id in pending:
                 del pending[task_id]
@@ -115,13 +118,13 @@ class StoreAccess:
         interval = max(interval or 0.5, 0.01)
         patience = self._patience
         pauses = None if patience is None else patience.pauses()
-        while pending:
+        while any(task_id in pending for task_id in ids):
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
             slice_s = left_s
             if on_interval is not None:
                 slice_s = interval if left_s is None else min(interval, left_s)
             try:
-                yield from self._arriving(pending, slice_s, interval)
+                yield from self._arriving(pending, slice_s, interval, before)
             except OperationalError as exc:
                 if pauses is None or (pause_s := next(pauses, None)) is None:
                     raise
@@ -134,10 +137,14 @@ class StoreAccess:
                     on_interval()
 
     def _arriving(
-        self, pending: dict[str, None], timeout_s: float | None, interval: float
+        self, pending: dict[str, None], timeout_s: float | None, interval: float, before: Collection[str]
     ) -> Iterator[tuple[str, StoredResult]]:
         """Yield what arrives within a time, taking it out of ``pending``; raises the builtin TimeoutError."""
-        arriving = self._told(lambda: self.store.wait(list(pending), timeout_s, interval))
+        if before:
+            last, *others = pending
+            arriving = self._told(lambda: self.store.wait_behind(last, others, timeout_s, interval))
+        else:
+            arriving = self._told(lambda: self.store.wait(list(pending), timeout_s, interval))
         while pending:
             one = self._told(lambda: next(arriving, None))
             if one is None:

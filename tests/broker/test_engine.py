@@ -260,6 +260,41 @@ def test_a_wait_is_pushed() -> None:
     assert ["x"] == [r.request_msgid for r in b.commands(Reply)]
 
 
+def test_who_waits_for_failures_hears_of_nothing_else() -> None:
+    """What succeeds is not pushed, later or at once; what doesn't is, to others either is."""
+    b = Bench()
+    for ids in (["good", "bad"], ["good"]):  # many and one are looked up in different ways
+        b.engine.results.wait(CLIENT, ids, b.now, failures=True)
+    b.engine.results.wait(b"client.2", ["good"], b.now)
+    for task_id in ("good", "bad"):
+        b.publish(task_id=task_id)
+    good, bad = b.worker(credit=2, slots=2)
+    b.reply(good)
+    assert [b"client.2"] == [
+        s.identity for s in b.sent if isinstance(s, Send) and isinstance(s.command, Reply)
+    ]
+    b.reply(bad, state="FAILURE")
+    assert ["bad"] == [r.request_msgid for r in b.commands(Reply)]
+    for ids in (["good", "bad"], ["good"]):
+        b.engine.results.wait(b"client.3", ids, b.now, failures=True)
+    b.turn()
+    assert ["bad"] == [r.request_msgid for r in b.commands(Reply)]
+    assert 0 == b.engine.results.waiting
+
+
+def test_who_waits_for_all_after_failures_hears_of_success() -> None:
+    """The last word counts, also after a wait that another client has given up."""
+    b = Bench()
+    b.engine.results.wait(CLIENT, ["x"], b.now, failures=True)
+    b.engine.results.wait(b"client.2", ["x"], b.now, failures=True)
+    b.engine.results.unwait(b"client.2", ["x"])
+    b.engine.results.wait(CLIENT, ["x"], b.now)
+    b.publish(task_id="x")
+    (d,) = b.worker()
+    b.reply(d)
+    assert ["x"] == [r.request_msgid for r in b.commands(Reply)]
+
+
 def test_results_expire() -> None:
     """A result is gone some seconds after its time; with 0 it stays."""
     b = Bench(result_expires_s=2)

@@ -92,6 +92,20 @@ def test_wait(broker: FakeBroker, client: Client) -> None:
     assert ["wait"] == [ask.verb for ask in broker.asked]
 
 
+def test_wait_for_one_and_the_failures_before_it(broker: FakeBroker, client: Client) -> None:
+    """What is only to be told of unless it succeeds is asked for so, and ends with what is waited for."""
+    waiting = client.wait(["last"], 5, unless_done=["a", "b", "c"])
+    broker.finish("b", "FAILURE", "no")
+    assert ("b", "FAILURE") == (lambda told: (told[0], told[1].state))(next(waiting))
+    broker.finish("last", value=1)
+    assert ["last"] == [task_id for task_id, _ in waiting]
+
+    broker.wait_until(lambda: "unwait" in [ask.verb for ask in broker.asked])
+    said = [(ask.verb, dict(ask.arguments)) for ask in broker.asked]
+    told = ("wait", {"ids": ["a", "b", "c"], "failures": True})
+    assert [told, ("wait", {"ids": ["last"]}), ("unwait", {"ids": ["a", "c"]})] == said
+
+
 def test_wait_calls_back(broker: FakeBroker, client: Client) -> None:
     """The callback gets each result before it is yielded."""
     broker.finish("a", value=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from emq_compat.client import StoredResult
 from emq_compat.errors import NotPublished, OperationalError
-from emq_compat.message import FINAL_STATES, Delivery, Headers, Job, Publish, Reply
+from emq_compat.message import FINAL_STATES, SUCCESS, Delivery, Headers, Job, Publish, Reply
 from emq_compat.shim.program import ShimProgram
 
 
@@ -50,9 +50,15 @@ class Recorder:
     def results(self, ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
         return {task_id: self.stored.get(task_id) for task_id in ids}
 
-    def wait(self, ids: Iterable[str], timeout_s: float | None) -> Iterator[tuple[str, StoredResult]]:
+    def wait(
+        self, ids: Iterable[str], timeout_s: float | None, *, unless_done: Iterable[str] = ()
+    ) -> Iterator[tuple[str, StoredResult]]:
         if self.stock:
             raise OperationalError("a stock router keeps no results")
+        for task_id in unless_done:
+            result = self.stored.get(task_id)
+            if result is not None and result.state in FINAL_STATES - {SUCCESS}:
+                yield task_id, result
         for task_id in ids:
             result = self.stored.get(task_id)
             if result is None or result.state not in FINAL_STATES:

@@ -14,8 +14,9 @@ from emq_compat.celery_message import message_of
 from emq_compat.celery_shim import Celery, chain, chord
 from emq_compat.chain_steps import LONG, RUN, Steps, carried, steps_of
 from emq_compat.errors import MessageError
-from emq_compat.message import FAILURE, Job
+from emq_compat.message import FAILURE, SUCCESS, Job
 from emq_compat.shim.canvas.kinds import _chain
+from emq_compat.stored import StoredResult
 from tests.shim.recorder import Recorder, Worker
 
 pytestmark = pytest.mark.unit
@@ -109,6 +110,18 @@ def test_a_failed_step_ends_all_that_come_later(client: Recorder, worker: Worker
     ends = worker.run(failing).follow_ups
     assert {task.id for task in _parents(result)[:-2]} == {end.headers.task_id for end in ends}
     assert {FAILURE} == {end.headers.settled for end in ends}
+
+
+def test_who_waits_for_a_chain_is_not_told_of_each_step(client: Recorder, add: Any) -> None:
+    """The last result ends the waiting, whatever is known of the others; a failure among them is raised."""
+    result = chain(add.s(0), add.s(), add.s()).apply_async()
+    client.stored[result.id] = StoredResult(SUCCESS, reply={"value": 3, "state": SUCCESS})
+    assert 3 == result.get(timeout=1)
+    again = chain(add.s(0), add.s(fails=True), add.s()).apply_async()
+    error = {"type": "ValueError", "module": "builtins", "args": ["no"], "message": "no"}
+    client.stored[again.parent.id] = StoredResult(FAILURE, reply={"state": FAILURE, "error": error})
+    with pytest.raises(ValueError, match="no"):
+        again.get(timeout=1)
 
 
 def _parents(result: Any) -> list[Any]:

@@ -183,7 +183,7 @@ class AsyncResult(Recorded, Descent, Generic[R]):
         on_interval: Callable[[], object] | None,
         ancestors: dict[str, AsyncResult[Any]],
     ) -> StoredResult:
-        arrivals = self.backend.arrivals([self.id, *ancestors], timeout, interval, on_interval)
+        arrivals = self.backend.arrivals([self.id], timeout, interval, on_interval, before=ancestors)
         for task_id, stored in arrivals:
             if task_id == self.id:
                 return self._settle(stored)

@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-__all__ = ["made_at", "new_id", "plain_name"]
+__all__ = ["made_at", "new_id", "new_ids", "plain_name"]
 
 _UNFIT = re.compile(r"[^!-~]+")
 
@@ -27,6 +27,13 @@ def new_id() -> str:
     value |= 0b10 << 62 | rand & (1 << 62) - 1
     h = f"{value:032x}"
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def new_ids(count: int) -> list[str]:
+    """Return new identifiers that are numbered from a random one on: a text with many of them packs well."""
+    first = new_id()
+    number = int(first[24:], 16)
+    return [f"{first[:24]}{number + i & 0xFFFFFFFFFFFF:012x}" for i in range(count)]
 
 
 def made_at(msgid: str) -> float | None:

@@ -21,6 +21,7 @@ from emq_compat.celery_shim import (
     signature,
 )
 from emq_compat.failures import failure_of
+from emq_compat.shim.canvas.composite import is_a
 from emq_compat.shim.canvas.kinds import StampingVisitor, _chain
 from emq_compat.shim.exceptions import Ignore, ImproperlyConfigured
 from emq_compat.shim.flow import failed
@@ -458,3 +459,60 @@ def test_the_rest_of_a_failed_chain_is_stored_as_its_tasks_say(t: Tasks, app: Ce
 
     assert [(sig.id, 7.0) for sig in sigs] == [(end.headers.task_id, end.headers.keep_s) for end in ends]
     assert [False, True, False, True] == [end.headers.no_result for end in ends]
+
+
+# What publishing costs
+
+
+def test_publishing_nested_chords_copies_each_part_once(
+    t: Tasks, client: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many levels there are, a task's signature is copied a small number of times."""
+
+    def nested(levels: int) -> Any:
+        made = [t.add.s(1, 2) if levels == 1 else nested(levels - 1) for _ in range(3)]
+        return chord(made, t.total.s())
+
+    copied: list[str] = []
+    clone = Signature.clone
+
+    def counted(self: Signature, *args: Any, **kwargs: Any) -> Any:
+        copied.append(self["task"])
+        return clone(self, *args, **kwargs)
+
+    canvas = nested(4)
+    monkeypatch.setattr(Signature, "clone", counted)
+    canvas.apply_async()
+    assert 3**4 + 3**3 + 3**2 + 3 + 1 == len(client.published)
+    assert copied.count("add") <= 3**4
+
+
+def test_a_canvas_is_published_anew_each_time(t: Tasks, client: Recorder) -> None:
+    """What publishing uses up is its own copy: the canvas stays as it was, and has other ids each time."""
+    inner = chord([t.add.s(1, 2), t.add.s(3, 4)], t.total.s())
+    side = group(t.add.s(5, 6), group(t.add.s(7, 8)))
+    for canvas in (chord([inner, side], t.total.s()), group(inner, side), chord(side, t.total.s())):
+        before, shown = json.dumps(canvas), repr(canvas)
+        published = []
+        for _ in range(2):
+            client.published.clear()
+            canvas.apply_async(link=t.total.s()) if is_a("chord", canvas) else canvas.apply_async()
+            published.append([message.headers.task_id for message in client.published])
+        assert (before, shown) == (json.dumps(canvas), repr(canvas))
+        assert set(published[0]).isdisjoint(published[1])
+        assert len(published[0]) == len(set(published[0])) == len(published[1])
+
+
+def test_ids_of_a_chains_steps_are_numbered(t: Tasks) -> None:
+    """They differ in their last digits only, so that a long chain's messages pack well."""
+    results = [chain(t.add.s(1, 2), *[t.add.s(1) for _ in range(4)]).freeze() for _ in range(2)]
+    seen: list[list[str]] = []
+    for result in results:
+        ids = []
+        while result is not None:
+            ids.append(result.id)
+            result = result.parent
+        seen.append(ids)
+    assert {5} == {len(set(ids)) for ids in seen}
+    assert {1} == {len({one[:24] for one in ids}) for ids in seen}
+    assert seen[0][0][:24] != seen[1][0][:24]

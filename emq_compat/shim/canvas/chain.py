@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.ids import new_ids
 from emq_compat.shim.canvas.composite import (
     Composite,
     chaining,
@@ -227,17 +228,20 @@ class _chain(Composite):  # noqa: N801 - Celery's name
         results: list[Any] = []
         # Of each step the result whose parent is the step before it.
         heads: list[Any] = []
+        # Steps travel in each other's messages: ids that have little in common would fill these.
+        ids = iter(new_ids(len(flat)))
         for given in reversed(flat):
             step = given
             if is_a("group", step) and steps:
                 results.pop(), heads.pop()
                 step = make("chord", step, body=steps.pop(), root_id=root_id, app=app)
+            own_id = None if step["subtask_type"] else next(ids)
             if steps:
-                result = step.freeze(root_id=root_id)
+                result = step.freeze(own_id, root_id=root_id)
                 heads[-1].parent = result
             else:
                 result = step.freeze(
-                    last_task_id,
+                    last_task_id or own_id,
                     root_id=root_id,
                     group_id=group_id,
                     chord=chord_body,

@@ -88,19 +88,22 @@ class chord(Composite):  # noqa: N801 - Celery's name
         """Return its header as a group, which it is from here on."""
         if not isinstance(self.tasks, group):
             self.tasks = group(self.tasks, app=self._app)
+        self.tasks._unshared = self._unshared
         return self.tasks
 
     def clone(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
     ) -> Any:
         """Return a copy; its header and body are copies, too."""
+        own = self.tasks
         copy = super().clone(args, kwargs, **opts)
         header = copy["kwargs"]["header"]
         if isinstance(header, group):
             copy["kwargs"]["header"] = header.clone()
         elif isinstance(header, Regen):
             header.map(lambda task: maybe_signature(task, clone=True))
-        else:
+        elif not (isinstance(own, (list, tuple)) and all(isinstance(task, Signature) for task in own)):
+            # Of a list of signatures they are copies already.
             copy["kwargs"]["header"] = [maybe_signature(task, clone=True) for task in header]
         copy["kwargs"]["body"] = maybe_signature(copy["kwargs"]["body"], clone=True)
         return copy
@@ -198,10 +201,18 @@ class chord(Composite):  # noqa: N801 - Celery's name
             )
             hold(held, awaits, merged)
             return result
-        header = self.tasks.clone() if isinstance(self.tasks, group) else group(self.tasks, app=app)
+        if self._unshared:
+            header = self.header_group()
+        else:
+            body = body.clone()
+            if isinstance(self.tasks, group):
+                header = self.tasks.clone()
+                header._unshared = True
+            else:
+                header = group(self.tasks, app=app)
         if header_id and not header.options.get("task_id"):
             header.options["task_id"] = header_id
-        result = self.run(header, body.clone(), args, app=app, task_id=task_id, kwargs=given, **merged)
+        result = self.run(header, body, args, app=app, task_id=task_id, kwargs=given, **merged)
         running = app.current_task
         if add_to_parent and running is not None:
             running.add_trail(result)
@@ -255,6 +266,9 @@ class chord(Composite):  # noqa: N801 - Celery's name
             return result
         ids = {"task_id": own_id, "root_id": root_id}
         header.options.update({name: value for name, value in ids.items() if value})
+        if not header._unshared:
+            header.tasks = list(header.members())
+            header._unshared = True
         place = counting.reference(own_id, body)
         header_result = header.freeze(group_id=own_id, chord=place, root_id=root_id)
         size = self._descend(header)
@@ -267,8 +281,8 @@ class chord(Composite):  # noqa: N801 - Celery's name
                 told = {"parent_id": last, "root_id": root_id or _running_root(app) or last}
                 polling = {"interval": interval, "max_retries": max_retries}
                 counting.begin(app, own_id, body, header_result, size, {**told, **polling})
-                header_result = header.apply_async(
-                    partial_args, kwargs, add_to_parent=False, task_id=own_id, **options
+                header_result = header.publish_frozen(
+                    header_result.results, partial_args, kwargs, {**options, "task_id": own_id}
                 )
         oldest(result).parent = header_result
         return result

@@ -87,14 +87,19 @@ class group(Composite):  # noqa: N801 - Celery's name
         return self
 
     def members(self) -> Iterator[Any]:
-        """Iterate over copies of its members, with the members of groups in place of those."""
+        """Iterate over copies of its members, with the members of groups in place of those.
+
+        Where it is unshared they are no copies, and unshared, too.
+        """
+        unshared = self._unshared
         for given in self.tasks:
             task = in_full(maybe_signature(given, app=self._app))
+            task._unshared = task._unshared or unshared
             if is_a("group", task):
                 for inner in task.members():
                     yield inner.clone(task.args) if task.args else inner
             elif not is_empty(task):
-                yield task.clone()
+                yield task if unshared else task.clone()
 
     def apply_async(
         self,
@@ -128,29 +133,48 @@ class group(Composite):  # noqa: N801 - Celery's name
             return result
         if not self.tasks:
             return self.freeze()
-        options, group_id = self._with_group_id(options)
-        options.pop("group_index", None)
-        chord = options.pop("chord", None)
-        results = []
-        with app.pipeline():
-            for index, task in enumerate(self.members()):
-                root_id = options.get("root_id")
-                results.append(task.freeze(group_id=group_id, root_id=root_id, group_index=index))
-                task.apply_async(
-                    args,
-                    kwargs,
-                    add_to_parent=False,
-                    chord=task.options.get("chord") or place(chord, index),
-                    **options,
-                )
-        result = app.GroupResult(group_id, results)
-        if len(results) == 1 and isinstance(results[0], later.GroupResult):
-            # A group of one chain that ends in a group.
-            result = results[0]
+        result = self._publish(self.members(), args, kwargs, options)
         running = app.current_task
         if add_to_parent and running is not None:
             running.add_trail(result)
         return result
+
+    def publish_frozen(
+        self,
+        results: Sequence[Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Any:
+        """Publish its members, which ``freeze`` gave it and these results, once; returns a GroupResult."""
+        args = (*(args or ()), *self.args)
+        return self._publish(self.tasks, args, kwargs, options, results)
+
+    def _publish(
+        self,
+        members: Iterable[Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        results: Sequence[Any] = (),
+    ) -> Any:
+        given, group_id = self._with_group_id(options)
+        given.pop("group_index", None)
+        chord = given.pop("chord", None)
+        root_id = given.get("root_id")
+        made = list(results)
+        app = self.app
+        with app.pipeline():
+            for index, task in enumerate(members):
+                task._unshared = True  # a copy, or it was that before
+                if not results:
+                    made.append(task.freeze(group_id=group_id, root_id=root_id, group_index=index))
+                part = task.options.get("chord") or place(chord, index)
+                task.apply_async(args, kwargs, add_to_parent=False, chord=part, **given)
+        if len(made) == 1 and isinstance(made[0], later.GroupResult):
+            # A group of one chain that ends in a group.
+            return made[0]
+        return app.GroupResult(group_id, made)
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

@@ -61,6 +61,9 @@ class Signature(dict[str, Any]):
     parent_id = Member("options.parent_id", "The parent's id.")
     root_id = Member("options.root_id", "The root's id.")
 
+    #: Nobody else has it, nor what it is made of: to publish it may use it up, where else that takes a copy.
+    _unshared = False
+
     @classmethod
     def register_type(cls, name: str | None = None) -> Callable[[S], S]:
         """Return a class decorator that registers a kind of signature under ``name``, or the class's name."""

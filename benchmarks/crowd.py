@@ -145,9 +145,10 @@ def measure(
         ran(n)
         many = spread(drain, "count")
         pids = [process.pid for worker in started for process in tree(worker.pid)]
-        with stopped(pids), timed("in bulk", drain):
-            client.publish_all(many)
-        costs = [Cost.of(worker.pid) for worker in started]
+        with stopped(pids):
+            with timed("in bulk", drain):
+                client.publish_all(many)
+            costs = [Cost.of(worker.pid) for worker in started]  # takes a while: they would drain meanwhile
         with timed("drained", drain):
             until(lambda: counted.stat().st_size >= drain, 120, f"{drain} tasks ran")
         used = [Cost.of(w.pid).since(was).cpu_s for w, was in zip(started, costs, strict=True)]

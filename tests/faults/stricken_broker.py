@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from emq_compat.broker.records import Dispatch, Send
+from emq_compat.broker.running import handle_signals
 from emq_compat.broker.server import Server
 from emq_compat.config import BrokerConfig
 
@@ -32,7 +33,7 @@ def main(strikes: str, frontend: str, backend: str, admin: str, data: str) -> No
     server = StrickenServer(
         BrokerConfig(frontend=frontend, backend=backend, admin=admin, data=Path(data), dead_after_s=2.0)
     )
-    with server.handle_signals():
+    with handle_signals(server):
         print("serving", flush=True)
         server.run()
     server.close()

@@ -264,6 +264,8 @@ class Zmtp:
             raise ZmtpError("it is a socket of a kind that can't talk to a broker")
         if len(self.identity) > _IDENTITY_BYTES:
             raise ZmtpError(f"its identity is longer than {_IDENTITY_BYTES} bytes")
+        if self.identity.startswith(b"\0"):
+            raise ZmtpError("its identity begins with a zero byte, as those do that a ROUTER gives")
 
     def _heard(self, command: bytes) -> None:
         name = command[1 : 1 + command[0]] if command else b""

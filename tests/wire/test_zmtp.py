@@ -160,7 +160,8 @@ def test_a_listener_greets_at_once_and_hears_who_it_is() -> None:
     [
         (opening(socket_type=b"SUB"), "a kind that can't talk to a broker"),
         (greeting() + command(b"\x05READY"), "a kind that can't talk to a broker"),
-        (opening(identity=bytes(256)), "longer than 255"),
+        (opening(identity=b"x" * 256), "longer than 255"),
+        (opening(identity=b"\0\0\0\0\1"), "begins with a zero byte"),
         (greeting() + command(b"\x05READY\x0bSocket-Type\0\0\0\x06DEA"), "cut short"),
         (greeting() + command(b"\x05READY\xff"), "cut short"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from emq_compat.errors import MessageError, OperationalError
-from emq_compat.monitor.dashboard.words import amount
+from emq_compat.monitor.overview.words import amount
 
 __all__ = ["ACTIONS", "Broker", "do"]
 

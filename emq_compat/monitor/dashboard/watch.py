@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 from emq_compat.errors import EmqError
-from emq_compat.monitor.dashboard.history import History, away
+from emq_compat.monitor.overview.history import History, away
 
 __all__ = ["Asker", "Watch"]
 

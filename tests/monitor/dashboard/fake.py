@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.monitor.dashboard.test_history import overview
+from tests.monitor.overview.test_history import overview
 
 __all__ = ["FakeBroker"]
 

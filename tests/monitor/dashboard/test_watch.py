@@ -12,7 +12,7 @@ import pytest
 from emq_compat.errors import OperationalError
 from emq_compat.monitor.dashboard.watch import Watch
 from tests.monitor.dashboard.fake import FakeBroker
-from tests.monitor.dashboard.test_history import failure, overview
+from tests.monitor.overview.test_history import failure, overview
 
 pytestmark = pytest.mark.unit
 

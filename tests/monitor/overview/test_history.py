@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from emq_compat.monitor.dashboard.failures import Groups
-from emq_compat.monitor.dashboard.history import History, away
-from emq_compat.monitor.dashboard.verdict import verdict
-from emq_compat.monitor.dashboard.words import amount, duration
+from emq_compat.monitor.overview.failures import Groups
+from emq_compat.monitor.overview.history import History, away
+from emq_compat.monitor.overview.verdict import verdict
+from emq_compat.monitor.overview.words import amount, duration
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +24,7 @@ def queue(name: str = "q", **more: Any) -> dict[str, Any]:
 
 def worker(node: str = "w", **more: Any) -> dict[str, Any]:
     told = {"name": f"{node}.1", "node": node, "slots": 2, "busy": 0, "queues": ["q"], "present": True}
-    return {**told, "running": [], "finished": 0, **more}
+    return {**told, "leaving": False, "running": [], "finished": 0, **more}
 
 
 def failure(number: int, *, task: str = "t", kind: str = "ValueError", at: float = 1000.0) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from emq_compat.monitor.dashboard.failures import Groups
-from emq_compat.monitor.dashboard.verdict import BAD, verdict
+from emq_compat.monitor.overview.failures import Groups
+from emq_compat.monitor.overview.verdict import BAD, verdict
 
 __all__ = ["POINTS", "History", "away"]
 

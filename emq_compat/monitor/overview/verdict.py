@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emq_compat.monitor.dashboard.words import amount, duration
+from emq_compat.monitor.overview.words import amount, duration
 
 __all__ = ["BAD", "OK", "WARN", "verdict"]
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "call": "Publish a task, and wait for its result if wanted.",
     "result": "Show a task's result.",
     "status": "Show workers and queues.",
+    "top": "Show queues, workers, rates and failures, live.",
     "health": "Tell whether a broker or a worker lives, or is ready.",
     "dashboard": "Serve a page with queues, workers, failures.",
     "inspect": "Ask workers what they do.",

@@ -58,7 +58,8 @@ WORKER_FAMILIES: Final = (
     Family("emq_worker_tasks_received_total", "counter", "Deliveries taken in."),
     Family("emq_worker_tasks_total", "counter", "Tasks that ended, and how.", ("task", "end")),
     Family(
-        "emq_worker_task_runtime_seconds", "histogram", "Running times of those that gave a reply.", ("task",)
+        "emq_worker_task_runtime_seconds", "histogram",
+        "Running times of those that gave a reply, without waiting for a processor.", ("task",)
     ),
     Family(
         "emq_worker_task_queued_seconds",

@@ -97,7 +97,7 @@ class Updated:
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The work returned ``reply`` after ``runtime_s`` seconds."""
+    """The work returned ``reply`` after ``runtime_s`` seconds, without those it waited for a processor."""
 
     key: Key
     reply: Reply

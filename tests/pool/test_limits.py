@@ -20,11 +20,14 @@ def test_the_soft_limit_can_be_caught_in_a_loop_of_short_sleeps(run: Run) -> Non
 
     def body(driver: Driver) -> None:
         names = "ab"[: driver.pool.concurrency]
+        began = time.monotonic()
         for name in names:
             driver.submit(assignment("soft 10", name, soft_limit_s=0.3))
         for finished in driver.finished(*names):
+            # By the clock: a run's own time is without that in which it waits for a processor.
+            assert time.monotonic() - began > 0.25
             assert b"soft limit" == finished.reply.body
-            assert 0.25 < finished.runtime_s < 3
+            assert finished.runtime_s < 3
 
     run(body, concurrency=2)
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.progress import progress
 from emq_compat.cli.table import amount, printable, table
 from emq_compat.client import Client
 
@@ -80,7 +81,7 @@ def requeue(connection: Connection, keys: tuple[int, ...], every: bool) -> None:
     """Put dead letters back into their queues, to be run again."""
     with connection.client() as client:
         _need_keys(client, keys, every)
-        done = client.ask("dead_requeue", **({"all": True} if every else {"keys": list(keys)}))
+        done = _each(client, "dead_requeue", "Putting back", keys)
     click.echo(f"Put back {amount(done, 'message')}.")
 
 
@@ -96,8 +97,30 @@ def drop(connection: Connection, keys: tuple[int, ...], every: bool, force: bool
         total = client.ask("stats")["dead"] if every else len(set(keys))
         if total and not force:
             click.confirm(f"Drop {amount(total, 'dead letter')} for good?", abort=True, err=True)
-        done = client.ask("dead_drop", **({"all": True} if every else {"keys": list(keys)}))
+        done = _each(client, "dead_drop", "Dropping", keys)
     click.echo(f"Dropped {amount(done, 'dead letter')}.")
+
+
+def _each(client: Client, verb: str, label: str, keys: tuple[int, ...]) -> int:
+    """Have the broker do this to these dead letters, or to all; returns to how many it did.
+
+    All are done by the page, so that others are served in between: those that are there now, not what comes
+    to lie there meanwhile, of what is put back here too.
+    """
+    if keys:
+        return int(client.ask(verb, keys=list(keys)))
+    done, after = 0, 0
+    left = total = client.ask("stats")["dead"]
+    with progress(label, total) as tell:
+        while left > 0:
+            page = [row["key"] for row in client.ask("dead_list", limit=min(_PAGE, left), after=after)]
+            if not page:
+                break
+            done += client.ask(verb, keys=page)
+            after = page[-1]
+            left -= len(page)
+            tell(len(page))
+    return done
 
 
 def _need_keys(client: Client, keys: tuple[int, ...], every: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,10 +142,24 @@ def remove(folder: Path, name: str) -> None:
 
 @keys.command("list")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
-def list_(folder: Path) -> None:
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
+def list_(folder: Path, as_json: bool) -> None:
     """List who is let in, what their keys open, and the public keys."""
     with one_line_errors("info"):
         found = authorized_clients(folder)
+    if as_json:
+        told = [
+            {
+                "client": one.name,
+                "role": one.role,
+                "publish": one.publish,
+                "take": one.take,
+                "public_key": key.decode(),
+            }
+            for key, one in found.items()
+        ]
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
     rows = [
         (one.name, one.role, ", ".join(one.publish) or "all", ", ".join(one.take) or "all", key.decode())
         for key, one in found.items()

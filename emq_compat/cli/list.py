@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 
 import click
@@ -21,8 +22,9 @@ def list() -> None:  # noqa: A001 - the command's name
 
 
 @list.command()
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
 @talks_to_broker
-def bindings(connection: Connection) -> None:
+def bindings(connection: Connection, as_json: bool) -> None:
     """List the queues, each with the exchange and the key by which the app's routes find it.
 
     The broker has queues only: exchanges and keys are names that the app's settings give them. A queue is
@@ -30,8 +32,12 @@ def bindings(connection: Connection) -> None:
     """
     with connection.app() as app:
         known = [str(queue["name"]) for queue in app.client.ask("queues")]
-        rows = [("Queue", "Exchange", "Routing Key"), ("-" * 16,) * 3, *_bindings(app, known)]
-    for row in rows:
+        found = [*_bindings(app, known)]
+    if as_json:
+        told = [dict(zip(("queue", "exchange", "routing_key"), row, strict=True)) for row in found]
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    for row in (("Queue", "Exchange", "Routing Key"), ("-" * 16,) * 3, *found):
         click.echo(_FORM.format(*map(printable, row)).rstrip())
 
 

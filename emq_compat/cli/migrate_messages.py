@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import click
 
 from emq_compat.address import Address
 from emq_compat.cli.connection import one_line_errors
+from emq_compat.cli.progress import progress
 from emq_compat.cli.table import amount, printable
 from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError
@@ -41,17 +43,22 @@ def messages(
     any point, call it again. Exits 3 where something has to stay: parts of chords, revoked tasks.
     """
     wanted = set(_names(tasks))
-
-    def chosen(found: Found) -> bool:
-        return not wanted or found.headers.task in wanted
-
     with one_line_errors(loglevel), _client(source) as here, _client(dest) as there:
         pairs = _pairs(here, queues)
+        known = {queue["name"]: queue["waiting"] + queue["delayed"] for queue in here.ask("queues")}
         stayed: Counter[str] = Counter()
         moved = 0
         for queue, to in pairs.items():
             left = None if limit is None else limit - moved
-            done = Transfer() if left == 0 else transfer(here, there, queue, to, choose=chosen, limit=left)
+            with progress(printable(queue), known.get(queue, 0)) as tell:
+
+                def chosen(found: Found, tell: Callable[[int], None] = tell) -> bool:
+                    tell(1)
+                    return not wanted or found.headers.task in wanted
+
+                done = (
+                    Transfer() if left == 0 else transfer(here, there, queue, to, choose=chosen, limit=left)
+                )
             moved += done.moved
             stayed.update(done.stayed.values())
             if done.moved or done.stayed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
+from emq_compat.cli.progress import progress
 from emq_compat.cli.table import amount, printable
 from emq_compat.shim.app import Celery
 
@@ -44,7 +45,12 @@ def purge(connection: Connection, queues: str | None, exclude_queues: str | None
             click.confirm(
                 f"Drop {amount(total, 'message')} of {_listed(wanted)} for good?", abort=True, err=True
             )
-        dropped = sum(client.ask("purge", queue=name) for name in wanted)
+        dropped = 0
+        with progress("Dropping", total) as tell:
+            for name in wanted:
+                count = client.ask("purge", queue=name)
+                dropped += count
+                tell(count)
     click.echo(f"Dropped {amount(dropped, 'message')} of {_listed(wanted)}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 
@@ -69,6 +70,11 @@ def test_wrong_folders_and_names_are_told(site: Site) -> None:
     assert "is no list of queues" in site.emq(*worker, "a,,b", status=1)
     assert "Changed client" in site.emq(*worker, "a, c")
     assert ["client", "worker", "a,", "b*", "a,", "c"] == site.emq("keys", "list", "keys").split()[6:12]
+    (told,) = json.loads(site.emq("keys", "list", "keys", "--json"))
+    assert ("client", "worker", ["a", "b*"], ["a", "c"]) == tuple(
+        told[name] for name in ("client", "role", "publish", "take")
+    )
+    assert 40 == len(told["public_key"])
     assert "a client takes no messages" in site.emq(
         "keys", "permit", "keys", "client", "--take", "a", status=1
     )

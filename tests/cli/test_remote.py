@@ -163,6 +163,8 @@ def test_bindings_are_listed(running: Site) -> None:
     assert ["Queue", "Exchange", "Routing", "Key"] == lines[0].split()
     assert ["celery", "celery", "celery"] in [line.split() for line in lines]
     assert ["slow", "slow"] in [line.split() for line in lines]
+    told = json.loads(running.emq("-A", "proj", "list", "bindings", "--json"))
+    assert {"queue": "celery", "exchange": "celery", "routing_key": "celery"} in told
 
 
 def test_workers_are_drawn(running: Site) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from emq_compat.cli.migrate_messages import messages
+from emq_compat.cli.progress import progress
 from emq_compat.errors import ConfigurationError
 from emq_compat.migration.change import Plan, apply, as_diff, installed, rewritten
 from emq_compat.migration.finding import STATUSES
@@ -71,7 +72,7 @@ def scan(
         raise click.UsageError("--json lists what is there: leave out --write and --diff")
     if how["install"] and not changes:
         raise click.UsageError("--install says how to change the code: add --write or --diff")
-    found = scan_tree(paths, Verdicts(_options_of), exclude)
+    found = scan_tree(paths, Verdicts(_options_of), exclude, _shown)
     if changes:
         plan = installed(found.apps) if how["install"] else rewritten(found.python, found.findings)
         sys.exit(_change(plan, **how))
@@ -84,6 +85,14 @@ def scan(
         for line in summary(found):
             click.echo(line)
     sys.exit(exit_status(found.findings))
+
+
+def _shown(files: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files, and show on a terminal how many have been read."""
+    with progress("Reading", len(files), many=50) as tell:
+        for file in files:
+            yield file
+            tell(1)
 
 
 def _change(plan: Plan, write: bool, only_diff: bool, yes: bool, force: bool, install: bool) -> int:

@@ -15,12 +15,12 @@ _MANY = 1000
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int, many: int = _MANY) -> Iterator[Callable[[int], None]]:
     """Show how much of ``total`` is done; what it yields is called with how many more are.
 
-    Nothing is shown where standard error is no terminal, or ``total`` is small.
+    Nothing is shown where standard error is no terminal, or ``total`` is less than ``many``.
     """
-    if total < _MANY or not sys.stderr.isatty():
+    if total < many or not sys.stderr.isatty():
         yield lambda more: None
         return
     with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:

@@ -44,13 +44,19 @@ class Scan:
     apps: Sequence[Path]
 
 
-def scan(paths: Iterable[Path], verdicts: Verdicts, exclude: Iterable[str] = ()) -> Scan:
+def scan(
+    paths: Iterable[Path],
+    verdicts: Verdicts,
+    exclude: Iterable[str] = (),
+    each: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+) -> Scan:
     """Read all files at and below some paths.
 
     Args:
         paths: files and folders.
         verdicts: the list.
         exclude: shell patterns of what is passed over (``files_below``).
+        each: yields the files that are to be read in full, as they are read, which takes most of the time.
     """
     roots = [path.absolute() for path in paths]
     files = list(files_below(roots, exclude))
@@ -68,7 +74,7 @@ def scan(paths: Iterable[Path], verdicts: Verdicts, exclude: Iterable[str] = ())
     resolver = Resolver(modules, verdicts.modules)
     settings = SettingPlaces(modules, resolver, verdicts, sorted(namespaces))
     codes: dict[Module, Code] = {}
-    for file in worth:
+    for file in each(worth):
         _look(modules.at(file), codes, findings, modules, resolver, verdicts, settings)
     for source_of, namespace in list(settings.sources.items()):
         module = source_of.scope.module if isinstance(source_of, Klass) else source_of

@@ -13,6 +13,7 @@ import click
 
 from emq_compat.address import Address
 from emq_compat.cli.connection import Connection, load_app, one_line_errors
+from emq_compat.cli.context import root_context
 from emq_compat.cli.own_broker import broker_argv, listens, own_address
 from emq_compat.cli.terminal import Program, Terminal
 from emq_compat.errors import OperationalError
@@ -104,7 +105,7 @@ def dev(
         connection = Connection(app, broker or before.get("broker"))
         address = own_address(connection.url, "dev")
         worker = ["worker", "-A", app, "-b", connection.url, "-l", loglevel, *worker_options]
-        with Terminal() as terminal:
+        with Terminal(root_context()) as terminal:
             session = _Session(terminal, connection.url, worker)
             session.run(
                 address, broker_argv(address, data, loglevel), None if no_reload else folders or (Path(),)

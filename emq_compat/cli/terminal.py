@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-import click
-
 from emq_compat.cli.companion import LEASH
+from emq_compat.cli.context import CLIContext
 
 __all__ = ["Program", "Terminal"]
 
@@ -89,9 +88,13 @@ class Terminal:
 
     ``turn`` waits for something; INT, TERM and HUP are only counted, in ``interrupts``. Use it as a context
     manager: it puts the signals' handlers back, and kills what still runs.
+
+    Args:
+        context: how to print.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: CLIContext) -> None:
+        self._context = context
         self.interrupts = 0
         self.programs: dict[str, Program] = {}
         self._selector = selectors.DefaultSelector()
@@ -158,15 +161,14 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Show a line of our own."""
-        click.secho(f"dev    | {text}", bold=True)
+        self._context.secho(f"dev    | {text}", bold=True)
 
     def _show(self, program: Program) -> None:
         lines = program.lines()
         colour = self._colours.setdefault(program.name, _COLOURS[len(self._colours) % len(_COLOURS)])
         for line in lines:
-            click.echo(
-                click.style(program.name.ljust(6) + " | ", fg=colour) + line.decode("utf-8", "replace")
-            )
+            name = self._context.style(program.name.ljust(6) + " | ", fg=colour)
+            self._context.echo(name + line.decode("utf-8", "replace"))
 
     def _take_leave(self, program: Program) -> None:
         while program.status is None:

@@ -79,6 +79,8 @@ def _run(
             continue
         if key in ("q", "Q"):
             return
+        if key == "KEY_RESIZE":
+            window.clear()  # who knows what the terminal has made of the old lines
         if action := keys.get(key):
             action()
 

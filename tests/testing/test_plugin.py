@@ -288,6 +288,7 @@ def test_results_that_only_pickle_carries(suite: Suite) -> None:
     """With result_serializer pickle a task's result and its progress may be what JSON can't hold."""
     suite.run(
         """
+        import time
         import pytest
 
         @pytest.mark.celery(
@@ -300,7 +301,11 @@ def test_results_that_only_pickle_carries(suite: Suite) -> None:
             @celery_app.task(bind=True)
             def members(self, given):
                 self.update_state(state="PROGRESS", meta={1: given})
-                assert {1: given} == self.AsyncResult(self.request.id).info
+                told = self.AsyncResult(self.request.id)
+                end = time.monotonic() + 10
+                while told.info is None and time.monotonic() < end:  # over emq:// the worker tells it
+                    time.sleep(0.01)
+                assert {1: given} == told.info
                 return {given}
 
             assert {frozenset([1])} == members.delay(frozenset([1])).get(timeout=30)

@@ -365,8 +365,7 @@ def test_stopping_waits_for_acknowledgements(broker: FakeBroker, upstream: EmqUp
     begun = time.monotonic()
     upstream.stop(0.2)
     assert time.monotonic() - begun >= 0.2
-    broker.listen()
-    broker.last(commands.Kbye)
+    assert heard_from_now_on(broker, commands.Kbye)
 
 
 def stopped_in_a_thread(upstream: EmqUpstream) -> threading.Thread:

@@ -287,7 +287,7 @@ class Database:
         self._behind = True
         try:
             self._repeat()
-        except (sqlite3.Error, JournalError) as exc:
+        except (sqlite3.Error, OSError, JournalError) as exc:
             logger.warning("what is in %s can't be brought into the journal now: %s", REDO, exc)
         else:
             self._behind = False
@@ -351,16 +351,18 @@ class Database:
         Where the disk is full it stays in the redo log.
 
         Raises:
-            JournalError: the database can't be read any more.
+            JournalError: the database can't be read any more, or what stands in no record yet is undone.
         """
         self._fold_or_wait(time.monotonic())
 
     def _fold_or_wait(self, now: float) -> None:
+        # What told nothing may stand in no record: whoever has it in memory must hear that it is undone.
+        lacks = bool(self._unrecorded)
         try:
             self._fold()
         except sqlite3.Error as exc:
             error = self._failed("written", exc)
-            if isinstance(error, JournalDamaged) or self._behind:
+            if isinstance(error, JournalDamaged) or self._behind or lacks:
                 raise error from exc
             logger.warning("%s; what was confirmed stands in %s", error, REDO)
             self.fold_at = now + _FOLD_AFTER_S

@@ -136,9 +136,11 @@ class RedoLog:
 
         Raises:
             JournalDamaged: a record in the middle is damaged.
+            OSError: the file can't be read.
         """
         self.begin(token)
-        content = self.file.read_bytes()
+        # Not by its name: a process without a free descriptor must be able to start over, too.
+        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         for self._at, writes in records(content, token):
             yield writes
         self._check_end(content)

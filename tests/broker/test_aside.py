@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import sqlite3
 import time
@@ -175,6 +176,44 @@ def test_a_batch_that_fails_leaves_large_values_that_were_confirmed(store: Store
     store._redo._fd = file
     assert store.probe()
     assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a", "b", "c"])
+
+
+def test_a_fold_that_fails_says_what_is_undone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk what was confirmed stays in the redo log; of what told nothing the caller hears."""
+
+    def full() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(database, "_ASIDE_BYTES", MB)
+    store.put_result("a", "SUCCESS", b"a" * MB, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_fill", full)
+        store.commit()
+        store.fold()
+    assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a"])
+    for size in (10, MB):
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_fill", full)
+            store.put_result("b", "SUCCESS", b"b" * size, None)
+            with pytest.raises(JournalError, match="make room"):
+                store.commit(told=False)
+                store.fold()
+        assert ["a"] == list(store.results(["a", "b"]))
+    assert store.probe()
+
+
+def test_a_batch_is_undone_without_a_free_descriptor(store: Store) -> None:
+    """A process that can't open any file starts over from the redo log all the same."""
+    store.put_result("a", "SUCCESS", b"a" * MB, None)
+    store.commit()
+    store.put_result("b", "SUCCESS", b"b" * MB, None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert store.probe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a", "b"])
 
 
 @pytest.mark.parametrize("seed", range(3))

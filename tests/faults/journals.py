@@ -72,13 +72,14 @@ def written(folder: Path, durability: str = "full", *, folds: bool = True) -> It
 
 
 def taken_up(folder: Path) -> list[str]:
-    """The msgids that a broker finds in a folder."""
+    """The msgids that a broker finds in a folder; each message has its payload."""
     store = Store(folder)
     try:
         [queue] = store.queues()
-        rows = [row.msgid for row in store.read_messages(0, 1 << 62, 1_000_000)]
+        rows = list(store.read_messages(0, 1 << 62, 1_000_000))
         assert queue.waiting == len(rows)
-        return rows
+        assert [] == [row.msgid for row in rows if not row.payload]
+        return [row.msgid for row in rows]
     finally:
         store.close()
 

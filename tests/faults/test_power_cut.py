@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 STRACE = shutil.which("strace")
 _TRACED = "openat,pwrite64,pwritev2,write,fsync,fdatasync,ftruncate,unlink"
 
-#: Three runs of a broker's store, each with commits and checkpoints; one of them isn't closed.
+#: Three runs of a broker's store, each with commits, checkpoints and a redo log that grows and is cut.
 LOAD = """
 import os, random, sys
 from pathlib import Path
@@ -29,10 +29,12 @@ for run in range(3):
     journal = Written(Path(sys.argv[1]), first=n, folds=False)
     journal.store._db.execute("PRAGMA wal_autocheckpoint = 30")
     for _ in range(int(sys.argv[3])):
-        journal.commit(chance.randrange(1, 6), b"x" * chance.choice((10, 300, 5000, 70_000)))
+        journal.commit(chance.randrange(1, 6), b"x" * chance.choice((10, 300, 5000, 70_000, 99_000)))
         os.write(1, b"%d\\n" % journal.total)
         if chance.random() < 0.3:
             journal.store.fold()
+            if chance.random() < 0.5:
+                journal.store.shrink()
     n = journal.total
     journal.store.close()
 """

@@ -104,8 +104,6 @@ class RedoLog:
 
     def _append_large(self, writes: Writes, large_bytes: int) -> bool:
         """Append a record of which no large value is copied."""
-        if self._at + large_bytes > _MOST_BYTES:
-            return False
         pieces = _Pieces()
         pickle.Pickler(pieces, 4).dump(writes)
         length = sum(map(len, pieces))

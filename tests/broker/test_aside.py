@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker import database
+from emq_compat.broker import database, redo
 from emq_compat.broker.aside import ASIDE_BYTES
-from emq_compat.broker.records import home_key
+from emq_compat.broker.records import StoredResult, home_key
 from emq_compat.broker.store import Store
 from emq_compat.errors import JournalError
 
@@ -66,6 +66,8 @@ def test_what_is_gone_soon_is_written_once(store: Store) -> None:
         assert {f"t{n}": ("SUCCESS", MB)} == store.result_sizes([f"t{n}"])
         assert 1 == store.forget([f"t{n}"])
         store.commit()
+        assert not store._aside
+        assert 0 == store._aside.live_bytes
     store.fold()
     log = store.path.with_name(f"{store.path.name}-wal")
     assert store.path.stat().st_size + log.stat().st_size < MB
@@ -123,6 +125,80 @@ def test_a_log_that_is_spent_begins_anew(store: Store, monkeypatch: pytest.Monke
     assert store.results(["t"])["t"].body == bytes(MB)
 
 
+def test_a_log_of_which_much_is_needed_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in the redo log isn't brought into the database early for the little that is gone."""
+    monkeypatch.setattr(database, "_SPENT_BYTES", 2 * MB)
+    for n in range(6):
+        store.put_result(f"t{n}", "SUCCESS", bytes(MB), None)
+        store.commit()
+    assert 0 == in_file(store)
+
+
+def test_what_is_not_large_goes_its_usual_way(store: Store) -> None:
+    """Large values stand in a record though others need them whole; many small ones are folded at once."""
+    assert store._redo is not None
+    store.put_result("a", "SUCCESS", bytes(MB), None)
+    store.whole()
+    store.commit()
+    assert MB < store._redo.end
+    for large in (False, True):
+        if large:
+            store.put_result("b", "SUCCESS", bytes(MB), None)
+        for n in range(5_000):
+            store.put_result(f"t{n}", "SUCCESS", b'{"value": 1}', None)
+        store.commit()
+        assert store._redo.empty
+
+
+def test_a_log_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a record finds no room any more its batch goes into the database, with all that was before it."""
+    monkeypatch.setattr(redo, "_MOST_BYTES", 3 * MB)
+    assert store.path is not None
+    log, sizes = store.path.with_name("journal.redo"), []
+    for n in range(4):
+        store.put_result(f"t{n}", "SUCCESS", bytes(MB), None)
+        store.commit()
+        sizes.append(in_file(store))
+    assert [0, 0, 3 * MB, 3 * MB] == sizes
+    store.add_message(key(1), "m", "", bytes(5 * MB), None)
+    store.commit()
+    assert 9 * MB == in_file(store)
+    assert 4 * MB == log.stat().st_size
+
+
+def test_a_batch_of_very_many_large_values(store: Store, tmp_path: Path) -> None:
+    """More pieces than the system takes in one call become one record all the same."""
+    for n in range(600):
+        store.put_result(f"t{n}", "SUCCESS", bytes([n % 256]) * ASIDE_BYTES, None)
+    store.commit()
+    assert 0 == in_file(store)
+    again = killed(store, tmp_path / "copy")
+    assert 600 * ASIDE_BYTES == in_file(again)
+    again.close()
+
+
+def test_a_record_that_was_written_in_part_does_not_count(store: Store, tmp_path: Path) -> None:
+    """A file that can't grow takes the beginning of a record: its batch is undone, the others are there."""
+    small: dict[str, StoredResult] = {}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9 * MB // 2, hard))
+    try:
+        for n in range(4):
+            small[f"t{n}"] = StoredResult("SUCCESS", bytes([n]) * MB)
+            store.put_result(f"t{n}", *small[f"t{n}"], None)
+            store.commit()
+        store.put_result("more", "SUCCESS", bytes(MB), None)
+        with pytest.raises(JournalError, match="written in part"):
+            store.commit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = killed(store, tmp_path / "copy")
+    ids = [*small, "more"]
+    assert small == again.results(ids)
+    again.close()
+    assert small == store.results(ids)
+
+
 def test_the_last_write_counts(store: Store, tmp_path: Path) -> None:
     """Of results that are written over and forgotten in one batch the last is there; also after a kill."""
     store.put_result("small", "SUCCESS", bytes(MB), None)
@@ -170,12 +246,18 @@ def test_a_batch_that_fails_leaves_large_values_that_were_confirmed(store: Store
     store.commit(told=False)
     assert store._redo is not None
     file, store._redo._fd = store._redo._fd, -1
+    store.put_result("a", "SUCCESS", b"A" * MB, None)
     store.put_result("c", "SUCCESS", b"c" * MB, None)
     with pytest.raises(JournalError):
         store.commit()
     store._redo._fd = file
     assert store.probe()
     assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a", "b", "c"])
+
+
+def commit_and_fold(store: Store) -> None:
+    store.commit(told=False)
+    store.fold()
 
 
 def test_a_fold_that_fails_says_what_is_undone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,14 +272,18 @@ def test_a_fold_that_fails_says_what_is_undone(store: Store, monkeypatch: pytest
         patch.setattr(store, "_fill", full)
         store.commit()
         store.fold()
+        assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a"])
+        patch.setattr(store, "_repeat", full)
+        with pytest.raises(JournalError, match="make room"):
+            store.fold()
+    assert store.probe()
     assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a"])
     for size in (10, MB):
         with monkeypatch.context() as patch:
             patch.setattr(store, "_fill", full)
             store.put_result("b", "SUCCESS", b"b" * size, None)
             with pytest.raises(JournalError, match="make room"):
-                store.commit(told=False)
-                store.fold()
+                commit_and_fold(store)
         assert ["a"] == list(store.results(["a", "b"]))
     assert store.probe()
 
@@ -216,53 +302,62 @@ def test_a_batch_is_undone_without_a_free_descriptor(store: Store) -> None:
     assert {"a": ("SUCCESS", b"a" * MB)} == store.results(["a", "b"])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_it_is_as_if_nothing_were_kept_aside(store: Store, tmp_path: Path, seed: int) -> None:
     """Whatever is done with messages and results, a journal that keeps nothing aside has the same in it."""
     chance, plain = random.Random(seed), Store(None)
     plain.add_queue("q")
     both: tuple[Store, ...] = (store, plain)
     keys: list[int] = []
-    for count in range(1, 151):
-        value = bytes([count]) * chance.choice([10, ASIDE_BYTES, 100_000])
+
+    def each(what: str, *arguments: object, **more: object) -> None:
+        told = [getattr(journal, what)(*arguments, **more) for journal in both]
+        aside, whole = [list(one) if isinstance(one, Iterator) else one for one in told]
+        assert whole == aside, what
+
+    for count in range(1, 201):
+        value, task_id = bytes([count]) * chance.choice([10, ASIDE_BYTES, 100_000]), f"t{count % 9}"
         one = chance.choice(keys) if keys else None
-        match chance.randrange(10):
-            case 0 | 1 | 2:
-                keys.append(key(count))
-                for journal in both:
-                    journal.add_message(key(count), f"m{count}", "id:t", value, None)
-            case 3 if one is not None:
-                keys.remove(one)
-                for journal in both:
-                    journal.finish(one, f"m{one}")
-            case 4 if one is not None:
-                keys.remove(one)
-                for journal in both:
-                    journal.bury(one, f"m{one}", "q", "lost", 1.0, attempt=1, losses=1)
-            case 5 if one is not None:
-                keys[keys.index(one)] = count
-                for journal in both:
-                    journal.move(one, count, key(0), "gate")
-            case 6:
-                for journal in both:
-                    journal.put_result(f"t{count % 9}", "SUCCESS", value, None)
-            case 7:
-                assert store.forget([f"t{count % 5}"]) == plain.forget([f"t{count % 5}"])
-            case 8:
-                for journal in both:
-                    journal.commit(told=chance.random() < 0.7)
-            case 9 if one is not None:
-                for journal in both:
-                    journal.release(one, one, None, None, "id:u", value)
-        if chance.random() < 0.1:
+        chosen = chance.randrange(14)
+        if chosen < 5:
+            keys.append(key(count))
+            headers, marked = chance.choice([("id:t", None), ("epilogue:x", task_id)])
+            each("add_message", key(count), f"m{count}", headers, value, marked)
+        elif chosen == 5 and one is not None:
+            keys.remove(one)
+            each("finish", one, f"m{one}")
+        elif chosen == 6 and one is not None:
+            keys.remove(one)
+            each("bury", one, f"m{one}", "q", "lost", 1.0, attempt=1, losses=1)
+        elif chosen == 7 and one is not None:
+            keys.remove(one)
+            each("move", one, count, key(0), "gate")
+        elif chosen == 8 and one is not None:
+            each("release", one, one, None, None, "id:u", value)
+        elif chosen == 9:
+            each("put_result", task_id, "SUCCESS", value, float(count % 7))
+        elif chosen == 10:
+            each("forget", [task_id, "never"])
+        elif chosen == 11:
+            each("expire_results", float(count % 3), 2)
+        elif chosen == 12:
+            each("let_all", "gate", key(0), 2)
+        elif chosen == 13:
+            each("commit", told=chance.random() < 0.7)
+        if chance.random() < 0.05:
             store.commit()
             store.fold()
+        if chance.random() < 0.02:
+            keys.clear()
+            each("purge", 1)
+        ids = [f"t{n}" for n in range(9)]
+        looks: list[tuple[object, ...]] = [("results", ids), ("result_sizes", ids), ("find", "t")]
+        looks += [("marked_as", task_id), ("marked_in", 1), ("browse", 1, 0, 99), ("browse_apart", 1, 0, 99)]
+        looks += [("parked", "gate", key(0), 99), ("parked_at", "gate"), ("dead_letter", count % 5)]
+        looks += [("read_message", one or 0), ("read_messages", 0, key(999), 99)]
         if chance.random() < 0.3:
-            ids = [f"t{n}" for n in range(9)]
-            assert plain.results(ids) == store.results(ids)
-            assert plain.result_sizes(ids) == store.result_sizes(ids)
-            for one in keys:
-                assert plain.read_message(one) == store.read_message(one)
+            what, *arguments = chance.choice(looks)
+            each(str(what), *arguments)
     for journal in both:
         journal.commit()
     again = killed(store, tmp_path / "copy")

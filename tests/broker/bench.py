@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from emq_compat.broker.asks import Asks
 from emq_compat.broker.engine import Engine, EngineOptions
 from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.store import Store
 from emq_compat.message import Headers, Job, Publish, ReplyHeaders, new_id
 from emq_compat.protocol.commands import (
     Ack,
+    Answer,
+    Ask,
     Capabilities,
     Command,
     Heartbeat,
@@ -38,6 +42,12 @@ class Bench:
         self.store = Store(folder)
         self.engine = Engine(self.store, self.options, {"broker": "b1"}, self.now)
         self.sent: list[object] = []
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close the journals of all that were made."""
+        while cls.opened:
+            cls.opened.pop().store.close()
 
     @property
     def now(self) -> Moment:
@@ -117,6 +127,14 @@ class Bench:
         if ready:
             commands.append((d.identity, Ready(msgid=new_id(), count=ready)))
         return self.handed(*commands)
+
+    def ask(self, verb: str, /, **arguments: Any) -> Any:
+        """A client asks; returns the answer's document: ``{"ok": …}`` or ``{"error": …}``."""
+        if self.engine.asker is None:
+            Asks(self.engine, lambda file, done: None, self.now)
+        self.turn((CLIENT, Ask(msgid=new_id(), verb=verb, arguments=arguments)))
+        [told] = self.commands(Answer)
+        return json.loads(told.body)
 
     def state(self, msgid: str) -> str | None:
         """The stored state of the task of a message published here."""

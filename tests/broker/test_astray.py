@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from emq_compat.broker.records import Dispatch
@@ -15,11 +13,8 @@ LATE = {"tasks": {"late": "l", "early": ""}}
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    """A bench whose stores are closed afterwards."""
-    yield Bench()
-    while Bench.opened:
-        Bench.opened.pop().store.close()
+def bench() -> Bench:
+    return Bench()
 
 
 def lose_one(b: Bench) -> tuple[str, Dispatch]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -89,16 +88,14 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def desk() -> Desk:
     made = Desk()
     for name in NAMES:
         made.bench.worker(f"{name}.x".encode(), control="celery", credit=0)
     made.bench.worker(b"x@host.x", control="other", credit=0)
     made.bench.worker(b"plain@host.x", credit=0)
     made.passed_over()
-    yield made
-    while Bench.opened:
-        Bench.opened.pop().store.close()
+    return made
 
 
 def test_workers_are_asked_and_their_answers_published(desk: Desk) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from emq_compat.protocol.commands import Ask, Heartbeat, Inform, Kbye, Ready, Re
 from tests.broker.bench import CLIENT, Bench, answer, hello, job
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 LATE = {"tasks": {"late": "l", "early": ""}}

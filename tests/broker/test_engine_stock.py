@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from emq_compat.protocol.commands import Heartbeat, Hello, Inform, Kbye, Ready, 
 from tests.broker.bench import CLIENT, Bench, job
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 STOCK = b"8c56f987-304d-45f8-9a1d-71d953323e9b"

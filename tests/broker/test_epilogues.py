@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +17,6 @@ from tests.broker.test_chords import body, failure, part, request, result, rows,
 pytestmark = pytest.mark.unit
 
 EARLY = {"tasks": {"t": ""}}
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 def lone(task_id: str, **headers: Any) -> Any:

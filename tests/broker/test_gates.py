@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from emq_compat.terms import Share, Shares
 from tests.broker.bench import Bench, job, nack
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 def place(key: str = "k", n: int | None = None) -> str:

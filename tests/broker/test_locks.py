@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from emq_compat.terms import DONE, ELAPSED, FAIL, FOLLOW, JOIN, REFUSE, STARTED,
 from tests.broker.bench import CLIENT, Bench, hello, job
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 def bench(folder: Path | None = None, **options: Any) -> Bench:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from emq_compat.protocol.commands import Heartbeat, Hello
 from tests.broker.bench import Bench, attempt_of, nack
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 LATE = {"tasks": {"late": "l", "early": ""}}

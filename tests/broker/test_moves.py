@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emq_compat.broker.asks import Asks
 from emq_compat.message import Headers, new_id
-from emq_compat.protocol.commands import Answer, Ask, Request
+from emq_compat.protocol.commands import Request
 from tests.broker.bench import CLIENT, Bench, attempt_of
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
 def ask(b: Bench, verb: str, **arguments: Any) -> Any:
     """What is answered to a client; an error as its message."""
-    Asks(b.engine, lambda file, done: None, b.now)
-    b.turn((CLIENT, Ask(msgid=new_id(), verb=verb, arguments=arguments)))
-    [answer] = b.commands(Answer)
-    document = json.loads(answer.body)
+    document = b.ask(verb, **arguments)
     return document["ok"] if "ok" in document else document["error"]["message"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +18,10 @@ NODE = b"client.node"
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench() -> Bench:
     made = Bench()
     made.asks = Asks(made.engine, lambda file, done: None, made.now)  # type: ignore[attr-defined]
-    yield made
-    while Bench.opened:
-        Bench.opened.pop().store.close()
+    return made
 
 
 def _ask(bench: Bench, who: bytes, verb: str, /, **arguments: Any) -> list[Any]:

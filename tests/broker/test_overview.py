@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emq_compat.broker.ages import Ages
-from emq_compat.broker.asks import Asks
 from emq_compat.broker.failing import Failing
-from emq_compat.broker.records import Dispatch, Moment, Send
+from emq_compat.broker.records import Dispatch, Moment
 from emq_compat.message import Headers, new_id
-from emq_compat.protocol.commands import Answer, Ask, Heartbeat
-from tests.broker.bench import CLIENT, Bench
+from emq_compat.protocol.commands import Heartbeat
+from tests.broker.bench import Bench
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
-def asked(bench: Bench, verb: str, **arguments: Any) -> Any:
-    """Ask the bench's engine; returns the answer's document."""
-    if bench.engine.asker is None:
-        Asks(bench.engine, lambda file, done: None, bench.now)
-    ask = Ask(msgid=new_id(), verb=verb, arguments=arguments)
-    [answer] = [
-        sent.command
-        for sent in bench.turn((CLIENT, ask))
-        if isinstance(sent, Send) and isinstance(sent.command, Answer)
-    ]
-    return json.loads(answer.body)
-
-
 def overview(bench: Bench, **arguments: Any) -> Any:
-    return asked(bench, "overview", **arguments)["ok"]
+    return bench.ask("overview", **arguments)["ok"]
 
 
 def test_queues_are_told_with_what_waits_runs_and_for_how_long() -> None:
@@ -158,9 +135,9 @@ def test_dead_letters_are_counted_without_reading_them(tmp_path: Path) -> None:
     assert 3 == overview(b)["dead"]
     b.restart()
     assert 3 == overview(b)["dead"]
-    first, second, _ = asked(b, "dead_list")["ok"]
-    asked(b, "dead_drop", keys=[first["key"], 999])
-    asked(b, "dead_requeue", keys=[second["key"]])
+    first, second, _ = b.ask("dead_list")["ok"]
+    b.ask("dead_drop", keys=[first["key"], 999])
+    b.ask("dead_requeue", keys=[second["key"]])
     assert 1 == overview(b)["dead"] == b.store.count_dead()
 
 
@@ -176,37 +153,37 @@ def test_many_queues_are_cut_and_counted() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     """A wrong argument is refused by name."""
-    assert "failures_after" in asked(Bench(), "overview", failures_after="x")["error"]["message"]
+    assert "failures_after" in Bench().ask("overview", failures_after="x")["error"]["message"]
 
 
 def test_a_paused_queue_hands_nothing_out(tmp_path: Path) -> None:
     """Publishes go on and wait, over a restart, too, until it is resumed; then they go out at once."""
     b = Bench(tmp_path)
     b.publish(queue="q")
-    assert asked(b, "pause_queue", queue="q")["ok"] is True
-    assert asked(b, "pause_queue", queue="q")["ok"] is False
+    assert b.ask("pause_queue", queue="q")["ok"] is True
+    assert b.ask("pause_queue", queue="q")["ok"] is False
     assert [] == b.worker(queues=("q", "other"), slots=4, credit=4)
     b.restart()
     assert [] == b.worker(queues=("q", "other"), slots=4, credit=4)
     b.publish(2, queue="q")
     (other,) = b.publish(queue="other")
     assert [other] == [d.msgid for d in b.sent if isinstance(d, Dispatch)]
-    by_name = {queue["name"]: queue for queue in asked(b, "queues")["ok"]}
+    by_name = {queue["name"]: queue for queue in b.ask("queues")["ok"]}
     assert (3, True, False) == (by_name["q"]["waiting"], by_name["q"]["paused"], by_name["other"]["paused"])
-    assert asked(b, "resume_queue", queue="q")["ok"] is True
+    assert b.ask("resume_queue", queue="q")["ok"] is True
     assert 3 == sum(isinstance(sent, Dispatch) for sent in b.sent)
 
 
 def test_a_pause_lasts_with_what_is_declared(tmp_path: Path) -> None:
     """Declaring a queue anew neither ends its pause, nor does a pause end what is declared."""
     b = Bench(tmp_path)
-    asked(b, "declare_queue", queue="q", ttl_s=50)
-    asked(b, "pause_queue", queue="q")
-    asked(b, "declare_queue", queue="q", ttl_s=60)
+    b.ask("declare_queue", queue="q", ttl_s=50)
+    b.ask("pause_queue", queue="q")
+    b.ask("declare_queue", queue="q", ttl_s=60)
     b.restart()
     queue = b.engine.queues.by_name["q"]
     assert (True, 60) == (queue.paused, queue.ttl_s)
-    asked(b, "resume_queue", queue="q")
+    b.ask("resume_queue", queue="q")
     b.restart()
     queue = b.engine.queues.by_name["q"]
     assert (False, 60) == (queue.paused, queue.ttl_s)
@@ -216,13 +193,13 @@ def test_nothing_is_fetched_from_a_paused_queue() -> None:
     """Who fetches single messages gets none of a paused queue."""
     b = Bench()
     b.publish(queue="q")
-    asked(b, "pause_queue", queue="q")
-    fetched = asked(b, "fetch", queue="q")
-    asked(b, "resume_queue", queue="q")
+    b.ask("pause_queue", queue="q")
+    fetched = b.ask("fetch", queue="q")
+    b.ask("resume_queue", queue="q")
     assert fetched["ok"] in (None, False, {}) or not fetched["ok"].get("msgid")
-    assert asked(b, "fetch", queue="q")["ok"]["msgid"]
+    assert b.ask("fetch", queue="q")["ok"]["msgid"]
 
 
 def test_an_unknown_queue_is_not_paused() -> None:
     """A name that no queue has is refused: it may be a slip."""
-    assert "there is no queue 'nope'" == asked(Bench(), "pause_queue", queue="nope")["error"]["message"]
+    assert "there is no queue 'nope'" == Bench().ask("pause_queue", queue="nope")["error"]["message"]

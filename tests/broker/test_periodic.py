@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emq_compat.broker.asks import Asks
 from emq_compat.broker.periodic import AHEAD_S
-from emq_compat.broker.records import Send
 from emq_compat.message import new_id
-from emq_compat.protocol.commands import Answer, Ask
-from tests.broker.bench import CLIENT, Bench, job
+from tests.broker.bench import Bench, job
 
 pytestmark = pytest.mark.unit
 
 MESSAGE = {"queue": "q", "headers": "", "msgid": "m", "payload": "[]"}
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
 
 
 class Beats:
@@ -33,23 +21,10 @@ class Beats:
 
     def __init__(self, folder: Path | None = None, **options: Any) -> None:
         self.bench = Bench(folder, **options)
-        self._serve()
-
-    def _serve(self) -> None:
-        self.asks = Asks(self.bench.engine, lambda file, done: None, self.bench.now)
+        self.ask = self.bench.ask
 
     def restart(self) -> None:
         self.bench.restart()
-        self._serve()
-
-    def ask(self, verb: str, **arguments: Any) -> Any:
-        ask = Ask(msgid=new_id(), verb=verb, arguments=arguments)
-        [answer] = [
-            sent.command
-            for sent in self.bench.turn((CLIENT, ask))
-            if isinstance(sent, Send) and isinstance(sent.command, Answer)
-        ]
-        return json.loads(answer.body)
 
     def begin(self, *names: str, schedule: str = "s", only: bool = True, at: float | None = None) -> Any:
         at = self.bench.wall if at is None else at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,21 +11,13 @@ import pytest
 from emq_compat.message import Job
 from emq_compat.monitor.dashboard.workflow import workflow
 from tests.broker.bench import Bench
-from tests.broker.test_overview import asked
 from tests.monitor.dashboard.fake import FakeBroker
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
 def traced(bench: Bench, *ids: str) -> Any:
-    return asked(bench, "trace", ids=list(ids))["ok"]
+    return bench.ask("trace", ids=list(ids))["ok"]
 
 
 def test_each_place_has_its_name() -> None:
@@ -71,7 +63,7 @@ def test_a_large_backlog_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_ids_are_refused() -> None:
     """Ids are texts, and no more than 200."""
     for ids in (None, [1], [""], ["x"] * 201):
-        assert "error" in asked(Bench(), "trace", ids=ids)
+        assert "error" in Bench().ask("trace", ids=ids)
 
 
 # Trees

@@ -183,4 +183,3 @@ def test_who_has_read_all_may_ask_at_once(held: int, refused: bool) -> None:
     b.turn((CLIENT, hello()))
     b.turn((CLIENT, Ask(msgid="a", verb="queues", arguments={})))
     assert refused == any(b"are unread" in said.body for said in b.commands(Answer))
-    Bench.opened.pop().store.close()

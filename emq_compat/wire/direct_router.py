@@ -36,6 +36,8 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 #: A frame somewhat too large is still received, so that its sender can be told; beyond, it is cut off.
 _SLACK_BYTES: Final = 16 << 20
 _HANDSHAKE_S: Final = 5.0
+#: Nor is more read in one turn after so long: of PINGs, and of frames without a byte, 16 MB take seconds.
+_READ_S: Final = 0.02
 #: Accepted in one turn.
 _ACCEPT_AT_ONCE: Final = 64
 #: Without descriptors, connections are accepted again after so long, or when one has ended.
@@ -122,15 +124,17 @@ class DirectRouter:
     def receive(self, limit: int = 256, *, most_bytes: int = 16 << 20) -> list[Received]:
         """Return what has arrived, each message with its sender's identity and permit.
 
-        At most ``limit`` messages, and no more are read once ``most_bytes`` were. A malformed message comes
-        as its error. Ask ``gone`` after having handled them.
+        At most ``limit`` messages, and no more are read once ``most_bytes`` were, or it has taken long. A
+        malformed message comes as its error. Ask ``gone`` after having handled them.
         """
         backlog, readable = self._backlog, self._readable
-        size = 0
+        size, until = 0, time.monotonic() + _READ_S
         while readable and len(backlog) < limit and size < most_bytes:
             peer = next(iter(readable))
             del readable[peer]
             size += self._read(peer)
+            if time.monotonic() >= until:
+                break
         if self._shaking or self._accept_at is not None:
             self._look_after(time.monotonic())
         received: list[Received] = []

@@ -93,6 +93,16 @@ class Raw:
         except OSError:
             return b""
 
+    def ended(self) -> bool:
+        """Whether the other side has ended it; what it said before is passed over."""
+        self.sock.settimeout(0.01)
+        try:
+            return self.sock.recv(1 << 16) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close."""
         self.sock.close()

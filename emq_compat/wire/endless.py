@@ -1,5 +1,8 @@
 """Connections on which a message comes that doesn't end: ZeroMQ keeps its frames, and shows them to nobody.
 
+That is where its sockets listen: with keys, or at an interface's name (``routers.py``). Where ours do, the
+protocol itself knows how much of a message has come (``zmtp.py``).
+
 Looking costs some microseconds for each connection, so it is only done while the process is larger than it
 was. What has come over a connection is known to the system (Linux's tcp_info); each message that ended sets
 the count back. Unix sockets aren't counted: nobody else reaches those.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,18 +72,32 @@ def _first_automatic_port() -> int:
 
 
 _ports_given = 0
-_SLICES = 8
+_SLICES = 32
 
 
 def _next_port(low: int) -> int:
-    # Each process of the tests (pytest-xdist names them gw0, gw1 …) has a slice of its own and walks it from
-    # where its pid says, so that what one was given and hasn't bound yet isn't given to another.
+    # Each process of tests has a slice of its own and walks it from where its pid says, so that what one was
+    # given and hasn't bound yet, or binds again once its process has come back, isn't given to another.
     global _ports_given
     first, last = 10240, max(low - 1, 20000)
     size = (last - first) // _SLICES
-    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
     _ports_given += 1
-    return first + mine * size + (os.getpid() * 97 + _ports_given) % size
+    return first + _slice() * size + (os.getpid() * 97 + _ports_given) % size
+
+
+@cache
+def _slice() -> int:
+    """A number that no other process of tests has, whichever run it is of, as long as this one lives."""
+    for number in range(_SLICES):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0emq-test-ports-{number}")
+        except OSError:
+            claim.close()
+        else:
+            claim.detach()  # it is closed by the end of this process
+            return number
+    return os.getpid() % _SLICES
 
 
 class Proc:

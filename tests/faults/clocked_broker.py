@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from emq_compat.broker.records import Moment
-from emq_compat.broker.running import handle_signals
 from emq_compat.broker.server import Server
-from emq_compat.config import BrokerConfig
 from tests.faults.clock_file import ClockFile
+from tests.faults.own_broker import serve
 
 
 class ClockedServer(Server):
@@ -22,14 +20,9 @@ class ClockedServer(Server):
         return Moment(self.clock.unix(), time.monotonic())
 
 
-def main(clock: str, frontend: str, backend: str, admin: str, data: str) -> None:
+def main(clock: str, *where: str) -> None:
     ClockedServer.clock = ClockFile(clock)
-    config = BrokerConfig(frontend=frontend, backend=backend, admin=admin, data=Path(data))
-    server = ClockedServer(config)
-    with handle_signals(server):
-        print("serving", flush=True)
-        server.run()
-    server.close()
+    serve(ClockedServer, *where)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from emq_compat.broker.records import Dispatch, Send
-from emq_compat.broker.running import handle_signals
 from emq_compat.broker.server import Server
-from emq_compat.config import BrokerConfig
+from tests.faults.own_broker import serve
 
 
 class StrickenServer(Server):
@@ -28,15 +27,9 @@ class StrickenServer(Server):
         super()._send(outbox)
 
 
-def main(strikes: str, frontend: str, backend: str, admin: str, data: str) -> None:
+def main(strikes: str, *where: str) -> None:
     StrickenServer.strikes = Path(strikes)
-    server = StrickenServer(
-        BrokerConfig(frontend=frontend, backend=backend, admin=admin, data=Path(data), dead_after_s=2.0)
-    )
-    with handle_signals(server):
-        print("serving", flush=True)
-        server.run()
-    server.close()
+    serve(StrickenServer, *where, dead_after_s=2.0)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
 from emq_compat import __version__
 from emq_compat.shim import signals
+from emq_compat.shim.announce import not_published
 
 __all__ = ["EmqInstrumentor"]
 
@@ -68,6 +69,7 @@ class EmqInstrumentor(BaseInstrumentor):
     def _receivers(self) -> Iterator[tuple[Any, Any]]:
         yield signals.before_task_publish, self._publishes.begin
         yield signals.after_task_publish, self._publishes.end
+        yield not_published, self._publishes.end
         yield signals.task_prerun, self._runs.begin
         yield signals.task_retry, self._runs.note_retry
         yield signals.task_failure, self._runs.note_failure
@@ -75,11 +77,12 @@ class EmqInstrumentor(BaseInstrumentor):
 
 
 class _Publishes:
-    """A span from before_task_publish to after_task_publish."""
+    """A span from before_task_publish to after_task_publish, or to not_published."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._open: dict[tuple[str, int], Span] = {}
+        # By the id of the headers, which are the same dict in all signals of a publish.
+        self._open: dict[int, Span] = {}
 
     def begin(self, *, sender: str, headers: dict[str, Any], routing_key: str, **_: Any) -> None:
         span = self._tracer.start_span(
@@ -95,12 +98,15 @@ class _Publishes:
         )
         # It isn't the current one while the message is sent: what a publish runs there belongs to its caller.
         inject(headers, trace.set_span_in_context(span))
-        self._open[headers["id"], headers.get("retries") or 0] = span
+        self._open[id(headers)] = span
 
-    def end(self, *, headers: Mapping[str, Any], **_: Any) -> None:
-        span = self._open.pop((headers["id"], headers.get("retries") or 0), None)
-        if span is not None:
-            span.end()
+    def end(self, *, headers: Mapping[str, Any], exception: BaseException | None = None, **_: Any) -> None:
+        span = self._open.pop(id(headers), None)
+        if span is None:
+            return
+        if exception is not None:
+            _record(span, exception)
+        span.end()
 
 
 class _Runs:
@@ -119,7 +125,8 @@ class _Runs:
 
     def begin(self, *, task: Any, **_: Any) -> None:
         request = task.request
-        told = extract(request, getter=_OF_A_REQUEST)
+        # What runs in place, eagerly, has nothing that travelled: it is the child of what is current.
+        told = extract(request, contexts.get_current(), getter=_OF_A_REQUEST)
         publish = trace.get_current_span(told).get_span_context()
         links = [Link(publish)] if self._linked and publish.is_valid else []
         span = self._tracer.start_span(
@@ -145,8 +152,7 @@ class _Runs:
         span = self._open.get(id(sender.request), _NO_RUN)[0]
         if span is None or isinstance(exception, tuple(getattr(sender, "throws", ()) or ())):
             return
-        span.record_exception(exception)
-        span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
+        _record(span, exception)
 
     def end(self, *, task: Any, state: str | None, **_: Any) -> None:
         request = task.request
@@ -173,6 +179,12 @@ class _RequestGetter(Getter[Any]):
 
 _NO_RUN: tuple[None, None] = (None, None)
 _OF_A_REQUEST = _RequestGetter()
+
+
+def _record(span: Span, exception: BaseException) -> None:
+    """Tell of an exception in a span, as of what ended it."""
+    span.record_exception(exception)
+    span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
 
 
 def _attributes(request: Any) -> dict[str, str | int]:

@@ -3,6 +3,8 @@
 Receivers get a message in the shapes of Celery's protocol 2: ``headers`` (a dict), ``body`` ``(args, kwargs,
 embed)``, ``properties``. What before_task_publish changes in args, kwargs, further headers and the priority
 goes into the message. Nothing of this is made where nobody listens.
+
+Celery has no signal for a publish that comes to nothing after before_task_publish; ``not_published`` is one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.chain_steps import steps_of
 from emq_compat.message import Publish
 from emq_compat.shim.codec import dumps, loads
+from emq_compat.shim.dispatch import Signal
 from emq_compat.shim.events.event import Event
 from emq_compat.shim.exceptions import EncodeError
 from emq_compat.shim.options import priority_of
@@ -26,7 +29,11 @@ from emq_compat.shim.surface.saferepr import saferepr
 if TYPE_CHECKING:
     from emq_compat.shim.events.system import Events
 
-__all__ = ["Announcement", "announced"]
+__all__ = ["Announcement", "announced", "not_published"]
+
+#: Sent in the place of after_task_publish, with the same ``sender`` and ``headers``. ``exception``: why;
+#: None: it is a unique task that joins another.
+not_published = Signal(name="not_published", providing_args=("headers", "exception"))
 
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
@@ -76,7 +83,11 @@ class Announcement:
         self._headers.update(celery.get("headers") or {})
         self.message = message
         if before_task_publish.receivers:
-            self._send_before(message, document, retry_policy)
+            try:
+                self._send_before(message, document, retry_policy)
+            except Exception as exc:
+                self.dropped(exc)
+                raise
 
     def _send_before(
         self, message: Publish, document: list[Any], retry_policy: Mapping[str, Any] | None
@@ -141,6 +152,11 @@ class Announcement:
             )
         if self._events is not None:
             self._send_event(self._events)
+
+    def dropped(self, exception: BaseException | None = None) -> None:
+        """Send not_published."""
+        if not_published.receivers:
+            not_published.send(sender=self._name, headers=self._headers, exception=exception)
 
     def _send_event(self, events: Events) -> None:
         headers = self._headers

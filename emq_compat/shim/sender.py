@@ -188,12 +188,17 @@ class Sender(Connecting):
         if announcement is not None:
             message = announcement.message
         pipeline = later.pipeline_of(client)
-        if pipeline is not None:
-            pipeline.add(message)
-        else:
-            first = later.publish_with_tries(client, message, retry_policy)
-        if announcement is not None and first is None:
-            announcement.published()
+        try:
+            if pipeline is not None:
+                pipeline.add(message)
+            else:
+                first = later.publish_with_tries(client, message, retry_policy)
+        except BaseException as exc:
+            if announcement is not None:
+                announcement.dropped(exc)
+            raise
+        if announcement is not None:
+            announcement.published() if first is None else announcement.dropped()
         return first
 
     @property

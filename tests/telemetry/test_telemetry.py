@@ -16,7 +16,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from emq_compat.celery_shim import Celery, chain, chord
+from emq_compat.errors import BrokerRefused
+from emq_compat.message import Publish
 from emq_compat.shim import signals
+from emq_compat.shim.announce import not_published
+from emq_compat.shim.exceptions import EncodeError
 from emq_compat.telemetry import EmqInstrumentor
 from emq_compat.testing.worker import start_worker
 
@@ -146,11 +150,16 @@ def test_an_error_is_told(app: Celery, spans: Spans) -> None:
 def test_coroutines_keep_their_spans_apart(app: Celery, spans: Spans) -> None:
     """Tasks that take turns in one loop have each its own current span."""
     seen = []
+    inside = []
+    all_inside = asyncio.Event()
 
     @app.task(name="waits")
     async def waits(n: int) -> None:
         before = trace.get_current_span()
-        await asyncio.sleep(0.01)
+        inside.append(n)
+        if len(inside) == 8:
+            all_inside.set()
+        await asyncio.wait_for(all_inside.wait(), 10)
         seen.append(before.get_span_context() == trace.get_current_span().get_span_context())
 
     with start_worker(app, pool="asyncio", concurrency=8):
@@ -183,11 +192,74 @@ def test_links_instead_of_children(app: Celery) -> None:
     assert [publish.context.span_id] == [link.context.span_id for link in run.links]
 
 
+def test_a_publish_that_fails_is_an_error(
+    app: Celery, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its span ends with what was raised, whether the broker or what a receiver put in was at fault."""
+
+    @app.task(name="f")
+    def f() -> None:
+        pass
+
+    def put_in(headers: dict[str, Any], **_: Any) -> None:
+        headers["own"] = object()
+
+    def publish(message: Publish) -> None:
+        raise BrokerRefused("no")
+
+    monkeypatch.setattr(app.client, "publish", publish)
+    with pytest.raises(BrokerRefused):
+        f.delay()
+    signals.before_task_publish.connect(put_in)
+    try:
+        with pytest.raises(EncodeError):
+            f.delay()
+    finally:
+        signals.before_task_publish.disconnect(put_in)
+
+    told = [str(span.status.description).partition(":")[0] for span in spans.named("apply_async/f")]
+    assert ["BrokerRefused", "EncodeError"] == told
+
+
+def test_a_publish_that_joins_another_ends_its_span(app: Celery, spans: Spans) -> None:
+    """A unique task that is there already is published by nobody, which is no error."""
+
+    @app.task(name="f", unique_for=60)
+    def f() -> None:
+        pass
+
+    assert f.delay() == f.delay()
+
+    ends = [span.status.status_code for span in spans.named("apply_async/f")]
+    assert [StatusCode.UNSET] * 2 == ends
+
+
+def test_a_run_inside_a_run(app: Celery, spans: Spans) -> None:
+    """A task that runs another in place is its parent, and is the current one again behind it."""
+    current: list[str] = []
+
+    @app.task(name="inner")
+    def inner() -> None:
+        current.append(trace.get_current_span().name)  # type: ignore[attr-defined]
+
+    @app.task(name="outer")
+    def outer() -> None:
+        inner.apply()
+        current.append(trace.get_current_span().name)  # type: ignore[attr-defined]
+
+    with start_worker(app):
+        outer.delay().get(timeout=10)
+
+    assert ["run/inner", "run/outer"] == current
+    assert spans.one("run/outer").context.span_id == parent_of(spans.one("run/inner"))
+
+
 def test_uninstrumented(app: Celery, spans: Spans) -> None:
     """Nothing listens afterwards."""
     EmqInstrumentor().uninstrument()
 
-    assert [] == [signal for signal in (signals.task_prerun, signals.before_task_publish) if signal.receivers]
+    listened = (signals.task_prerun, signals.before_task_publish, not_published)
+    assert [] == [signal for signal in listened if signal.receivers]
 
 
 def test_who_isnt_instrumented_breaks_nothing(make_app: Callable[..., Celery], spans: Spans) -> None:

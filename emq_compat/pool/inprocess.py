@@ -43,7 +43,6 @@ _REPEAT_S, _REPEAT_MAX_S = 0.02, 5.0
 class InProcessPool(Pool):
     """Slots of this process; a subclass makes them and says what becomes of one that is given up."""
 
-
     def __init__(self, options: PoolOptions, work: Work) -> None:
         self._options = options
         self._work = work
@@ -115,7 +114,8 @@ class InProcessPool(Pool):
             return True
         if not reserve:
             return False
-        busy = [slot for slot in self._slots if not slot.retiring]
+        # When one that was given up lets go, nobody knows: nothing waits for that.
+        busy = [slot for slot in self._slots if not (slot.retiring or slot.given[0].given_up)]
         slot = min(busy, key=lambda slot: len(slot.given), default=None)
         if slot is None or len(slot.given) > self._reserve:
             return False

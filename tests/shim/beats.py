@@ -107,4 +107,5 @@ def beat(app: Celery, **options: Any) -> PersistentScheduler:
     return PersistentScheduler(app, **options)
 
 
+NOON = datetime(2026, 8, 8, 12, 0, tzinfo=timezone.utc)
 MINUTE = timedelta(minutes=1)

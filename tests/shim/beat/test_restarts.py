@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from emq_compat.shim.schedules.cron import crontab
-from tests.broker.bench import Bench
-from tests.shim.beats import BrokerHere, app_on, beat, every, run_due
+from tests.shim.beats import NOON, BrokerHere, app_on, beat, every, run_due
 
 pytestmark = pytest.mark.unit
-NOON = datetime(2026, 8, 8, 12, 0, tzinfo=timezone.utc)
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
-@pytest.fixture
-def broker() -> BrokerHere:
-    here = BrokerHere()
-    here.set_clock(NOON)
-    return here
 
 
 # Restarts, and two of them

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,24 +16,9 @@ from emq_compat.shim.beat.service import EmbeddedService
 from emq_compat.shim.schedules.cron import crontab
 from tests.broker.bench import Bench
 from tests.processes import wait_until
-from tests.shim.beats import MINUTE, BrokerHere, app_on, beat, every, run_due
+from tests.shim.beats import MINUTE, NOON, BrokerHere, app_on, beat, every, run_due
 
 pytestmark = pytest.mark.unit
-NOON = datetime(2026, 8, 8, 12, 0, tzinfo=timezone.utc)
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
-@pytest.fixture
-def broker() -> BrokerHere:
-    here = BrokerHere()
-    here.set_clock(NOON)
-    return here
 
 
 # The clock

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shelve
 import time
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,10 @@ from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.schedules.base import BaseSchedule, schedstate
 from emq_compat.shim.schedules.cron import crontab
 from emq_compat.shim.schedules.interval import schedule
-from tests.broker.bench import Bench
 from tests.processes import wait_until
-from tests.shim.beats import MINUTE, BrokerHere, app_on, beat, every, run_due
+from tests.shim.beats import MINUTE, NOON, BrokerHere, app_on, beat, every, run_due
 
 pytestmark = pytest.mark.unit
-NOON = datetime(2026, 8, 8, 12, 0, tzinfo=timezone.utc)
-
-
-@pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    yield
-    while Bench.opened:
-        Bench.opened.pop().store.close()
-
-
-@pytest.fixture
-def broker() -> BrokerHere:
-    here = BrokerHere()
-    here.set_clock(NOON)
-    return here
 
 
 # One beat

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,38 +61,48 @@ def test_a_count_that_can_be_read_no_more_adds_nothing() -> None:
     assert 0.06 == pytest.approx(own_time.took(10.06))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts it")
-def test_the_system_counts_it() -> None:
-    """A thread that shares its processor with another waits; one that sleeps hardly does."""
-    before = os.sched_getaffinity(0)
-    took: dict[str, float] = {}
-
-    def busy(until: float) -> None:
-        while time.monotonic() < until:
+def fork_busy(processor: int) -> int:
+    """Start a process that keeps a processor busy until it is killed; returns its pid."""
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {processor})
+        while True:
             pass
+    return pid
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system doesn't count it")
+def test_the_system_counts_it() -> None:
+    """A thread that shares its processor with two others waits for it; one that sleeps hardly does."""
+    before = os.sched_getaffinity(0)
+    asleep, over = threading.Event(), threading.Event()
+    waited: list[float] = []
 
     def sleeps() -> None:
         with waiting_counted() as waited_s:
             was = waited_s()
-            time.sleep(0.2)
-            took["asleep"] = waited_s() - was
+            asleep.set()
+            over.wait()
+            waited.append(waited_s() - was)
 
-    pid = os.fork()
-    if pid == 0:
-        os.sched_setaffinity(0, {min(before)})
-        busy(time.monotonic() + 0.5)
-        os._exit(0)
+    # Before there is a thread: a copy of a process that has several may hang.
+    others = [fork_busy(min(before)) for _ in range(2)]
+    thread = threading.Thread(target=sleeps)
     try:
-        thread = threading.Thread(target=sleeps)
         thread.start()
-        thread.join()
+        asleep.wait()
         os.sched_setaffinity(0, {min(before)})
         with waiting_counted() as waited_s:
-            was = waited_s()
-            busy(time.monotonic() + 0.3)
-            took["busy"] = waited_s() - was
+            was, began, ran = waited_s(), time.monotonic(), time.thread_time()
+            while (lasted := waited_s() - was) < 0.2:
+                assert time.monotonic() < began + 20
+            by_the_clock = time.monotonic() - began - (time.thread_time() - ran)
     finally:
         os.sched_setaffinity(0, before)
-        os.waitpid(pid, 0)
-    assert took["asleep"] < 0.19
-    assert took["busy"] > 0.02
+        for pid in others:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        over.set()
+        thread.join()
+    assert lasted == pytest.approx(by_the_clock, abs=0.05)
+    assert waited[0] < 0.2

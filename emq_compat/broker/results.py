@@ -127,11 +127,11 @@ class Results:
                 if not failures or result.state != SUCCESS:
                     self._push_or_postpone(client, task_id, result.state, result.body)
                 continue
-            clients = self._waits.setdefault(task_id, {})
-            if client not in clients:
+            if client not in self._waits.get(task_id, ()):
                 if self._count >= MOST_WAITS:
                     raise MessageError(f"{MOST_WAITS:,} results are waited for, and no more can be")
                 self._count += 1
+            clients = self._waits.setdefault(task_id, {})
             clients[client] = now.mono + WAIT_S
             if failures:
                 self._spared.setdefault(task_id, set()).add(client)

@@ -147,6 +147,7 @@ def test_waits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     results.wait(CLIENT, ["a", "b"], bench.now)
     with pytest.raises(MessageError, match="no more can be"):
         results.wait(CLIENT, ["c"], bench.now)
+    results.expire(bench.now)
     results.put("a", "SUCCESS", b"{}", bench.now)
     results.unwait(CLIENT, ["b", "never"])
     results.wait(CLIENT, ["c", "d", "e"], bench.now)

@@ -12,6 +12,7 @@ from emq_compat.broker.failing import Failing
 from emq_compat.broker.records import Dispatch, Moment
 from emq_compat.message import Headers, new_id
 from emq_compat.protocol.commands import Heartbeat
+from emq_compat.terms import Share
 from tests.broker.bench import Bench
 
 pytestmark = pytest.mark.unit
@@ -198,6 +199,44 @@ def test_nothing_is_fetched_from_a_paused_queue() -> None:
     b.ask("resume_queue", queue="q")
     assert fetched["ok"] in (None, False, {}) or not fetched["ok"].get("msgid")
     assert b.ask("fetch", queue="q")["ok"]["msgid"]
+
+
+def test_whatever_comes_into_a_paused_queue_waits_until_it_is_resumed(tmp_path: Path) -> None:
+    """What is redelivered, becomes due or is let in at its gate isn't handed out either."""
+    b = Bench(tmp_path)
+    place, late = Share(key="k", number=1).encode(), {"tasks": {"t": "l"}, "slots": 4, "credit": 4}
+    first, parked = b.publish(2, task="t", slots=place)
+    assert [first] == [d.msgid for d in b.worker(b"w.1", **late)]
+    (due,) = b.publish(task="t", eta=b.wall + 5)
+    b.ask("pause_queue", queue="q")
+    b.worker(b"w.2", **late)
+    sent = b.pass_time(20, b"w.2")
+    b.restart()
+    b.worker(b"w.2", **late)
+    sent += b.sent + b.pass_time(20, b"w.2")
+    assert [] == [d.msgid for d in sent if isinstance(d, Dispatch)]
+    b.ask("resume_queue", queue="q")
+    handed = [d for d in b.sent if isinstance(d, Dispatch)]
+    assert [first, due] == [d.msgid for d in handed]
+    assert [parked] == [d.msgid for d in b.reply(handed[0])]
+
+
+@pytest.mark.parametrize("listened", [True, False])
+def test_a_pause_ends_with_its_queue(listened: bool, tmp_path: Path) -> None:
+    """A purge leaves a queue paused, and so does a deletion that only empties it: somebody listens on it."""
+    b = Bench(tmp_path)
+    b.publish(queue="q")
+    b.ask("pause_queue", queue="q")
+    b.ask("purge", queue="q")
+    b.restart()
+    assert b.engine.queues.by_name["q"].paused
+    if listened:
+        b.worker(credit=4, slots=4)
+    b.ask("delete_queue", queue="q")
+    b.publish(queue="q")
+    assert listened == b.engine.queues.by_name["q"].paused
+    b.restart()
+    assert (0 if listened else 1) == len(b.worker(credit=4, slots=4))
 
 
 def test_an_unknown_queue_is_not_paused() -> None:

@@ -12,7 +12,6 @@ writes, or that has written in SQLite directly, is folded at once. Large values 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sqlite3
 import time
@@ -24,11 +23,12 @@ from typing import IO, Any
 from emq_compat.broker.aside import AWARE, FILLS, Aside
 from emq_compat.broker.copies import Copies
 from emq_compat.broker.folder import JOURNAL, REDO, claim
+from emq_compat.broker.folding import Folding
 from emq_compat.broker.journal_file import abandon, begin_run, connect, end_run, prepare
 from emq_compat.broker.mark import Marker
 from emq_compat.broker.opening import Found, look
 from emq_compat.broker.redo import TOKEN_BYTES, RedoLog, Writes
-from emq_compat.broker.schema import SQL
+from emq_compat.broker.schema import LARGE, SQL, WRITES
 from emq_compat.broker.trouble import trouble
 from emq_compat.errors import JournalDamaged, JournalError
 
@@ -36,60 +36,8 @@ __all__ = ["Database"]
 
 logger = logging.getLogger(__name__)
 
-#: For so long commits stand in the redo log only; and after a fold that failed, the next is tried.
-_FOLD_AFTER_S = 1.0
-#: And for so long while large values are kept aside, as most of them are gone by then …
-_ASIDE_S = 10.0
-#: … or until they have so many bytes. A log of _SPENT_BYTES of which most is gone is begun anew earlier.
-_ASIDE_BYTES = 128 << 20
-_SPENT_BYTES = 32 << 20
-_SPENT_SHARE = 8
 #: Sequence numbers are reserved on disk in blocks, so that a commit needn't write the counter.
 _SEQUENCE_BLOCK = 1_000_000
-
-
-#: Buffered writes in the order in which they are executed.
-_WRITES = (
-    "add_message",
-    "add_delayed",
-    "add_held",
-    "add_parked",
-    "fill_message",
-    "give_back",
-    "end_hand_out",
-    "move",
-    "hand_out",
-    "bury",
-    "drop_message",
-    "remember_finished",
-    "drop_lock",
-    "put_lock",
-    "put_pace",
-    "put_result",
-    "fill_result",
-    "forget_result",
-    "revoke",
-    "put_schedule",
-    "put_periodic",
-    "set_counts",
-    "add_part",
-    "put_chord",
-    "drop_parts",
-    "drop_chord",
-)
-
-#: The statements that are given payloads and results, with how many values they take.
-_LARGE = {
-    "add_message": 5,
-    "add_delayed": 7,
-    "add_held": 6,
-    "add_parked": 7,
-    "put_result": 4,
-    "add_part": 3,
-    "release": 6,
-    "fill_message": 2,
-    "fill_result": 2,
-}
 
 
 class Database:
@@ -118,7 +66,7 @@ class Database:
         self._marker: Marker | None = None
         self.notes: tuple[str, ...] = ()
         self.on_write: Callable[[str, float], None] | None = None
-        self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
+        self._pending: dict[str, list[tuple[Any, ...]]] = {name: [] for name in WRITES}
         self._aside = Aside()
         self._dirty = False
         self._in_transaction = False
@@ -130,9 +78,7 @@ class Database:
         self._generation = 0
         #: The transaction lacks what is in the redo log: nothing may be committed.
         self._behind = False
-        #: The monotonic time at which ``commit`` is to be called though nothing was written.
-        self.fold_at = math.inf
-        self._aside_until = 0.0
+        self._folding = Folding()
         if folder is not None:
             self._lock = claim(folder)
             self.path = folder / JOURNAL
@@ -292,13 +238,18 @@ class Database:
         else:
             self._behind = False
 
+    @property
+    def fold_at(self) -> float:
+        """The monotonic time at which ``commit`` is to be called though nothing was written."""
+        return self._folding.at
+
     def commit(self, *, told: bool = True) -> None:
         """Make everything since the last commit durable at once.
 
         Args:
             told: somebody will be told something that follows from it. If not, it may be lost with the
                 process as if it had never been received; it becomes durable with a later commit, within
-                ``_FOLD_AFTER_S``.
+                ``FOLD_AFTER_S``.
 
         Raises:
             JournalError: it could not be written (disk full …); all of it is undone.
@@ -309,18 +260,11 @@ class Database:
             self._unrecorded += self._executed
             self._executed = []
             now = time.monotonic()
-            due, large = now >= self.fold_at, self._aside.fresh_bytes
+            large, due = self._aside.fresh_bytes > 0, self._folding.due(now)
             if not (told or due) or self._record(redo):
-                live = self._aside.live_bytes
-                spent = redo.end >= max(_SPENT_BYTES, _SPENT_SHARE * live)
-                if large and (spent or live >= _ASIDE_BYTES):
+                stands = bool(self._unrecorded) or not redo.empty
+                if self._folding.wanted(now, self._aside, large=large, log_bytes=redo.end, stands=stands):
                     self._fold_or_wait(now)
-                elif due and live and now < self._aside_until:
-                    self.fold_at = now + _FOLD_AFTER_S
-                elif due:
-                    self._fold_or_wait(now)
-                elif self.fold_at == math.inf and (self._unrecorded or not redo.empty):
-                    self.fold_at, self._aside_until = now + _FOLD_AFTER_S, now + _ASIDE_S
                 return
         try:
             self._fold()
@@ -365,7 +309,7 @@ class Database:
             if isinstance(error, JournalDamaged) or self._behind or lacks:
                 raise error from exc
             logger.warning("%s; what was confirmed stands in %s", error, REDO)
-            self.fold_at = now + _FOLD_AFTER_S
+            self._folding.failed(now)
 
     def _fold(self) -> None:
         """Commit SQLite's transaction; the redo log starts over."""
@@ -386,7 +330,7 @@ class Database:
         self._executed, self._unrecorded = [], []
         self._aside.clear()
         self._direct = False
-        self.fold_at = math.inf
+        self._folding.made()
 
     def probe(self) -> bool:
         """Return whether the disk takes a write again.
@@ -416,7 +360,7 @@ class Database:
             JournalError: the journal can't be used.
         """
         try:
-            for name, fields in _LARGE.items():
+            for name, fields in LARGE.items():
                 # A statement keeps its values until it has others; these are refused, for the NULLs in them.
                 with suppress(sqlite3.IntegrityError):
                     self._db.execute(SQL[name], (None,) * fields)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker import database, redo
+from emq_compat.broker import folding, redo
 from emq_compat.broker.aside import ASIDE_BYTES
 from emq_compat.broker.records import StoredResult, home_key
 from emq_compat.broker.store import Store
@@ -92,25 +92,25 @@ def test_values_are_kept_aside_for_some_seconds(store: Store, monkeypatch: pytes
     """A fold that is due waits for large values to end, but not for ever, nor for too many."""
     store.put_result("t", "SUCCESS", bytes(MB), None)
     store.commit()
-    store.fold_at = 0.0
+    store._folding.at = 0.0
     store.commit(told=False)
     assert time.monotonic() < store.fold_at < time.monotonic() + 1.1
     assert 0 == in_file(store)
-    monkeypatch.setattr(database, "_ASIDE_BYTES", 2 * MB)
+    monkeypatch.setattr(folding, "_ASIDE_BYTES", 2 * MB)
     store.put_result("s", "SUCCESS", bytes(MB), None)
     store.commit()
     assert 2 * MB == in_file(store)
     monkeypatch.undo()
     store.put_result("u", "SUCCESS", bytes(MB), None)
     store.commit()
-    store._aside_until = store.fold_at = 0.0
+    store._folding._aside_until = store._folding.at = 0.0
     store.commit(told=False)
     assert 3 * MB == in_file(store)
 
 
 def test_a_log_that_is_spent_begins_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where hardly anything in the redo log is needed any more what is comes into the database early."""
-    monkeypatch.setattr(database, "_SPENT_BYTES", 10 * MB)
+    monkeypatch.setattr(folding, "_SPENT_BYTES", 10 * MB)
     assert store._redo is not None
     store.put_result("t", "SUCCESS", bytes(MB), None)
     for n in range(16):
@@ -127,7 +127,7 @@ def test_a_log_that_is_spent_begins_anew(store: Store, monkeypatch: pytest.Monke
 
 def test_a_log_of_which_much_is_needed_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits in the redo log isn't brought into the database early for the little that is gone."""
-    monkeypatch.setattr(database, "_SPENT_BYTES", 2 * MB)
+    monkeypatch.setattr(folding, "_SPENT_BYTES", 2 * MB)
     for n in range(6):
         store.put_result(f"t{n}", "SUCCESS", bytes(MB), None)
         store.commit()
@@ -266,7 +266,7 @@ def test_a_fold_that_fails_says_what_is_undone(store: Store, monkeypatch: pytest
     def full() -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(database, "_ASIDE_BYTES", MB)
+    monkeypatch.setattr(folding, "_ASIDE_BYTES", MB)
     store.put_result("a", "SUCCESS", b"a" * MB, None)
     with monkeypatch.context() as patch:
         patch.setattr(store, "_fill", full)

@@ -175,7 +175,7 @@ def test_quiet_batches_are_durable_in_time(tmp_path: Path) -> None:
     store.put_result("quiet", "SUCCESS", b"1", None)
     store.commit(told=False)
     assert time.monotonic() - 60 < store.fold_at <= time.monotonic() + 1
-    store.fold_at = time.monotonic()
+    store._folding.at = time.monotonic()
     store.commit(told=False)
     assert store.fold_at > time.monotonic() + 1e6
     again = killed(tmp_path / "data", tmp_path / "copy")
@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_commits_in_the_log(tmp_path: Path) -> None:
     store._db = disk  # type: ignore[assignment]
     for name in "abc":
         store.put_result(name, "SUCCESS", b"1", None)
-        store.fold_at = 0.0
+        store._folding.at = 0.0
         store.commit(told=False)
         assert store.fold_at > time.monotonic()
     again = killed(tmp_path / "data", tmp_path / "copy")

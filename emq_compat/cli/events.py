@@ -12,6 +12,7 @@ import click
 
 from emq_compat.cli.background import go_to_background, started
 from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.context import root_context
 from emq_compat.cli.pid_file import pid_file
 from emq_compat.shim.app import Celery
 from emq_compat.shim.events.dumper import evdump
@@ -80,7 +81,7 @@ def events(
         else:
             from emq_compat.shim.events.screen import evtop  # noqa: PLC0415 - curses isn't everywhere
 
-            evtop(app=app)
+            evtop(app=app, colours=not root_context().no_color)
 
 
 def _run_camera(

@@ -81,9 +81,7 @@ def _print_once(looks: Looks, url: str, every_s: float, *, as_json: bool) -> Non
 
 
 def _show(looks: Looks, url: str) -> None:
-    import curses  # noqa: PLC0415 - it isn't everywhere
-
-    from emq_compat.cli.top_screen import show  # noqa: PLC0415 - likewise
+    from emq_compat.cli.top_screen import show  # noqa: PLC0415 - curses isn't everywhere
 
     def lines(width: int, height: int) -> Sequence[Line]:
         if looks.failed is not None:
@@ -99,10 +97,6 @@ def _show(looks: Looks, url: str) -> None:
         show(lines, {" ": looks.look_soon}, colours=not root_context().no_color)
     except BrokerRefused as exc:
         raise _refused(exc, url) from exc
-    except curses.error as exc:
-        raise ConfigurationError(
-            f"this terminal (TERM={os.environ.get('TERM', '')}) can't be used: {exc}; --once prints text"
-        ) from exc
     finally:
         looks.end()
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from emq_compat.cli.top_lines import Line
+from emq_compat.curses_terminal import coloured, taken_over
 
 __all__ = ["show"]
 
@@ -34,24 +35,10 @@ def show(
         colours: whether colours are wanted.
 
     Raises:
-        curses.error: it is a terminal that curses doesn't know.
+        ConfigurationError: it is a terminal that curses doesn't know.
     """
-    # What curses.initscr asks would end the process if it failed.
-    curses.setupterm()
-    # Not curses.wrapper: it asks for colours, white on black, also where none are wanted.
-    window = curses.initscr()
-    try:
-        curses.noecho()
-        curses.cbreak()
-        window.keypad(True)
+    with suppress(KeyboardInterrupt), taken_over("--once prints text") as window:
         _run(window, lines, keys, colours)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        window.keypad(False)
-        curses.nocbreak()
-        curses.echo()
-        curses.endwin()
 
 
 def _run(
@@ -63,7 +50,9 @@ def _run(
     with suppress(curses.error):  # not every terminal can hide it
         curses.curs_set(0)
     window.timeout(_EVERY_MS)
-    styles = _coloured() if colours and curses.has_colors() else _STYLES
+    styles = dict(_STYLES)
+    for level, colour in coloured(_COLOURS, wanted=colours).items():
+        styles[level] |= colour
     while True:
         height, width = window.getmaxyx()
         window.erase()
@@ -83,13 +72,3 @@ def _run(
             window.clear()  # who knows what the terminal has made of the old lines
         if action := keys.get(key):
             action()
-
-
-def _coloured() -> dict[str, int]:
-    curses.start_color()
-    curses.use_default_colors()
-    styles = dict(_STYLES)
-    for number, (level, colour) in enumerate(_COLOURS.items(), 1):
-        curses.init_pair(number, colour, -1)
-        styles[level] |= curses.color_pair(number)
-    return styles

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.cli.screen import Screen
 from tests.processes import Proc, Procs
 
 COMMAND = Path(sys.executable).with_name("emq-compat")
@@ -111,3 +112,17 @@ def site(tmp_path: Path, procs: Procs, free_port: Callable[[], int]) -> Site:
     folder = tmp_path / "site"
     folder.mkdir()
     return Site(folder, procs, free_port)
+
+
+@pytest.fixture
+def on_screen(site: Site) -> Iterator[Callable[..., Screen]]:
+    """Runs `emq-compat ARGV` in the site's folder, on a terminal of its own."""
+    found: list[Screen] = []
+
+    def run(*argv: str, **env: str) -> Screen:
+        found.append(Screen(COMMAND, *argv, folder=site.folder, **env))
+        return found[-1]
+
+    yield run
+    for screen in found:
+        screen.close()

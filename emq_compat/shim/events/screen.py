@@ -6,11 +6,12 @@ import curses
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from emq_compat.curses_terminal import coloured, taken_over
 from emq_compat.shim import current, states
 from emq_compat.shim.surface.text import abbr, abbrtask
 
@@ -36,16 +37,25 @@ class CursesMonitor:
         state: what is drawn.
         app: whose tasks are revoked.
         keymap: further keys → functions.
+        colours: whether colours are wanted.
     """
 
     help = "j:down k:up i:info t:traceback r:result c:revoke q:quit"
     greet = "emq-compat events"
 
     def __init__(
-        self, state: State, app: Any, keymap: dict[str, Callable[[], object]] | None = None
+        self,
+        state: State,
+        app: Any,
+        keymap: dict[str, Callable[[], object]] | None = None,
+        *,
+        colours: bool = True,
     ) -> None:
         self.state = state
         self.app = app
+        self._colours = colours
+        self._terminal = ExitStack()
+        self._styles: dict[str, int] = {}
         self.win: Any = None
         self.selected_task: str | None = None
         self.done = False
@@ -181,24 +191,18 @@ class CursesMonitor:
     # The terminal
 
     def init_screen(self) -> None:
-        """Take the terminal over."""
-        self.win = curses.initscr()
-        curses.noecho()
-        curses.cbreak()
-        self.win.keypad(True)
+        """Take the terminal over.
+
+        Raises:
+            ConfigurationError: it is a terminal that curses doesn't know.
+        """
+        self.win = self._terminal.enter_context(taken_over("--dump writes lines"))
         self.win.timeout(_EVERY_MS)
-        if curses.has_colors():
-            curses.start_color()
-            curses.use_default_colors()
-            for number, colour in enumerate(_COLOURS.values(), 1):
-                curses.init_pair(number, colour, -1)
+        self._styles = {**_STYLES, **coloured(_COLOURS, wanted=self._colours)}
 
     def resetscreen(self) -> None:
         """Give it back."""
-        curses.nocbreak()
-        self.win.keypad(False)
-        curses.echo()
-        curses.endwin()
+        self._terminal.close()
 
     def draw(self) -> None:
         """Draw once, and take the next key, or wait a moment for one."""
@@ -206,7 +210,7 @@ class CursesMonitor:
         self.win.erase()
         for number, (line, shown) in enumerate(self.lines(height, width - 1)[:height]):
             with suppress(curses.error):  # wide characters may not fit
-                self.win.addstr(number, 0, line, _attribute(shown))
+                self.win.addstr(number, 0, line, self._styles.get(shown, curses.A_NORMAL))
         self.win.refresh()
         self.handle_keypress()
 
@@ -218,22 +222,19 @@ _COLOURS = {
     states.REVOKED: curses.COLOR_MAGENTA,
     states.STARTED: curses.COLOR_YELLOW,
 }
+_STYLES = {"title": curses.A_DIM, "head": curses.A_BOLD | curses.A_UNDERLINE, "selected": curses.A_STANDOUT}
 
 
-def _attribute(shown: str) -> int:
-    plain = {"title": curses.A_DIM, "head": curses.A_BOLD | curses.A_UNDERLINE, "selected": curses.A_STANDOUT}
-    if shown in plain:
-        return plain[shown]
-    if shown in _COLOURS and curses.has_colors():
-        return curses.color_pair(list(_COLOURS).index(shown) + 1)
-    return curses.A_NORMAL
-
-
-def evtop(app: Any = None) -> None:
+def evtop(app: Any = None, *, colours: bool = True) -> None:
     """Show the cluster on this terminal until q or Ctrl-C.
+
+    Args:
+        app: whose; the current one.
+        colours: whether colours are wanted.
 
     Raises:
         OperationalError: there is no broker.
+        ConfigurationError: it is a terminal that curses doesn't know.
     """
     app = app or current.get_app()
     state = app.events.State()
@@ -243,9 +244,9 @@ def evtop(app: Any = None) -> None:
         # The screen is its own: what goes wrong with the connection is shown there by what doesn't come.
         receiver.on_connection_error = lambda exc, interval: None
         capturing = threading.Thread(target=receiver.capture, name="events", daemon=True)
-        capturing.start()
-        monitor = CursesMonitor(state, app)
+        monitor = CursesMonitor(state, app, colours=colours)
         monitor.init_screen()
+        capturing.start()
         try:
             while not monitor.done:
                 monitor.draw()

@@ -108,7 +108,9 @@ class Access:
         self._wrong = [at for at in self._wrong if now - at < 60.0]
         if len(self._wrong) >= _TRIES:
             raise Refused(429, "Too many wrong tokens: try again in a minute.")
-        if not self._token or not hmac.compare_digest(token.strip().encode(), self._token.encode()):
+        # JSON may hold what UTF-8 can't.
+        given = token.strip().encode("utf-8", "surrogatepass")
+        if not self._token or not hmac.compare_digest(given, self._token.encode()):
             self._wrong.append(now)
             raise Refused(403, "This is not the token.")
         self._sessions = {key: one for key, one in self._sessions.items() if one[1] >= now}

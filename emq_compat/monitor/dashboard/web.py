@@ -51,6 +51,14 @@ _BROWSERS = 200
 #: So often a comment is sent where nothing else is, so that proxies keep the connection.
 _QUIET_S = 15.0
 
+
+class _Told(JSONResponse):
+    """JSON in ASCII: what tasks were given and raised may hold characters that UTF-8 can't have."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 Handler = Callable[[Request, Session], Awaitable[Response]]
 
 
@@ -161,7 +169,7 @@ class _Site:
 
     async def session(self, request: Request, session: Session) -> Response:
         """Tell the page what it may, and its secret."""
-        return JSONResponse(
+        return _Told(
             {
                 "secret": session.secret,
                 "url": self._shown.url,
@@ -182,7 +190,7 @@ class _Site:
             raise
         session = self._access.session(cookie)
         logger.info("login from %s: %s", _peer(request), session.name if session else "")
-        response = JSONResponse({"ok": True})
+        response = _Told({"ok": True})
         response.set_cookie(
             COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/"
         )
@@ -191,7 +199,7 @@ class _Site:
     async def log_out(self, request: Request, session: Session) -> Response:
         """End the session."""
         self._access.log_out(request.cookies.get(COOKIE))
-        response = JSONResponse({"ok": True})
+        response = _Told({"ok": True})
         response.delete_cookie(COOKIE, path="/")
         return response
 
@@ -201,20 +209,23 @@ class _Site:
         """Tell what changes, as server-sent events."""
         if self._watch.browsers >= _BROWSERS:
             raise Refused(503, f"{_BROWSERS} pages are open, and no more can be")
+        cookie = request.cookies.get(COOKIE)
 
         async def events() -> AsyncIterator[str]:
             yield "retry: 2000\n\n"
             updates = self._watch.updates()
             pending: asyncio.Future[str] | None = None
             try:
-                while True:
+                # It ends with its session: the page asks again then, and is told to log in.
+                while self._access.session(cookie) is not None:
                     pending = pending or asyncio.ensure_future(anext(updates))
                     done, _ = await asyncio.wait((pending,), timeout=_QUIET_S)
                     if not done:
                         yield ": quiet\n\n"
                         continue
                     text, pending = pending.result(), None
-                    yield f"data: {text}\n\n"
+                    if self._access.session(cookie) is not None:
+                        yield f"data: {text}\n\n"
             finally:
                 if pending is not None:
                     pending.cancel()
@@ -231,26 +242,24 @@ class _Site:
         if not task_id or len(task_id) > 1024:
             raise Refused(400, "which task? `id` is missing")
         tree = await asyncio.to_thread(workflow, self._client, task_id, show_args=self._shown.args)
-        return JSONResponse(tree)
+        return _Told(tree)
 
     async def worker(self, request: Request, session: Session) -> Response:
         """Tell what a worker says of its children."""
         name = request.query_params.get("name", "")
-        return JSONResponse(await asyncio.to_thread(worker, self._client, name, show_args=self._shown.args))
+        return _Told(await asyncio.to_thread(worker, self._client, name, show_args=self._shown.args))
 
     async def dead(self, request: Request, session: Session) -> Response:
         """Tell more dead letters."""
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             raise Refused(400, "`after` is a dead letter's number")
-        return JSONResponse(await asyncio.to_thread(dead_letters, self._client, int(after)))
+        return _Told(await asyncio.to_thread(dead_letters, self._client, int(after)))
 
     async def dead_letter(self, request: Request, session: Session) -> Response:
         """Tell more of one dead letter."""
         key = int(request.path_params["key"])
-        return JSONResponse(
-            await asyncio.to_thread(dead_letter, self._client, key, show_args=self._shown.args)
-        )
+        return _Told(await asyncio.to_thread(dead_letter, self._client, key, show_args=self._shown.args))
 
     # Acting
 
@@ -259,16 +268,17 @@ class _Site:
         if self._shown.read_only:
             raise Refused(403, "this dashboard only shows: it was started with --read-only")
         action, given = request.path_params["action"], await _json(request)
+        named = ascii(action)[1:-1]  # a line of the log stays one line
         who = f"{_peer(request)} ({session.name})"
         told = json.dumps({name: value for name, value in given.items() if name != "confirmed"})
         try:
             came_to = await asyncio.to_thread(do, self._client, action, given)
         except EmqError as exc:
-            logger.warning("%s by %s: %s: refused: %s", action, who, told, exc)
+            logger.warning("%s by %s: %s: refused: %s", named, who, told, exc)
             raise Refused(409, str(exc)) from exc
-        logger.info("%s by %s: %s: %s", action, who, told, " ".join(came_to.split()))
+        logger.info("%s by %s: %s: %s", named, who, told, " ".join(came_to.split()))
         self._watch.look_soon()
-        return JSONResponse({"ok": came_to})
+        return _Told({"ok": came_to})
 
 
 def _peer(request: Request) -> str:
@@ -276,7 +286,7 @@ def _peer(request: Request) -> str:
 
 
 def _error(status: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status_code=status)
+    return _Told({"error": text}, status_code=status)
 
 
 async def _json(request: Request) -> Mapping[str, Any]:

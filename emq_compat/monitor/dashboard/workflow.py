@@ -18,8 +18,10 @@ from emq_compat.monitor.dashboard.details import arguments_in
 
 __all__ = ["workflow"]
 
-#: Tasks of one tree; steps upwards to its root; later steps of a chain that are listed.
+#: Tasks of one tree; how many of them below each other, for it is made, and told, by recursion; steps upwards
+#: to its root; later steps of a chain that are listed.
 _NODES = 400
+_LEVELS = 200
 _CLIMB = 50
 _STEPS = 50
 _AT_ONCE = 200
@@ -67,6 +69,8 @@ class _Tree:
         self._show_args = show_args
         self._tasks: dict[str, _Task] = {}
         self._placed: set[str] = set()
+        #: Whether there is more than what is fetched.
+        self.cut = False
 
     def fetch(self, ids: Iterable[str]) -> None:
         wanted = [one for one in dict.fromkeys(ids) if one not in self._tasks]
@@ -91,13 +95,14 @@ class _Tree:
 
     def fetch_below(self, task_id: str) -> None:
         level, seen = [task_id], {task_id}
-        while level:
+        for _ in range(_LEVELS):
             below = [child for one in level if one in self._tasks for child in self._below(self._tasks[one])]
             level = [one for one in dict.fromkeys(below) if one not in seen]
             seen.update(level)
             self.fetch(level)
-            if len(self._tasks) >= _NODES:
-                return
+            if not level or len(self._tasks) >= _NODES:
+                break
+        self.cut = bool(level)
 
     def _below(self, task: _Task) -> list[str]:
         found = [*task.children, *(_id_of(step) for step in [*_callbacks(task), *_steps(task)[:1]])]
@@ -200,7 +205,7 @@ def workflow(broker: Broker, task_id: str, *, show_args: bool) -> dict[str, Any]
         "asked": task_id,
         "found": tree._tasks[task_id].known,
         "unsearched": bool(tree._tasks[task_id].told.get("unsearched")),
-        "cut": len(tree._tasks) >= _NODES,
+        "cut": tree.cut,
         "tree": shown,
     }
 

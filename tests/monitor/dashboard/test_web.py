@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any, cast
 
@@ -30,19 +31,20 @@ class Site:
         self.broker = FakeBroker()
         client = cast("Client", self.broker)
         access = Access("127.0.0.1", token)
-        self.app = application(client, access, Shown(url="emq://here", **shown), Watch(client))
+        self.watch = Watch(client, every_s=0.01)
+        self.app = application(client, access, Shown(url="emq://here", **shown), self.watch)
         self.cookies = httpx.Cookies()
         self.secret = ""
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app, client=("10.1.2.3", 5))
-            async with httpx.AsyncClient(transport=transport, base_url=HOME, cookies=self.cookies) as client:
-                response = await client.request(method, path, **more)
-                self.cookies = client.cookies
-                return response
+        return asyncio.run(self.ask(method, path, **more))
 
-        return asyncio.run(ask())
+    async def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.app, client=("10.1.2.3", 5))
+        async with httpx.AsyncClient(transport=transport, base_url=HOME, cookies=self.cookies) as client:
+            response = await client.request(method, path, **more)
+            self.cookies = client.cookies
+            return response
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return self.request("GET", path, **more)
@@ -108,6 +110,45 @@ def test_without_the_token_nothing_is_told() -> None:
     headers = {"X-Emq-Secret": site.secret}
     assert 200 == site.request("POST", "/api/logout", json={}, headers=headers).status_code
     assert 401 == site.get("/api/session").status_code
+
+
+def test_updates_end_with_their_session() -> None:
+    """A page that is open when its session ends is told nothing more, and asks again without being let in."""
+    site = Site(TOKEN)
+    assert 200 == site.request("POST", "/api/login", json={"token": TOKEN}).status_code
+    headers = {"X-Emq-Secret": site.get("/api/session").json()["secret"]}
+
+    async def scene() -> None:
+        updates = asyncio.create_task(site.ask("GET", "/api/updates"))
+        while site.watch.looks < 2:  # noqa: ASYNC110 - what it waits for tells nobody
+            await asyncio.sleep(0)
+        await site.ask("POST", "/api/logout", json={}, headers=headers)
+        response = await asyncio.wait_for(updates, 20)
+        assert (200, True) == (response.status_code, '"verdict"' in response.text)
+        assert 401 == (await site.ask("GET", "/api/updates")).status_code
+        assert 0 == site.watch.browsers
+        await site.watch.close()
+
+    asyncio.run(scene())
+
+
+def test_characters_that_utf_8_cannot_have() -> None:
+    """What a task has raised is told whatever is in it; such a token is a wrong one like others."""
+    site = Site(TOKEN)
+    token = {"content": b'{"token":"\\ud800"}', "headers": {"Content-Type": "application/json"}}
+    assert 403 == site.request("POST", "/api/login", **token).status_code
+    site = Site()
+    reply = json.dumps({"error": {"type": "ValueError", "message": "\ud800"}})
+    site.broker.answers["trace"] = {"t": {"where": "unknown", "state": "FAILURE", "reply": reply}}
+    assert "ValueError: \ud800" == site.get("/api/task?id=t").json()["tree"]["error"]
+
+
+def test_a_line_of_the_log_stays_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """An action that isn't there is refused and logged, without the line breaks in its name."""
+    assert 409 == Site().act("x%0Apurge by 10.0.0.1 (local): done").status_code
+    assert ["x\\npurge by 10.0.0.1 (local): done"] == [
+        record.message.partition(" by 10.1.2.3")[0] for record in caplog.records if "by" in record.message
+    ]
 
 
 ACTIONS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -40,12 +40,9 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_FILES = {
-    "/": ("index.html", "text/html"),
-    "/dashboard.css": ("dashboard.css", "text/css"),
-    "/dashboard.js": ("dashboard.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+_PAGE = resources.files("emq_compat.monitor.dashboard") / "page"
+#: The end of a file's name → its kind.
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _BODY_BYTES = 64 << 10
 _BROWSERS = 200
 #: So often a comment is sent where nothing else is, so that proxies keep the connection.
@@ -102,7 +99,7 @@ def application(client: Client, access: Access, shown: Shown, watch: Watch) -> S
         ("/api/logout", site.log_out, "POST"),
     )
     routes = [
-        *(Route(path, site.checked(_file(*file)), methods=["GET"]) for path, file in _FILES.items()),
+        *(Route(path, site.checked(answer), methods=["GET"]) for path, answer in _files()),
         Route("/api/login", site.checked(site.log_in), methods=["POST"]),
         *(
             Route(path, site.checked(site.for_session(handler, changes=method == "POST")), methods=[method])
@@ -112,9 +109,14 @@ def application(client: Client, access: Access, shown: Shown, watch: Watch) -> S
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
-    content = (resources.files("emq_compat.monitor.dashboard") / "page" / name).read_bytes()
+def _files() -> Iterator[tuple[str, Callable[[Request], Awaitable[Response]]]]:
+    """Yield the path and the answer of each file of the page."""
+    for file in _PAGE.iterdir():
+        if kind := _KINDS.get(file.name.rpartition(".")[2]):
+            yield "/" if file.name == "index.html" else f"/{file.name}", _file(file.read_bytes(), kind)
 
+
+def _file(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         return Response(content, media_type=kind)
 

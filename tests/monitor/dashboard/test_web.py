@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 from emq_compat.client import Client
 from emq_compat.errors import BrokerRefused
 from emq_compat.message import Headers, Job
+from emq_compat.monitor.dashboard import web
 from emq_compat.monitor.dashboard.access import Access
 from emq_compat.monitor.dashboard.watch import Watch
 from emq_compat.monitor.dashboard.web import Shown, application
@@ -21,6 +24,7 @@ from tests.monitor.dashboard.fake import FakeBroker
 pytestmark = pytest.mark.unit
 
 TOKEN = "t0ken-of-sixteen-or-more"
+PAGE = Path(web.__file__).with_name("page")
 HOME = "http://127.0.0.1:8420"
 
 
@@ -57,7 +61,7 @@ class Site:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/dashboard.js", "/dashboard.css", "/icon.svg", "/api/session", "/api/task"]
+    "path", ["/", "/dashboard.js", "/queues.js", "/dashboard.css", "/icon.svg", "/api/session", "/api/task"]
 )
 def test_every_answer_has_the_headers(path: str) -> None:
     """The page may load and run only what is its own, nobody may frame it, and nothing is kept."""
@@ -73,9 +77,16 @@ def test_the_page_is_of_one_piece() -> None:
     page = Site().get("/").text
     for forbidden in ("http://", "https://", "<style", "style=", "onclick", "javascript:", "<script>"):
         assert forbidden not in page
-    script = Site().get("/dashboard.js").text
+    scripts, found = ["/dashboard.js"], ""
+    for path in scripts:  # each adds those that it imports
+        response = Site().get(path)
+        assert 200 == response.status_code, path
+        imported = re.findall('"[.](/.*)";', response.text)
+        scripts += [name for name in imported if name not in scripts]
+        found += response.text
+    assert {file.name for file in PAGE.glob("*.js")} == {path[1:] for path in scripts}
     for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://"):
-        assert forbidden not in script
+        assert forbidden not in found
 
 
 def test_another_name_is_refused() -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 class Traces(FakeBroker):
-    """Knows any number of tasks, ``0`` and so on, each followed by the next: as its child, or its callback."""
+    """Knows any number of tasks, from ``0`` on, each followed by the next: its child, or its callback."""
 
     def __init__(self, *, ended: bool) -> None:
         super().__init__()

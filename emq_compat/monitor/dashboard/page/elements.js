@@ -1,0 +1,78 @@
+// Elements. What comes from the broker is only ever put into the page as text.
+
+import { count } from "./words.js";
+
+export const $ = (id) => document.getElementById(id);
+
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    else if (name === "text") element.textContent = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return element;
+}
+
+export function say(element, text) {
+  if (element.textContent !== String(text)) element.textContent = text;
+}
+
+export function button(text, does, attributes = {}) {
+  return h("button", { type: "button", ...attributes, on: { click: does } }, text);
+}
+
+export function tag(text, kind = "") {
+  return h("span", { class: `tag ${kind}` }, text);
+}
+
+export function number(element, value, text = count(value)) {
+  say(element, text);
+  element.classList.toggle("zero", !value);
+}
+
+// Tags behind a name, as [word, kind]; they are made anew only when they are others.
+export function retag(element, tags) {
+  const text = tags.map(([word]) => word).join();
+  if (element.dataset.tags === text) return;
+  element.dataset.tags = text;
+  element.replaceChildren(...tags.map(([word, kind]) => tag(word, kind)));
+}
+
+// Rows that stay where they are: each is made once under its key, and filled again with each update.
+// While somebody reads them (the pointer or the focus is there, or one is open) none moves: new ones come last.
+
+const made = new WeakMap();
+
+export function keyed(parent, rows, key, make, fill) {
+  if (!made.has(parent)) made.set(parent, new Map());
+  const known = made.get(parent);
+  const wanted = new Set();
+  for (const row of rows) {
+    const name = key(row);
+    wanted.add(name);
+    let element = known.get(name);
+    if (!element) {
+      element = make(row);
+      known.set(name, element);
+      parent.append(element);
+    }
+    fill(element, row);
+  }
+  for (const [name, element] of known) {
+    if (!wanted.has(name)) {
+      known.delete(name);
+      element.remove();
+    }
+  }
+  const section = parent.closest("section") ?? parent;
+  if (section.matches(":hover, :focus-within") || parent.querySelector("details[open]")) return;
+  let place = parent.firstElementChild;
+  for (const row of rows) {
+    const element = known.get(key(row));
+    if (element === place) place = place.nextElementSibling;
+    else parent.insertBefore(element, place);
+  }
+}

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
@@ -118,9 +118,11 @@ class Server:
             self.close()
             raise
 
-    def _start_engine(self) -> None:
+    def _start_engine(self, known: Iterable[bytes] = ()) -> None:
+        """Begin with what the journal has; ``known``: clients that have said HELLO, and won't again."""
         now = self.now()
         self.engine = Engine(self.store, self._options, self._about, now)
+        self.engine.receipts.our_clients.update(dict.fromkeys(known))
         self.engine.topics.told_outside = self.doors.publish_out is not None
         self.asks = Asks(self.engine, self._backups.ask, now)
         self.engine.desk.unread.held = self.frontend.unsent_bytes
@@ -145,8 +147,6 @@ class Server:
                 more = turn() if self.on_turn is None else self.on_turn(turn)
             except JournalError as exc:
                 self._disk_failed(exc)
-                if isinstance(exc, JournalDamaged):
-                    raise
                 more = False
             except MemoryError:
                 # What the engine holds is in the journal: it begins anew with none of it in memory.
@@ -310,6 +310,11 @@ class Server:
         self.engine.desk.counters["malformed"] += 1
 
     def _disk_failed(self, error: JournalError) -> None:
+        """Refuse what this batch wanted published, and try again later.
+
+        Raises:
+            JournalDamaged: that was the error.
+        """
         goes_on = not isinstance(error, JournalDamaged)
         what_next = f"trying again every {PROBE_S:g} s" if goes_on else "the broker ends"
         logger.error("%s; nothing of this batch was taken, %s", error, what_next)
@@ -320,6 +325,8 @@ class Server:
                 identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}"
             )
         self._front.publishes = []
+        if not goes_on:
+            raise error
 
     def _turn_failed(self, error: Exception) -> None:
         """Drop the batch in which the mistake is, and start anew from the journal."""
@@ -333,16 +340,16 @@ class Server:
         self._front.publishes = []
         self._probe_at = time.monotonic()
         self.doors.mute()
-        self._start_anew()
+        try:
+            self._start_anew()
+        except JournalError as exc:
+            self._disk_failed(exc)
 
     def _start_anew(self) -> bool:
         """Start anew from the journal; False: it takes no write yet."""
         if not self.store.probe():
             return False
-        known = self.engine.receipts.our_clients
-        self._start_engine()
-        # They stay connected, and don't say HELLO again.
-        self.engine.receipts.our_clients.update(known)
+        self._start_engine(self.engine.receipts.our_clients)
         self._probe_at = None
         self.doors.unmute()
         return True

@@ -6,15 +6,18 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
+from emq_compat.broker import server as server_module
 from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.server import Server
+from emq_compat.broker.store import Store
 from emq_compat.client import Client
 from emq_compat.config import BrokerConfig
-from emq_compat.errors import OperationalError
+from emq_compat.errors import JournalError, OperationalError
 from tests.hand_worker import HandWorker, message
 
 pytestmark = pytest.mark.integration
@@ -73,3 +76,45 @@ def test_a_mistake_costs_the_batch_only(
         assert request.msgid == first.msgid
         assert "ZeroDivisionError: boom" in caplog.text
         assert "declare_exchange" in caplog.text
+
+
+def test_a_disk_that_fills_up_just_then_is_waited_for(
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where the journal takes no write as the broker starts anew it tries again, and knows its clients yet."""
+
+    def mistaken(self: Exchanges, name: str, *args: object, **options: object) -> None:
+        failures.append(JournalError("there is no room"))
+        raise ZeroDivisionError(name)
+
+    failures: list[JournalError] = []
+    commit = Store.commit
+
+    def failing(self: Store, *args: Any, **options: Any) -> None:
+        if failures:
+            raise failures.pop()
+        commit(self, *args, **options)
+
+    monkeypatch.setattr(Exchanges, "declare", mistaken)
+    monkeypatch.setattr(Store, "commit", failing)
+    monkeypatch.setattr(server_module, "PROBE_S", 0.05)
+    ports = [free_port() for _ in range(3)]
+    with (
+        serving(tmp_path / "data", ports) as server,
+        Client(f"emq://127.0.0.1:{ports[0]}?worker_port={ports[1]}", timeout_s=5) as client,
+    ):
+        client.publish(message("q"))
+        known = set(server.engine.receipts.our_clients)
+        with pytest.raises(OperationalError):
+            client.ask("declare_exchange", timeout_s=0.5, exchange="boom")
+
+        client.publish(message("q"))
+        [queue] = client.ask("queues")
+        assert 2 == queue["waiting"]
+        assert known
+        assert known <= set(server.engine.receipts.our_clients)
+    assert [] == failures
+    assert "there is no room; nothing of this batch was taken, trying again" in caplog.text

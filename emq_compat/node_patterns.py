@@ -28,12 +28,14 @@ def matches(node: str, pattern: str, matcher: str) -> bool:
     """Tell whether a node's name matches.
 
     Raises:
-        MessageError: there is no such matcher, the pattern is none, or it could be matched in so many ways
-            that trying them might not end.
+        MessageError: there is no such matcher, the pattern is none, or too long, or it could be matched in
+            so many ways that trying them might not end.
     """
     match = _MATCHERS.get(matcher)
     if match is None:
         raise MessageError(f"the matcher {matcher!r} is unknown; known: {', '.join(_MATCHERS)}")
+    if len(pattern) > _LONGEST_PATTERN:
+        raise MessageError(f"a pattern has at most {_LONGEST_PATTERN} characters, this one {len(pattern)}")
     return match(node[:_LONGEST_NAME], pattern)
 
 
@@ -43,8 +45,6 @@ def _pcre(node: str, pattern: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    if len(pattern) > _LONGEST_PATTERN:
-        raise MessageError(f"a pattern has at most {_LONGEST_PATTERN} characters, this one {len(pattern)}")
     try:
         compiled = re.compile(pattern)
         ways = _ways(_parse(pattern))

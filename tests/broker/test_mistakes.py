@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_just_then_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where the journal takes no write as the broker starts anew it tries again, and knows its clients yet."""
+    """Where the journal takes no write as the broker starts anew it tries again, and knows its clients."""
 
     def mistaken(self: Exchanges, name: str, *args: object, **options: object) -> None:
         failures.append(JournalError("there is no room"))

@@ -144,6 +144,15 @@ def test_patterns_that_would_take_for_ever(pattern: str) -> None:
         command.concerns("a" * 60 + "!")
 
 
+def test_globs_that_would_take_long() -> None:
+    """Globs end, however many stars they have; one so long that it takes seconds to read is refused."""
+    started = time.process_time()
+    assert not Command(method="m", arguments={}, pattern="*a" * 100, matcher="glob").concerns("a" * 99)
+    assert time.process_time() - started < 2
+    with pytest.raises(MessageError, match="at most 200"):
+        Command(method="m", arguments={}, pattern="*a" * 101, matcher="glob").concerns("a")
+
+
 @pytest.mark.parametrize(
     "pattern",
     [

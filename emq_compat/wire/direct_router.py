@@ -21,7 +21,7 @@ from emq_compat.permits import FULL, Permit
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.listening import Listener
-from emq_compat.wire.peer import Peer
+from emq_compat.wire.peer import Kept, Peer
 from emq_compat.wire.poll import Poll
 from emq_compat.wire.zmtp import Zmtp, ZmtpError
 
@@ -45,6 +45,8 @@ _ACCEPT_AGAIN_S: Final = 0.5
 #: Who has so much before it has long ceased to read (results and work are bounded before), and is cut off.
 _UNREAD_BYTES: Final = 1 << 30
 _UNREAD_PIECES: Final = 200_000
+#: Above so much for all together, who has the most is cut off.
+_ALL_UNREAD_BYTES: Final = 2 << 30
 #: Of those who are cut off for what they said, so many seconds pass between two that are logged.
 _LOG_EVERY_S: Final = 1.0
 
@@ -70,6 +72,7 @@ class DirectRouter:
         self._listener = Listener(endpoint)
         self.endpoint = self._listener.endpoint
         self._poll: Poll | None = None
+        self._kept = Kept()
         self._by_fd: dict[int, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
         #: Peers of which the poll has said that something can be read, in the order of their turns.
@@ -223,10 +226,16 @@ class DirectRouter:
         peer.put(frames)
         self._unsent[peer] = None
         if peer.unsent_bytes > _UNREAD_BYTES or peer.unsent_pieces > _UNREAD_PIECES:
-            logger.warning("%r doesn't read what it is sent, and is cut off", identity[:64])
-            self._lose(peer)
-            return False
-        return True
+            self._give_up(peer)
+        elif self._kept.unsent_bytes > _ALL_UNREAD_BYTES:
+            self.flush()
+            while self._kept.unsent_bytes > _ALL_UNREAD_BYTES:
+                self._give_up(max(self._by_fd.values(), key=_unsent))
+        return not peer.over
+
+    def _give_up(self, peer: Peer) -> None:
+        logger.warning("%r doesn't read what it is sent, and is cut off", peer.identity[:64])
+        self._lose(peer)
 
     def flush(self) -> None:
         """Hand what was sent to the system, as far as it takes it; the rest leaves when it takes more."""
@@ -267,7 +276,7 @@ class DirectRouter:
                 frames=4 * self._limits.follow_ups + self._limits.frames,
                 message_bytes=self._message_bytes,
             )
-            peer = Peer(sock, zmtp, time.monotonic() + _HANDSHAKE_S)
+            peer = Peer(sock, zmtp, time.monotonic() + _HANDSHAKE_S, self._kept)
             self._by_fd[peer.fd] = peer
             self._shaking.append(peer)
             self._look_for(peer, _IN)
@@ -381,6 +390,10 @@ class DirectRouter:
                 poll.register(fd, select.POLLOUT)
             for fd, _ in poll.poll(left_s * 1000):
                 unsent[fd].flush()
+
+
+def _unsent(peer: Peer) -> int:
+    return peer.unsent_bytes
 
 
 def _address(sock: socket.socket) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from emq_compat.wire.zmtp import APART_BYTES, Buffer, Into, Zmtp, message, pieces
 
-__all__ = ["READ_BYTES", "Peer"]
+__all__ = ["READ_BYTES", "Kept", "Peer"]
 
 #: Read at once; of a large frame more.
 READ_BYTES: Final = 1 << 16
@@ -27,6 +27,19 @@ _PONG_BYTES: Final = 1 << 16
 _buffer = memoryview(bytearray(_LARGE_READ_BYTES))
 
 
+class Kept:
+    """What is kept for all peers of a listening side that the system hasn't taken.
+
+    Attributes:
+        unsent_bytes: of all together.
+    """
+
+    __slots__ = ("unsent_bytes",)
+
+    def __init__(self) -> None:
+        self.unsent_bytes = 0
+
+
 class Peer:
     """A connection, its protocol, and a queue of what the system hasn't taken yet. Nothing blocks.
 
@@ -41,10 +54,10 @@ class Peer:
         over: it is closed.
     """
 
-    __slots__ = ("_out", "broken", "due", "events", "fd", "heard", "identity", "over", "sock", "taken_bytes",
-                 "unsent_bytes", "zmtp")  # fmt: skip
+    __slots__ = ("_kept", "_out", "broken", "due", "events", "fd", "heard", "identity", "over", "sock",
+                 "taken_bytes", "unsent_bytes", "zmtp")  # fmt: skip
 
-    def __init__(self, sock: socket.socket, zmtp: Zmtp, due: float) -> None:
+    def __init__(self, sock: socket.socket, zmtp: Zmtp, due: float, kept: Kept) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.zmtp = zmtp
@@ -57,6 +70,7 @@ class Peer:
         self.broken = False
         self.over = False
         self._out: deque[Buffer] = deque()
+        self._kept = kept
 
     def fileno(self) -> int:
         """Return its descriptor."""
@@ -104,7 +118,7 @@ class Peer:
     def put_bytes(self, data: bytes) -> None:
         """Have some bytes sent at the next ``flush``."""
         self._out.append(data)
-        self.unsent_bytes += len(data)
+        self._keep(len(data))
 
     def answer(self) -> bool:
         """Have sent what the protocol wants; returns whether there is anything."""
@@ -138,7 +152,7 @@ class Peer:
         """Forget what is to be sent: nothing can be."""
         self.broken = True
         self._out.clear()
-        self.unsent_bytes = 0
+        self._keep(-self.unsent_bytes)
 
     def _first(self) -> list[Buffer]:
         """Return what is sent at once: small pieces are joined."""
@@ -160,9 +174,13 @@ class Peer:
             chosen.append(b"".join(small))
         return chosen
 
+    def _keep(self, more: int) -> None:
+        self.unsent_bytes += more
+        self._kept.unsent_bytes += more
+
     def _sent(self, count: int) -> None:
         out = self._out
-        self.unsent_bytes -= count
+        self._keep(-count)
         self.taken_bytes += count
         while count:
             length = len(out[0])

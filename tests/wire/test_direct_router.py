@@ -258,6 +258,34 @@ def test_who_never_reads_is_cut_off_at_a_bound(
     raw.close()
 
 
+def test_of_many_who_do_not_read_the_one_with_the_most_is_cut_off(
+    router: DirectRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept for all together is bounded; what one has read, or has left behind, counts no more."""
+    monkeypatch.setattr(direct_router, "_ALL_UNREAD_BYTES", 60 << 20)
+    deaf = [peer(router, name) for name in ("a", "b", "c")]
+    names = {name[:1]: name for name in router._by_identity}
+    big = Answer(msgid=new_id(), body=bytes(1 << 20), asked="a")
+
+    def send(name: bytes, count: int) -> int:
+        return sum(router.send(names[name], big) for _ in range(count))
+
+    assert [25, 15, 10] == [send(b"a", 25), send(b"b", 15), send(b"c", 10)]
+    assert send(b"c", 60) < 60
+    assert {names[b"a"], names[b"b"]} == set(router._by_identity)
+    assert router._kept.unsent_bytes == sum(map(router.unsent_bytes, names.values())) > 30 << 20
+    driver = Driver(router)
+    driver.until(lambda: driver.gone)
+    assert [names[b"c"]] == driver.gone
+    router.cut(names[b"a"])
+
+    def read() -> bool:
+        turn(router)
+        return not deaf[1].read(1 << 20) and not router._kept.unsent_bytes
+
+    wait_until(read, interval_s=0)
+
+
 def test_large_messages_leave_whole_and_in_order(context: Context, router: DirectRouter) -> None:
     """Large and small messages for one peer arrive as they were sent, however the system takes them."""
     wire = Wire(context, router.endpoint, identity=b"one")

@@ -27,6 +27,8 @@ from emq_compat.protocol.commands import (
 )
 
 CLIENT = b"client.1"
+#: What a worker says of its tasks: one is acknowledged late, the other before it runs.
+LATE: dict[str, Any] = {"tasks": {"late": "l", "early": ""}}
 
 
 class Bench:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from emq_compat.broker.records import Dispatch
-from tests.broker.bench import Bench, answer
+from tests.broker.bench import LATE, Bench, answer
 
 pytestmark = pytest.mark.unit
-
-LATE = {"tasks": {"late": "l", "early": ""}}
 
 
 @pytest.fixture

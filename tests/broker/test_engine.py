@@ -10,12 +10,9 @@ import pytest
 from emq_compat.broker.records import Dispatch, Send
 from emq_compat.message import Headers, Publish, new_id
 from emq_compat.protocol.commands import Ask, Heartbeat, Inform, Kbye, Ready, Reply
-from tests.broker.bench import CLIENT, Bench, answer, hello, job
+from tests.broker.bench import CLIENT, LATE, Bench, answer, hello, job
 
 pytestmark = pytest.mark.unit
-
-
-LATE = {"tasks": {"late": "l", "early": ""}}
 
 
 def test_a_publish_is_acknowledged_once_it_is_stored() -> None:

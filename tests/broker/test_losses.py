@@ -9,12 +9,9 @@ import pytest
 from emq_compat.broker.records import Dispatch
 from emq_compat.message import Headers, new_id
 from emq_compat.protocol.commands import Heartbeat, Hello
-from tests.broker.bench import Bench, attempt_of, nack
+from tests.broker.bench import LATE, Bench, attempt_of, nack
 
 pytestmark = pytest.mark.unit
-
-
-LATE = {"tasks": {"late": "l", "early": ""}}
 
 
 def test_early_acked_task_of_a_lost_worker_ends_as_worker_lost() -> None:

@@ -15,9 +15,6 @@ from tests.broker.bench import Bench, nack
 pytestmark = pytest.mark.unit
 
 
-LATE = {"tasks": {"late": "l", "early": ""}}
-
-
 def test_an_unknown_task_goes_to_a_worker_that_has_it() -> None:
     """A message whose task only one live worker has is never given to another; order is kept."""
     b = Bench()

@@ -156,6 +156,7 @@ def test_revoking_what_waits_ends_it_at_once(delayed: bool) -> None:
         b.engine.withdrawals.revoke(i, b.now, terminate=False, signal="") for i in ("c-0", "a")
     ]
     b.turn()
+    assert 2 == b.engine.desk.counters["revoked"]
     queue = b.engine.queues.by_name["q"]
     assert (3, 0) == (queue.waiting, queue.delayed)  # c-1, other, the epilogue
     assert ("FAILURE", "Dependency c-0 raised TaskRevokedError('revoked')") == result(b, "body-c")
@@ -190,6 +191,7 @@ def test_revoking_a_held_body_ends_it() -> None:
     b.reply(held["c-0"])
     assert "revoked" == b.engine.withdrawals.revoke("body-c", b.now, terminate=False, signal="")
     b.turn()
+    assert 1 == b.engine.desk.counters["revoked"]
     b.restart()
     assert ("REVOKED", "revoked") == result(b, "body-c")
     assert ("FAILURE", "Dependency body-c raised TaskRevokedError('revoked')") == result(b, "body-o")

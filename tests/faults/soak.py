@@ -218,7 +218,7 @@ class Soak:
 
     def _held(self) -> Held:
         rows = self.broker.client.ask("queues", timeout_s=60)
-        size = sum(file.stat().st_size for file in self.broker.data.glob("journal.sqlite3*"))
+        size = sum(file.stat().st_size for file in self.broker.data.glob("journal.*"))
         return Held(
             **{name: sum(row[name] for row in rows) for name in ("waiting", "delayed", "in_flight")},
             results=self.broker.client.ask("stats", timeout_s=60)["results"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,8 +21,8 @@ from emq_compat.shim.signals import worker_process_init, worker_ready
 
 @worker_ready.connect
 def hold_up(**_):
-    while os.path.exists("held_up"):
-        time.sleep(0.01)
+    if os.path.exists("held_up"):
+        open("held_up").close()  # a FIFO
 
 @worker_process_init.connect
 def refuse_to_start(**_):
@@ -34,7 +35,7 @@ def test_states_of_a_worker(site: Site) -> None:
     """A worker is ready when its broker is there, its loop turns and a child can start; busy or not."""
     site.write_project(MORE)
     held_up, no_children = site.folder / "held_up", site.folder / "no_children"
-    held_up.touch()
+    os.mkfifo(held_up)
     worker = site.start_worker("-c", "2", "-n", "one@here", "--http", "127.0.0.1:0", ready=None)
     http = address_of(worker)
     at = ("--http", str(http))
@@ -46,8 +47,10 @@ def test_states_of_a_worker(site: Site) -> None:
     # Its loop is stuck: in a receiver of worker_ready, once the broker is there.
     site.start_broker()
     wait_until(lambda: page(http, "/live").wrong == {"loop": "the loop has not turned for 2.5 s"}, 30)
-    assert 1 == health("--live", *at)[0]
-    assert 1 == health(*at)[0]
+    with ThreadPoolExecutor() as asking:
+        stuck = asking.map(lambda path: page(http, path), ("/live", "/ready"))
+    assert [(503, {"loop": "the loop has not turned for 2.5 s"})] * 2 == [(s.status, s.wrong) for s in stuck]
+    held_up.write_text("")
     held_up.unlink()
     wait_until(lambda: page(http, "/ready").wrong == {})
     assert (0, "ready") == health("-d", "one@here", "-b", site.url)

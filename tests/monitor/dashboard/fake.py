@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.monitor.overview.test_history import overview
@@ -16,6 +16,7 @@ class FakeBroker:
     Attributes:
         answers: verb → what is answered, or an exception that is raised.
         asked: (verb, arguments) of every question.
+        on_ask: called with each question.
         workers: verb → the answers of workers.
     """
 
@@ -23,9 +24,11 @@ class FakeBroker:
         self.answers: dict[str, Any] = {"overview": overview(), "dead_list": []}
         self.workers: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.on_ask: Callable[[], object] = lambda: None
 
     def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
         self.asked.append((verb, arguments))
+        self.on_ask()
         answer = self.answers[verb]
         if isinstance(answer, Exception):
             raise answer

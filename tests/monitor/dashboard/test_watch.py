@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,9 +32,20 @@ def run(scene: Callable[[FakeBroker, Watch], Coroutine[Any, Any, None]]) -> None
     asyncio.run(play())
 
 
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 - what it waits for tells nobody
-        await asyncio.sleep(0.005)
+async def until(broker: FakeBroker, true: Callable[[], bool]) -> None:
+    """Wait until it is true, which is looked at with each question that the broker is asked."""
+    asked = asyncio.Event()
+    broker.on_ask = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
+    while not true():
+        await asked.wait()
+        asked.clear()
+
+
+async def told_of(updates: AsyncIterator[str], section: str) -> dict[str, Any]:
+    """Return the next message that has this section."""
+    while section not in (told := json.loads(await anext(updates))):
+        pass
+    return told  # type: ignore[no-any-return]
 
 
 def test_a_page_is_told_everything_first_and_then_what_changes() -> None:
@@ -45,9 +57,7 @@ def test_a_page_is_told_everything_first_and_then_what_changes() -> None:
         sections = ("verdict", "totals", "queues", "workers", "failures", "dead", "broker", "sparks")
         assert all(name in first for name in sections)
         broker.answers["overview"] = overview(101.0)
-        while "broker" not in (told := json.loads(await anext(updates))):
-            pass
-        assert ["broker"] == list(told)
+        assert ["broker"] == list(await told_of(updates, "broker"))
         await updates.aclose()
 
     run(scene)
@@ -57,21 +67,20 @@ def test_nobody_asks_for_nobody() -> None:
     """Without a page the broker is asked nothing; with ten no more often than with one."""
 
     async def scene(broker: FakeBroker, watch: Watch) -> None:
-        await asyncio.sleep(0.05)
-        assert [] == broker.asked
+        assert (None, []) == (watch._task, broker.asked)
         pages = [watch.updates() for _ in range(10)]
         firsts = await asyncio.gather(*map(anext, pages))
         assert [True] * 10 == ["queues" in json.loads(text) for text in firsts]
         asked = watch.looks
-        await until(lambda: watch.looks >= asked + 3)
+        await until(broker, lambda: watch.looks >= asked + 3)
         assert broker.count("overview") == watch.looks
         for page in pages:
             await page.aclose()
         assert 0 == watch.browsers
-        await asyncio.sleep(0.05)
-        asked = watch.looks
-        await asyncio.sleep(0.1)
-        assert asked == watch.looks
+        looking = watch._task
+        assert looking is not None
+        await asyncio.wait((looking,))  # it ends by itself: there is nothing left that could ask
+        assert watch._task is None
         again = watch.updates()
         assert "failures" in json.loads(await anext(again))
         await again.aclose()
@@ -88,7 +97,7 @@ def test_a_slow_page_begins_anew() -> None:
         for n in range(8):
             broker.answers["overview"] = overview(200.0 + n, failures=[failure(n + 1)])
             looks = watch.looks
-            await until(lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]
+            await until(broker, lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]
         texts = [json.loads(await anext(slow)) for _ in range(8)]
         assert any("sparks" in text and "workers" in text for text in texts)
         [browser] = watch._browsers
@@ -105,13 +114,10 @@ def test_a_broker_that_is_away_is_told_and_comes_back() -> None:
         updates = watch.updates()
         await anext(updates)
         broker.answers["overview"] = OperationalError("no answer within 3 s")
-        while "verdict" not in (told := json.loads(await anext(updates))):
-            pass
+        told = await told_of(updates, "verdict")
         assert "no answer within 3 s" == told["verdict"]["reasons"][0]["text"]
         broker.answers["overview"] = overview(500.0)
-        while "verdict" not in (told := json.loads(await anext(updates))):
-            pass
-        assert "ok" == told["verdict"]["level"]
+        assert "ok" == (await told_of(updates, "verdict"))["verdict"]["level"]
         await updates.aclose()
 
     run(scene)
@@ -125,8 +131,7 @@ def test_an_answer_that_isnt_understood_ends_nothing(caplog: pytest.LogCaptureFi
         updates = watch.updates()
         assert "not understood" in await anext(updates)
         broker.answers["overview"] = overview(1.0)
-        while "queues" not in json.loads(await anext(updates)):
-            pass
+        await told_of(updates, "queues")
         await updates.aclose()
 
     run(scene)
@@ -140,12 +145,12 @@ def test_dead_letters_are_asked_for_when_their_number_changes() -> None:
         broker.answers["dead_list"] = [{"key": 1}]
         updates = watch.updates()
         assert [{"key": 1}] == json.loads(await anext(updates))["dead"]
-        await until(lambda: watch.looks >= 5)
+        await until(broker, lambda: watch.looks >= 5)
         assert 1 == broker.count("dead_list")
         broker.answers["overview"] = overview(2.0, dead=2)
-        await until(lambda: broker.count("dead_list") == 2)
+        await until(broker, lambda: broker.count("dead_list") == 2)
         watch.look_soon()
-        await until(lambda: broker.count("dead_list") == 3)
+        await until(broker, lambda: broker.count("dead_list") == 3)
         await updates.aclose()
 
     run(scene)
@@ -158,7 +163,7 @@ def test_only_new_failures_are_asked_for() -> None:
         broker.answers["overview"] = overview(1.0, failures=[failure(41)])
         updates = watch.updates()
         await anext(updates)
-        await until(lambda: watch.looks >= 2)
+        await until(broker, lambda: watch.looks >= 2)
         after = [arguments["failures_after"] for verb, arguments in broker.asked if verb == "overview"]
         assert [0, 41] == after[:2]
         await updates.aclose()

@@ -21,7 +21,7 @@ from emq_compat.broker.overview import OVERVIEW
 from emq_compat.broker.pauses import PAUSES
 from emq_compat.broker.periodic_asks import PERIODIC
 from emq_compat.broker.queues import DEFAULT_QUEUE
-from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish, queue_of
+from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish
 from emq_compat.broker.term_asks import TERM_VERBS
 from emq_compat.broker.traces import TRACES
 from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageError
@@ -149,10 +149,7 @@ class Asks:
 
     def _queues(self, client: bytes, command: Ask, arguments: Arguments, now: Moment) -> list[dict[str, Any]]:
         engine = self._engine
-        in_flight: dict[int, int] = {}
-        for flight in engine.flights.by_msgid.values():
-            queue_id = queue_of(flight.key)
-            in_flight[queue_id] = in_flight.get(queue_id, 0) + 1
+        in_flight, workers = engine.flights.by_queue(), engine.fleet.by_queue()
         names = arguments.get("names")
         if names is not None and not isinstance(names, list):
             raise MessageError("'names' is a list of queues' names")
@@ -163,11 +160,9 @@ class Asks:
                 "delayed": queue.delayed,
                 "held": queue.held,
                 "parked": queue.parked,
-                "in_flight": in_flight.get(queue.id, 0),
+                "in_flight": in_flight[queue.id],
                 "paused": queue.paused,
-                "workers": sum(
-                    queue in worker.queues for worker in engine.fleet.workers.values() if worker.present
-                ),
+                "workers": workers[queue.id],
             }
             for queue in engine.queues.by_name.values()
             if names is None or queue.name in names

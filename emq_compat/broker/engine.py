@@ -30,7 +30,7 @@ from emq_compat.broker.handout import HandOut
 from emq_compat.broker.intake import Intake
 from emq_compat.broker.journal import Journal
 from emq_compat.broker.periodic import Periodic
-from emq_compat.broker.queues import DEFAULT_QUEUE
+from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
 from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import Dispatch, Moment, Send, queue_of
 from emq_compat.broker.results import Results
@@ -302,6 +302,11 @@ class Engine:
 
     def _on_topic(self, worker: Worker, command: PublishTopic, now: Moment) -> None:
         self.topics.publish(command, now)
+
+    def oldest_s(self, queue: MessageQueue, now: Moment) -> float | None:
+        """Return for how many seconds what has waited longest has been in a queue; None: nothing waits."""
+        oldest = queue.oldest()
+        return None if oldest is None else self.ages.age_s(*oldest, now)
 
     # Dead letters
 

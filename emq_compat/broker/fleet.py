@@ -12,6 +12,7 @@ doesn't answer.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from emq_compat.broker.desk import Desk
@@ -281,6 +282,11 @@ class Fleet:
             else:
                 next_due = min(next_due, due)
         return next_due
+
+    def by_queue(self) -> Counter[int]:
+        """Return the id of each queue → how many listen on it now, consumers of kombu's included."""
+        present = (worker for worker in self.workers.values() if worker.present)
+        return Counter(queue.id for worker in present for queue in worker.listened)
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which ``tick`` is due; None: nobody is here."""

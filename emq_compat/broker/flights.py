@@ -7,6 +7,7 @@ WorkerLostError, or the task rejected it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from emq_compat.broker.desk import Desk
@@ -109,6 +110,10 @@ class Flights:
         queue = self.queues.by_id[queue_of(flight.key)]
         self.endings.unattended(flight.msgid, flight.headers, queue, payload, FAILURE, body, now)
         return False
+
+    def by_queue(self) -> Counter[int]:
+        """Return the id of each queue → how many of its messages workers have."""
+        return Counter(map(queue_of, self.by_key))
 
     def payload(self, flight: InFlight) -> bytes:
         """Return what an epilogue needs of a hand-out's message: its payload; nothing where it has none."""

@@ -32,15 +32,8 @@ def _overview(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, An
     after, schedules = arguments.get("failures_after", 0), arguments.get("schedules", False)
     if type(after) is not int or type(schedules) is not bool:
         raise MessageError("overview takes 'failures_after', a number, and 'schedules', true or false")
-    flights: dict[int, int] = {}
-    for key in engine.flights.by_key:
-        queue_id = queue_of(key)
-        flights[queue_id] = flights.get(queue_id, 0) + 1
-    consumers: dict[int, int] = {}
+    flights, consumers = engine.flights.by_queue(), engine.fleet.by_queue()
     workers = [worker for worker in engine.fleet.workers.values() if not worker.consumer]
-    for worker in engine.fleet.workers.values():
-        for queue in worker.listened if worker.present else ():
-            consumers[queue.id] = consumers.get(queue.id, 0) + 1
     queues = list(engine.queues.by_name.values())
     told: dict[str, Any] = {
         "at": now.wall,
@@ -57,8 +50,8 @@ def _overview(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, An
         "queues_total": len(queues),
         "workers_total": sum(worker.present for worker in workers),
         "queues": [
-            _queue(engine, queue, flights.get(queue.id, 0), consumers.get(queue.id, 0), now)
-            for queue in _most(_QUEUES, queues, lambda queue: queue.total + flights.get(queue.id, 0))
+            _queue(engine, queue, flights[queue.id], consumers[queue.id], now)
+            for queue in _most(_QUEUES, queues, lambda queue: queue.total + flights[queue.id])
         ],
         "workers": [
             _worker(engine, worker, now)
@@ -89,7 +82,7 @@ def _most(count: int, found: list[Any], size: Callable[[Any], int]) -> list[Any]
 
 
 def _queue(engine: Engine, queue: MessageQueue, in_flight: int, workers: int, now: Moment) -> dict[str, Any]:
-    oldest = queue.oldest()
+    oldest_s = engine.oldest_s(queue, now)
     return {
         "name": queue.name,
         "waiting": queue.waiting,
@@ -101,7 +94,7 @@ def _queue(engine: Engine, queue: MessageQueue, in_flight: int, workers: int, no
         "handed_out": queue.handed_out,
         "workers": workers,
         "paused": queue.paused,
-        "oldest_s": None if oldest is None else round(engine.ages.age_s(*oldest, now), 1),
+        "oldest_s": None if oldest_s is None else round(oldest_s, 1),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from emq_compat.broker.queues import MessageQueue
-from emq_compat.broker.records import Moment, queue_of
+from emq_compat.broker.records import Moment
 from emq_compat.broker.server import Server
 from emq_compat.monitor.figures import OTHER, Family, Figures, Histogram
 
@@ -194,29 +194,21 @@ class BrokerCounts:
 
     def _of_queues(self, now: Moment) -> dict[str, dict[tuple[str, ...], float | Histogram]]:
         engine = self._server.engine
-        in_flight: dict[int, int] = {}
-        for flight in engine.flights.by_msgid.values():
-            queue_id = queue_of(flight.key)
-            in_flight[queue_id] = in_flight.get(queue_id, 0) + 1
-        listening: dict[int, int] = {}
-        for worker in engine.fleet.workers.values():
-            for queue in worker.queues if worker.present else ():
-                listening[queue.id] = listening.get(queue.id, 0) + 1
+        in_flight, listening = engine.flights.by_queue(), engine.fleet.by_queue()
         queues = engine.queues.by_id
         readable = not self._server.trouble
         self._labelled &= queues.keys()
         rows: dict[str, list[float]] = {}
         for queue in queues.values():
-            oldest = queue.oldest() if readable else None
             row = [
                 queue.waiting,
-                engine.ages.age_s(*oldest, now) if oldest is not None else 0.0,
+                (engine.oldest_s(queue, now) if readable else None) or 0.0,
                 queue.delayed,
                 queue.held,
                 queue.parked,
-                in_flight.get(queue.id, 0),
+                in_flight[queue.id],
                 queue.handed_out,
-                listening.get(queue.id, 0),
+                listening[queue.id],
             ]
             known = rows.setdefault(self._label(queue), [0.0] * len(row))
             known[:] = (

@@ -14,7 +14,7 @@ from emq_compat.message import Headers, Publish, new_id
 from emq_compat.monitor import broker_figures
 from emq_compat.monitor.broker_figures import BROKER_FAMILIES, BrokerCounts
 from emq_compat.monitor.figures import Names
-from emq_compat.protocol.commands import Ready, Request
+from emq_compat.protocol.commands import Capabilities, Inform, Ready, Request
 from tests.broker.bench import CLIENT, Bench, answer, job
 
 pytestmark = [pytest.mark.unit]
@@ -280,6 +280,17 @@ def test_queues_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> Non
     bench.engine.withdrawals.purge(queues.by_name["q1"], bench.now)
     queues.remove(queues.by_name["q1"])
     assert {("q2",): 2, ("q3",): 3, ("other",): 4} == counts.figures()[waiting]
+
+
+def test_a_worker_counts_once_for_a_queue() -> None:
+    """One that names a queue under two weights is one listener, in metrics and in what the broker tells."""
+    bench = Bench()
+    counts = BrokerCounts(_Server(bench))  # type: ignore[arg-type]
+    twice, capabilities = ((9, "q"), (1, "q")), Capabilities(slots=1)
+    bench.turn((WORKER, Inform(msgid=new_id(), queues=twice, capabilities=capabilities)))
+    assert {("q",): 1} == counts.figures()["emq_broker_queue_workers"]
+    [queue] = bench.ask("overview")["ok"]["queues"]
+    assert ("q", 1) == (queue["name"], queue["workers"])
 
 
 def test_names_beyond_the_limit_are_one() -> None:

@@ -10,9 +10,10 @@ import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.context import root_context
-from emq_compat.cli.table import amount, printable, table
+from emq_compat.cli.table import printable, table
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
+from emq_compat.words import amount
 
 __all__ = ["amqp"]
 

@@ -10,8 +10,9 @@ import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import amount, printable, table
+from emq_compat.cli.table import printable, table
 from emq_compat.client import Client
+from emq_compat.words import amount
 
 __all__ = ["dead"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import amount, duration, printable, table
+from emq_compat.cli.table import printable, table
+from emq_compat.words import amount, duration
 
 __all__ = ["held"]
 

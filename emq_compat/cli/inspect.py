@@ -10,8 +10,8 @@ import click
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.context import root_context
 from emq_compat.cli.remote import ask, list_option, reply_options
-from emq_compat.cli.table import amount
 from emq_compat.shim.app import Celery
+from emq_compat.words import amount
 
 __all__ = ["inspect"]
 

@@ -11,10 +11,11 @@ import click
 from emq_compat.address import Address
 from emq_compat.cli.connection import one_line_errors
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import amount, printable
+from emq_compat.cli.table import printable
 from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError
 from emq_compat.transfer import Found, Transfer, left_by, transfer
+from emq_compat.words import amount
 
 __all__ = ["messages"]
 

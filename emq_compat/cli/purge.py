@@ -6,8 +6,9 @@ import click
 
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import amount, printable
+from emq_compat.cli.table import printable
 from emq_compat.shim.app import Celery
+from emq_compat.words import amount
 
 __all__ = ["purge"]
 

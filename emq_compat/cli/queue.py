@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import amount, printable
+from emq_compat.cli.table import printable
+from emq_compat.words import amount
 
 __all__ = ["queue"]
 

@@ -15,11 +15,12 @@ import zmq
 
 from emq_compat import __version__
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
-from emq_compat.cli.table import amount, printable
+from emq_compat.cli.table import printable
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.words import amount
 
 __all__ = ["hidden", "report"]
 

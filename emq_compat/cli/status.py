@@ -12,8 +12,9 @@ import click
 
 from emq_compat.cli import status_kombu
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import amount, duration, printable, table
+from emq_compat.cli.table import printable, table
 from emq_compat.ids import plain_name
+from emq_compat.words import amount, duration
 
 __all__ = ["status"]
 

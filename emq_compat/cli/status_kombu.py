@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from emq_compat.cli.table import amount, table
+from emq_compat.cli.table import table
+from emq_compat.words import amount
 
 __all__ = ["found", "text"]
 

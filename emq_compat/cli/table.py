@@ -1,11 +1,11 @@
-"""Tables and amounts as people read them in a terminal."""
+"""Tables as people read them in a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["amount", "cut", "duration", "fitted", "printable", "table"]
+__all__ = ["cut", "fitted", "printable", "table"]
 
 #: A column of text isn't made narrower than so, to make the others fit.
 _LEAST = 8
@@ -95,21 +95,3 @@ def printable(text: str) -> str:
     return "".join(
         c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in text
     )
-
-
-def amount(number: int, noun: str, plural: str = "") -> str:
-    """Return ``1 worker``, ``12 workers``, ``1,200 workers``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units: ``0.4 s``, ``3 min 20 s``, ``2 d 1 h``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, whole = divmod(whole, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from emq_compat.cli.table import cut, fitted, printable
-from emq_compat.monitor.overview.words import amount, duration
+from emq_compat.words import amount, roughly
 
 __all__ = ["KEYS", "Line", "screen"]
 
@@ -58,7 +58,7 @@ def _title(sections: Sections, url: str) -> str:
     parts = ["emq-compat top", printable(url)]
     if broker := sections.get("broker"):
         parts += [
-            f"up {duration(broker['uptime_s'])}",
+            f"up {roughly(broker['uptime_s'])}",
             time.strftime("%H:%M:%S", time.localtime(broker["at"])),
         ]
     return "   ".join(parts)
@@ -111,7 +111,7 @@ def _queues(sections: Sections, width: int) -> list[Line]:
         (
             queue["name"],
             f"{queue['waiting']:,}",
-            "-" if queue["oldest_s"] is None else duration(queue["oldest_s"]),
+            "-" if queue["oldest_s"] is None else roughly(queue["oldest_s"]),
             f"{queue['in_flight']:,}",
             _rate(queue["in_s"]),
             _rate(queue["out_s"]),
@@ -149,7 +149,7 @@ def _workers(sections: Sections, width: int) -> list[Line]:
 
 def _runs(worker: Mapping[str, Any]) -> str:
     running = worker["running"]
-    named = [f"{one['task'] or '?'} {duration(one['for_s'])}" for one in running[:_RUNNING]]
+    named = [f"{one['task'] or '?'} {roughly(one['for_s'])}" for one in running[:_RUNNING]]
     if worker["busy"] > len(named) > 0:
         named.append(f"and {worker['busy'] - len(named)} more")
     state = [] if worker["present"] else ["not connected"]
@@ -164,7 +164,7 @@ def _failures(sections: Sections, width: int) -> list[Line]:
     rows = [
         (
             f"{one['count']:,}{'+' if one['more'] else ''}",
-            f"{duration(max(0.0, at - one['last_at']))} ago",
+            f"{roughly(max(0.0, at - one['last_at']))} ago",
             one["task"],
             _first_line(f"{one['exception']}: {one['message']}"),
         )

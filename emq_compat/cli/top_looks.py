@@ -5,24 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from emq_compat.errors import BrokerRefused, EmqError
 from emq_compat.monitor.overview.history import History, away
+from emq_compat.monitor.overview.look import Asker, look
 
-__all__ = ["Asker", "Looks"]
+__all__ = ["Looks"]
 
 logger = logging.getLogger("emq_compat.top")
-
-#: The broker has so long to answer.
-ANSWER_S = 3.0
-
-
-class Asker(Protocol):
-    """What asks the broker: a Client."""
-
-    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
-
 
 class Looks:
     """What is known of a broker by looking at it.
@@ -46,17 +37,9 @@ class Looks:
         self.failed: EmqError | None = None
 
     def look(self) -> None:
-        """Ask the broker once.
-
-        Raises:
-            OperationalError: it doesn't answer.
-            BrokerRefused: it doesn't want to tell.
-        """
-        overview = self._client.ask(
-            "overview", timeout_s=ANSWER_S, failures_after=self._history.failures_after
-        )
+        """Ask the broker once; raises as ``look`` of the overviews."""
         everything = "failures" not in self.sections
-        self.sections = {**self.sections, **self._history.note(overview, everything=everything)}
+        self.sections = {**self.sections, **look(self._client, self._history, everything=everything)}
 
     def begin(self) -> None:
         """Look again and again, until the end."""

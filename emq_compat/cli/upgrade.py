@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from emq_compat.cli.table import amount
 from emq_compat.shim.settings_table import SETTINGS
+from emq_compat.words import amount
 
 __all__ = ["renamed", "upgrade"]
 

@@ -20,7 +20,6 @@ from emq_compat.cli.companion import Companion
 from emq_compat.cli.node_name import node_name
 from emq_compat.cli.own_broker import OwnBroker, broker_argv, own_address
 from emq_compat.cli.pid_file import pid_file
-from emq_compat.cli.table import amount
 from emq_compat.cli.worker_autoscale import autoscaler_of
 from emq_compat.cli.worker_site import (
     MORE_MODULES,
@@ -43,6 +42,7 @@ from emq_compat.shim.program import ShimProgram
 from emq_compat.shim.worker import WorkController
 from emq_compat.upstream.base import Upstream
 from emq_compat.upstream.factory import purge, shown, upstreams_for
+from emq_compat.words import amount
 
 if TYPE_CHECKING:
     from emq_compat.genuine.program import GenuineProgram

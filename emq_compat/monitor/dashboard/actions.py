@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from emq_compat.errors import MessageError, OperationalError
-from emq_compat.monitor.overview.words import amount
+from emq_compat.monitor.overview.look import Asker
+from emq_compat.words import amount
 
 __all__ = ["ACTIONS", "Broker", "do"]
 
@@ -14,10 +15,8 @@ __all__ = ["ACTIONS", "Broker", "do"]
 _WORKER_S = 3.0
 
 
-class Broker(Protocol):
+class Broker(Asker, Protocol):
     """What the actions ask: a Client."""
-
-    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
 
     def inspect(
         self,

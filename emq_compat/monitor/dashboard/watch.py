@@ -11,28 +11,21 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from emq_compat.errors import EmqError
 from emq_compat.monitor.overview.history import History, away
+from emq_compat.monitor.overview.look import ANSWER_S, Asker, look
 
-__all__ = ["Asker", "Watch"]
+__all__ = ["DEAD_SHOWN", "Watch"]
 
 logger = logging.getLogger("emq_compat.dashboard")
 
 #: Dead letters that the page lists at first.
 DEAD_SHOWN = 100
-#: The broker has so long to answer.
-_ANSWER_S = 3.0
 _QUEUE = 4
 #: Schedules are asked for with the first of so many overviews.
 _SCHEDULES_EVERY = 3
-
-
-class Asker(Protocol):
-    """What asks the broker: a Client."""
-
-    def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any: ...
 
 
 class _Browser:
@@ -147,18 +140,16 @@ class Watch:
         browser.behind = False
 
     def _ask(self) -> dict[str, Any]:
-        history = self._history
         schedules = self._looks % _SCHEDULES_EVERY == 0 or "schedules" not in self._sections
-        overview: Mapping[str, Any] = self._client.ask(
-            "overview", timeout_s=_ANSWER_S, failures_after=history.failures_after, schedules=schedules
-        )
+        everything = "failures" not in self._sections
+        sections = look(self._client, self._history, everything=everything, schedules=schedules)
         self._looks += 1
-        sections = history.note(overview, everything="failures" not in self._sections)
-        if overview["dead"] != self._dead_seen or "dead" not in self._sections:
+        dead = sections["totals"]["dead"]
+        if dead != self._dead_seen or "dead" not in self._sections:
             sections["dead"] = []
-            if overview["dead"]:
-                sections["dead"] = self._client.ask("dead_list", timeout_s=_ANSWER_S, limit=DEAD_SHOWN)
-            self._dead_seen = overview["dead"]
+            if dead:
+                sections["dead"] = self._client.ask("dead_list", timeout_s=ANSWER_S, limit=DEAD_SHOWN)
+            self._dead_seen = dead
         return sections
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emq_compat.monitor.overview.words import amount, duration
+from emq_compat.words import amount, roughly
 
 __all__ = ["BAD", "OK", "WARN", "verdict"]
 
@@ -77,7 +77,7 @@ def _queues(overview: Mapping[str, Any], still_s: Mapping[str, float]) -> list[t
         found.append((BAD, f"Nothing moves in {_listed(still)} though a worker has room", "queues"))
     if late:
         oldest_s, name = max(late)
-        found.append((WARN, f"The oldest task in {name} waits for {duration(oldest_s)}", "queues"))
+        found.append((WARN, f"The oldest task in {name} waits for {roughly(oldest_s)}", "queues"))
     return found
 
 

@@ -11,7 +11,6 @@ import pytest
 from emq_compat.monitor.overview.failures import Groups
 from emq_compat.monitor.overview.history import History, away
 from emq_compat.monitor.overview.verdict import verdict
-from emq_compat.monitor.overview.words import amount, duration
 
 pytestmark = pytest.mark.unit
 
@@ -273,9 +272,3 @@ def test_schedules_are_told_in_words_the_next_first() -> None:
         ("a", "cron 30 6 * * 1"),
     ]
     assert expected == [(row["name"], row["when"]) for row in rows]
-
-
-def test_words() -> None:
-    """Amounts and lengths of time as people say them."""
-    assert ("1 task", "1,200 tasks") == (amount(1, "task"), amount(1200, "task"))
-    assert ["0 s", "119 s", "2 min", "3 h", "2 d"] == [*map(duration, (0.4, 119.9, 121, 10900, 180_000))]

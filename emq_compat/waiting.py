@@ -51,9 +51,7 @@ class Waiting:
         waiting is over when the others are.
         """
         self.pending = dict.fromkeys(ids)
-        self._spared = {one: None for one in unless_done if one not in self.pending}
-        self._left = len(self.pending)
-        self.pending.update(self._spared)
+        self._unless_done = {one: None for one in unless_done if one not in self.pending}
         self._channels = channels
         self._timeout_s = timeout_s
         self._channel: Channel | None = None
@@ -65,14 +63,13 @@ class Waiting:
         """Wait for these, too."""
         new = [task_id for task_id in ids if task_id not in self.pending]
         self.pending.update(dict.fromkeys(new))
-        self._left += len(new)
         self._say("wait", new)
 
     def discard(self, ids: Iterable[str]) -> None:
         """Don't wait for these any more."""
         gone = [task_id for task_id in ids if task_id in self.pending]
         for task_id in gone:
-            self._forget(task_id)
+            del self.pending[task_id]
         self._say("unwait", gone)
 
     def take(self, deadline: float, wake_fd: int | None = None) -> tuple[str, StoredResult] | None:
@@ -93,25 +90,23 @@ class Waiting:
                     return None
                 self._drop()
                 continue
-            if isinstance(command, Reply) and command.request_msgid in self.pending:
+            if not isinstance(command, Reply):
+                continue
+            task_id = command.request_msgid
+            asked = self.pending if task_id in self.pending else self._unless_done
+            if task_id in asked:
                 stored = _pushed(command)
                 if stored.state in FINAL_STATES or not self._more:
-                    self._forget(command.request_msgid)
-                    if not self._left:
+                    del asked[task_id]
+                    if not self.pending:
                         self.close()
-                        self.pending.clear()
-                return command.request_msgid, stored
+                return task_id, stored
         return None
-
-    def _forget(self, task_id: str) -> None:
-        del self.pending[task_id]
-        if task_id not in self._spared:
-            self._left -= 1
 
     def close(self) -> None:
         """End the waiting; the connection is given back, and its next user skips what still comes on it."""
         if self._channel is not None:
-            self._say("unwait", list(self.pending))
+            self._say("unwait", [*self.pending, *self._unless_done])
         if self._channel is not None:
             channel, self._channel = self._channel, None
             self._channels.give_back(channel)
@@ -130,7 +125,7 @@ class Waiting:
         if self._channel is None or not ids or self._channel.closed:  # closed: all goes to the collector
             return
         try:
-            self._ask_about(verb, self._channel, ids)
+            self._ask(verb, self._channel, ids, self._more if verb == "wait" else {})
         except (Cut, Silent):
             self._drop()
 
@@ -151,7 +146,8 @@ class Waiting:
                     return None  # so that whoever waits for ever hears of changes meanwhile
                 continue
             try:
-                self._ask_about("wait", channel, list(self.pending))
+                self._ask("wait", channel, list(self._unless_done), {"failures": True})
+                self._ask("wait", channel, list(self.pending), self._more)
             except (Cut, Silent):
                 self._channels.drop(channel)
             except BaseException:
@@ -161,13 +157,6 @@ class Waiting:
                 self._channel = channel
                 self._again = time.monotonic() + _WAIT_AGAIN_S
                 return channel
-
-    def _ask_about(self, verb: str, channel: Channel, ids: Sequence[str]) -> None:
-        if verb == "wait" and self._spared:
-            spared = [task_id for task_id in ids if task_id in self._spared]
-            self._ask(verb, channel, spared, {"failures": True})
-            ids = [task_id for task_id in ids if task_id not in self._spared]
-        self._ask(verb, channel, ids, self._more if verb == "wait" else {})
 
     @staticmethod
     def _ask(verb: str, channel: Channel, ids: Sequence[str], more: Mapping[str, Any]) -> None:

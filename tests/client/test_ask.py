@@ -106,6 +106,28 @@ def test_wait_for_one_and_the_failures_before_it(broker: FakeBroker, client: Cli
     assert [told, ("wait", {"ids": ["last"]}), ("unwait", {"ids": ["a", "c"]})] == said
 
 
+def test_what_matters_unless_it_succeeds_is_not_waited_for(broker: FakeBroker, client: Client) -> None:
+    """The waiting is over with what is waited for, were it nothing; and only that is named as missing."""
+    assert [] == list(client.wait([], 5, unless_done=["a"]))
+    with pytest.raises(TimeoutError, match=r"the result of last is not there yet"):
+        list(client.wait(["last"], 0.05, unless_done=["a", "b"]))
+
+
+def test_failures_are_asked_for_again_after_a_cut(broker: FakeBroker, client: Client) -> None:
+    """A broker that was started anew is told which ends matter; those that were told are not asked for."""
+    waiting = client.wait(["last"], 20, unless_done=["a", "b"])
+    broker.finish("b", "FAILURE", "no")
+    assert "b" == next(waiting)[0]
+    broker.restart()
+    broker.finish("a", "FAILURE", "no")
+    assert "a" == next(waiting)[0]
+    broker.finish("last", value=1)
+    assert ["last"] == [task_id for task_id, _ in waiting]
+    waits = [dict(ask.arguments) for ask in broker.asked if ask.verb == "wait"]
+    last = {"ids": ["last"]}
+    assert [{"ids": ["a", "b"], "failures": True}, last, {"ids": ["a"], "failures": True}, last] == waits
+
+
 def test_wait_calls_back(broker: FakeBroker, client: Client) -> None:
     """The callback gets each result before it is yielded."""
     broker.finish("a", value=1)

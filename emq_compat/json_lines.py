@@ -26,11 +26,6 @@ VARIABLE = "EMQ_LOG_FORMAT"
 #: What ``data`` has → the member.
 _MEMBERS = {"id": "task_id", "name": "task_name", "queue": "queue", "state": "state", "runtime": "runtime_s"}
 
-
-def wanted() -> bool:
-    """Whether this process's log is to be in JSON, by its environment."""
-    return os.environ.get(VARIABLE) == "json"
-
 #: How Celery's lines describe an end → its state.
 _DESCRIBED = {
     "raised expected": "FAILURE",
@@ -38,6 +33,11 @@ _DESCRIBED = {
     "ignored": "IGNORED",
     "rejected": "REJECTED",
 }
+
+
+def wanted() -> bool:
+    """Whether this process's log is to be in JSON, by its environment."""
+    return os.environ.get(VARIABLE) == "json"
 
 
 class JsonLines(logging.Formatter):

@@ -29,8 +29,6 @@ logger = logging.getLogger("emq_compat.jobmanager")
 _CALLBACKS = frozenset(
     {"premature_death", "worker_death", "worker_done", "worker_done_with_reply", "worker_ready"}
 )
-
-
 #: Processes whose jobs are counted: where children are replaced often there is no end of them.
 PIDS_MAX = 1000
 

@@ -96,14 +96,20 @@ def test_open_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes root's files")
 def test_roots_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What root lets a group read is that group's secret; what everybody can read is none."""
+    """What root lets a group read is that group's secret; what others can read or change is none."""
     new_keys(tmp_path)
     (tmp_path / "client.key").chmod(0o440)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert Keys.for_client(tmp_path).secret
 
-    (tmp_path / "client.key").chmod(0o444)
-    with pytest.raises(ConfigurationError, match="mode 0444"):
+    for mode in (0o444, 0o460):
+        (tmp_path / "client.key").chmod(mode)
+        with pytest.raises(ConfigurationError, match=f"mode {mode:04o}"):
+            Keys.for_client(tmp_path)
+
+    (tmp_path / "client.key").chmod(0o440)
+    os.chown(tmp_path / "client.key", 1001, -1)
+    with pytest.raises(ConfigurationError, match="mode 0440"):
         Keys.for_client(tmp_path)
 
 

@@ -299,7 +299,7 @@ class JobManager(Intake):
     @property
     def reconnects(self) -> int:
         """Connections to brokers beyond the first of each upstream."""
-        return max(0, self._connections.made - len(self.upstreams))
+        return self._connections.reconnects
 
     def renew_pool(self) -> None:
         """Replace what runs jobs: idle processes or threads now, the others once they have ended theirs.

@@ -13,11 +13,12 @@ class Connections:
     """The upstreams that are connected now.
 
     Attributes:
-        made: connections since the start, of all upstreams.
+        reconnects: connections since the start beyond the first of each upstream.
     """
 
     def __init__(self) -> None:
-        self.made = 0
+        self.reconnects = 0
+        self._met: set[Upstream] = set()
         self._there: dict[Upstream, None] = {}
         #: Those whose next Connected is of the connection that they had.
         self._standing: set[Upstream] = set()
@@ -27,7 +28,8 @@ class Connections:
         self._there[upstream] = None
         anew = upstream not in self._standing
         self._standing.discard(upstream)
-        self.made += anew
+        self.reconnects += anew and upstream in self._met
+        self._met.add(upstream)
         return anew
 
     def stands(self, upstream: Upstream) -> bool:

@@ -63,3 +63,19 @@ def test_which_connection_is_new() -> None:
     assert connections.connected(first)
     for upstream in (first, second):
         upstream.close()
+
+
+def test_reconnects_are_counted_for_each() -> None:
+    """The first connection of each is none, also of one that comes late; one that stood meanwhile is none."""
+    early, late = FakeUpstream(), FakeUpstream()
+    connections = Connections()
+    counts = []
+    for cut in (True, False, True):
+        connections.connected(early)
+        counts.append(connections.reconnects)
+        connections.disconnected(early, cut=cut)
+    connections.connected(late)
+    assert [0, 1, 1] == counts
+    assert 1 == connections.reconnects
+    for upstream in (early, late):
+        upstream.close()

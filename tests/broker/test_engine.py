@@ -277,6 +277,9 @@ def test_who_waits_for_all_after_failures_hears_of_success() -> None:
     b.engine.results.wait(CLIENT, ["x"], b.now, failures=True)
     b.engine.results.wait(b"client.2", ["x"], b.now, failures=True)
     b.engine.results.unwait(b"client.2", ["x"])
+    b.engine.results.wait(b"client.2", ["y"], b.now, failures=True)
+    b.engine.results.unwait(b"client.2", ["y"])
+    assert {"x": {CLIENT}} == b.engine.results._spared
     b.engine.results.wait(CLIENT, ["x"], b.now)
     b.publish(task_id="x")
     (d,) = b.worker()

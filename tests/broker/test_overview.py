@@ -54,6 +54,33 @@ def test_an_age_outlasts_a_restart(tmp_path: Path) -> None:
     assert queue["oldest_s"] == pytest.approx(500, abs=5)
 
 
+def test_what_is_set_aside_has_an_age(tmp_path: Path) -> None:
+    """A message that only waits for a worker that has its task may be a queue's oldest."""
+    b = Bench(tmp_path)
+    b.worker(b"has.1", slots=1, credit=0, tasks={"rare": ""})
+    b.publish(task="rare")
+    b.pass_time(100, b"has.1")
+    b.publish(task="other")
+    b.worker(slots=1, credit=1, tasks={"other": ""})
+    b.publish(task="other")
+    [queue] = overview(b)["queues"]
+    assert (1, 2) == (queue["aside"], queue["waiting"])
+    assert queue["oldest_s"] == pytest.approx(100, abs=5)
+
+
+def test_what_is_handed_out_has_no_age(tmp_path: Path) -> None:
+    """After a start, too, when nothing of the queue is in memory."""
+    b = Bench(tmp_path)
+    b.publish()
+    (d,) = b.worker()
+    (waits,) = b.publish()
+    b.restart()
+    b.worker(credit=0, held=((d.msgid, 1, True),))
+    oldest = b.engine.queues.by_name["q"].oldest()
+    assert oldest is not None
+    assert waits == oldest[1]
+
+
 def test_ages_are_known_to_a_part_of_themselves() -> None:
     """A note a second is kept in bounds: an old age is told less exactly, a fresh one to the second."""
     ages = Ages(0, Moment(0.0, 0.0))
@@ -109,6 +136,16 @@ def test_what_the_broker_fails_by_itself_is_a_failure_too() -> None:
     told = overview(b)
     assert "WorkerLostError" in told["failures"][0]["reply"]
     assert 1 == told["dead"] == told["counters"]["dead"]
+
+
+def test_a_body_that_never_runs_is_among_the_failures() -> None:
+    """Where a part of a chord fails, so does its body: both are told."""
+    b = Bench()
+    b.publish(task="t.body", awaits="c:1")
+    b.publish(task="t.part", chord="c:0")
+    (part,) = b.worker()
+    b.reply(part, "FAILURE", body=b'{"error": {"type": "ValueError", "message": "boom"}}')
+    assert {"t.part": 1, "t.body": 1} == overview(b)["failed_by_task"]
 
 
 def test_the_failures_kept_are_bounded() -> None:

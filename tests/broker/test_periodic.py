@@ -56,6 +56,22 @@ def test_of_two_beats_one_sends_a_run() -> None:
     assert 2 == beats.waiting
 
 
+def test_a_beat_says_when_it_means_to_send() -> None:
+    """Of an entry that is new, and after each run; nothing is known where it doesn't say."""
+    beats = Beats()
+
+    def told() -> Any:
+        return beats.ask("periodic")["ok"][0]["next_at"]
+
+    entry = {"name": "e", "task": "t", "shown": "daily", "last_run_at": 5.0, "next_at": 60.0}
+    beats.ask("periodic_begin", schedule="s", entries=[entry], only=True)
+    assert 60.0 == told()
+    beats.send("e", "", "a1", next_at=120.0)
+    assert 120.0 == told()
+    beats.send("e", "a1", "a2")
+    assert told() is None
+
+
 def test_a_run_whose_confirmation_was_lost_is_sent_once() -> None:
     """The same token again is the same run: it is confirmed, and nothing is published."""
     beats = Beats()

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from emq_compat.message import Job
+from emq_compat.broker import traces
+from emq_compat.message import Headers, Job
 from emq_compat.monitor.dashboard.workflow import workflow
-from tests.broker.bench import Bench
+from emq_compat.protocol.commands import Request
+from tests.broker.bench import CLIENT, Bench
 from tests.monitor.dashboard.fake import FakeBroker
 
 pytestmark = pytest.mark.unit
@@ -50,10 +52,21 @@ def test_an_end_is_told_with_its_reply() -> None:
     assert ("unknown", "FAILURE", '{"error": {}}') == (told["where"], told["state"], told["reply"])
 
 
+def test_what_is_large_is_not_shown() -> None:
+    """A payload, or a reply, of more than 64 KiB is left out: two hundred may be asked for at once."""
+    b = Bench()
+    large = Job(path="m", callable="f", args=["x" * (64 << 10)]).encode()
+    headers = Headers(guarantee=True, task_id="t", epilogue=True)
+    b.turn((CLIENT, Request(msgid="m", queue="q", headers=headers, payload=large, header_text=b"id:t")))
+    assert ("waiting", None) == tuple(traced(b, "t")["t"][name] for name in ("where", "payload"))
+    (handed,) = b.worker()
+    b.reply(handed, body=b'{"value": "%s"}' % (b"x" * (64 << 10)))
+    told = traced(b, "t")["t"]
+    assert ("SUCCESS", False) == (told["state"], "reply" in told)
+
+
 def test_a_large_backlog_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain message is looked for one by one only where they are few; else the answer says so."""
-    from emq_compat.broker import traces
-
     monkeypatch.setattr(traces, "_LOOKED_THROUGH", 3)
     b = Bench()
     (msgid, *_) = b.publish(4)

@@ -63,6 +63,6 @@ class Ages:
             before = self._started.wall if made is None else min(made, self._started.wall)
             return max(0.0, now.wall - before)
         place = bisect_right(self._sequences, sequence - 1)
-        # What came since the last note came after it.
-        at = self._times[place] if place < len(self._times) else self._times[-1]
+        # What came since the last look came after it; a look at which nothing had come left no note.
+        at = self._times[place] if place < len(self._times) else self.due - _EVERY_S
         return max(0.0, now.mono - at)

@@ -54,6 +54,17 @@ def test_an_age_outlasts_a_restart(tmp_path: Path) -> None:
     assert queue["oldest_s"] == pytest.approx(500, abs=5)
 
 
+def test_what_comes_after_a_quiet_time_is_new() -> None:
+    """However long nothing came before it, and whenever that was looked at last."""
+    b = Bench()
+    b.publish()
+    b.worker()
+    b.pass_time(100, b"w.1")
+    b.publish()
+    [queue] = overview(b)["queues"]
+    assert queue["oldest_s"] == pytest.approx(0, abs=1.1)
+
+
 def test_what_is_set_aside_has_an_age(tmp_path: Path) -> None:
     """A message that only waits for a worker that has its task may be a queue's oldest."""
     b = Bench(tmp_path)

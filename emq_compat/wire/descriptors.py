@@ -1,13 +1,19 @@
-"""File descriptors for ZeroMQ, which ends the process where it finds none when it starts its threads."""
+"""File descriptors: whether there are enough of them, and what the system holds for one.
+
+ZeroMQ ends the process where it finds none when it starts its threads.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import termios
 from contextlib import suppress
 
 from emq_compat.errors import OperationalError
 
-__all__ = ["require_descriptors", "too_few"]
+__all__ = ["held_bytes", "require_descriptors", "too_few"]
 
 #: What a context's threads, a socket with its monitor and a connection take.
 _NEEDED = 16
@@ -37,3 +43,12 @@ def require_descriptors() -> None:
         for fd in taken:
             with suppress(OSError):
                 os.close(fd)
+
+
+def held_bytes(fd: int) -> int:
+    """Return how much the system holds for a connection that the other side doesn't have; 0: nobody knows."""
+    try:
+        held = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # no connection, or closed meanwhile
+        return 0
+    return int.from_bytes(held, sys.byteorder)

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from emq_compat.errors import OperationalError, RemoteProtocolError
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
-from emq_compat.wire.descriptors import too_few
+from emq_compat.wire.descriptors import held_bytes, too_few
 from emq_compat.wire.zmtp import Zmtp, ZmtpError, message, ping
 
 __all__ = ["REFUSED", "DirectWire"]
@@ -85,6 +85,9 @@ class DirectWire:
         self._collected: list[bytes] = []
         self._collected_bytes = 0
         self._unsent = memoryview(b"")
+        #: How much the system was given, and how much of that the other side had when that was looked at.
+        self._given_bytes = 0
+        self._taken_bytes = 0
         self._connecting = True
         self._over = False
         self._read_bytes = _READ_BYTES
@@ -195,7 +198,9 @@ class DirectWire:
                     break
                 self._unsent = memoryview(data)
             try:
-                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                sent = self.socket.send(self._unsent)
+                self._unsent = self._unsent[sent:]
+                self._given_bytes += sent
                 self._connecting = False
             except BlockingIOError:
                 break
@@ -247,7 +252,7 @@ class DirectWire:
         if not data:
             self._lose()
             return False
-        self._connecting = self._pinged = False
+        self._connecting = False
         try:
             self._zmtp.receive(data, self._messages)
         except ZmtpError as exc:
@@ -257,16 +262,31 @@ class DirectWire:
             self.connected = self._zmtp.established
             self.flush()
         if self.connected:
-            self._due = time.monotonic() + _PING_EVERY_S if self._asks else math.inf
+            self._note_life()
         more = len(data) == size
         self._read_bytes = min(2 * size, _READ_MOST_BYTES) if more else _READ_BYTES
         return more and not self._over
+
+    def _note_life(self) -> None:
+        self._pinged = False
+        self._due = time.monotonic() + _PING_EVERY_S if self._asks else math.inf
+
+    def _takes(self) -> bool:
+        """Tell whether the other side has taken some of what is under way since this was asked last.
+
+        How should it answer what stands behind a message that takes minutes over a slow network?
+        """
+        held = held_bytes(self.socket.fileno())
+        before, self._taken_bytes = self._taken_bytes, self._given_bytes - held
+        return held > 0 and self._taken_bytes != before
 
     def _look_after(self) -> None:
         """Ask a silent broker, or give it up."""
         if self._over:
             return
-        if self._pinged or not self.connected:
+        if self.connected and self._takes():
+            self._note_life()
+        elif self._pinged or not self.connected:
             self._lose("nothing answers")
         else:
             self._pinged = True

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket as plain
-import sys
-import termios
 import time
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -19,7 +16,7 @@ from emq_compat.permits import CLIENT, FULL, Permit
 from emq_compat.protocol.commands import Command, Heartbeat
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import Gate
-from emq_compat.wire.descriptors import require_descriptors
+from emq_compat.wire.descriptors import held_bytes, require_descriptors
 from emq_compat.wire.endless import connection
 from emq_compat.wire.listening import is_listened_at
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
@@ -190,11 +187,7 @@ class RouterWire(Watched):
 
     def unsent_bytes(self, peer: bytes) -> int:
         """Return how much the system holds for a peer that it has not read; 0 where that isn't known."""
-        try:
-            held = fcntl.ioctl(self._fds.get(peer, -1), termios.TIOCOUTQ, bytes(4))
-        except (OSError, ValueError):  # inproc, or closed meanwhile
-            return 0
-        return int.from_bytes(held, sys.byteorder)
+        return held_bytes(self._fds.get(peer, -1))
 
     def taken_bytes(self, peer: bytes) -> object:
         """Return something that changes as long as a peer with ``unsent_bytes`` reads."""

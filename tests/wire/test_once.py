@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 import zmq
 
 from emq_compat.errors import OperationalError
-from emq_compat.protocol.commands import Ready
-from emq_compat.wire import DirectWire, Wire
+from emq_compat.message import Headers
+from emq_compat.protocol.commands import Ready, Request
+from emq_compat.wire import DirectRouter, DirectWire, Wire
 from emq_compat.wire import direct as direct_module
 from emq_compat.wire.routers import Router
 from tests.processes import wait_until
-from tests.wire.conftest import Driver, turn
+from tests.wire.conftest import Driver, poll_of, turn
 
 pytestmark = pytest.mark.integration
 
@@ -133,3 +135,43 @@ def test_what_came_before_a_cut_is_read(context: Context, listens: Listens, once
 
         assert [str(i) for i in range(100)] == [command.msgid for command in received + driver.received]
         wire.close()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ipc"])
+def test_a_slow_upload_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """While the other side takes what is sent the connection stands; once it takes no more it is cut."""
+    monkeypatch.setattr(direct_module, "_PING_EVERY_S", 0.1)
+    monkeypatch.setattr(direct_module, "_PONG_WITHIN_S", 0.1)
+    router = DirectRouter("tcp://127.0.0.1:*" if scheme == "tcp" else f"ipc://{tmp_path}/s")
+    wire = DirectWire(router.endpoint, identity=b"one")
+    Driver(wire, router).until(lambda: wire.connected)
+    message = Request(msgid="m", queue="q", headers=Headers(), payload=bytes(12 << 20))
+    wire.send(message)
+    began, received = time.monotonic(), []
+
+    def read_slowly() -> bool:
+        wire.receive()
+        poll_of(router).wait(0.0)
+        received.extend(router.receive(most_bytes=1))
+        return bool(received)
+
+    wait_until(read_slowly, interval_s=0.02)
+    assert time.monotonic() - began > 4 * (0.1 + 0.1)
+    assert 0 == wire.cuts
+    wire.send(message)
+    wait_until(lambda: [wire.receive(), wire.cuts][1])
+    wire.close()
+    router.close()
+
+
+def test_what_only_the_system_takes_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that stands still is given up, though its system takes each PING."""
+    monkeypatch.setattr(direct_module, "_PING_EVERY_S", 0.1)
+    monkeypatch.setattr(direct_module, "_PONG_WITHIN_S", 0.1)
+    router = DirectRouter("tcp://127.0.0.1:*")
+    wire = DirectWire(router.endpoint, identity=b"one")
+    Driver(wire, router).until(lambda: wire.connected)
+    wire.send(Ready(msgid="r"))
+    wait_until(lambda: [wire.receive(), wire.cuts][1])
+    wire.close()
+    router.close()

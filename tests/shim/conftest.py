@@ -11,6 +11,7 @@ import pytest
 from emq_compat.celery_shim import Celery
 from emq_compat.shim import current, declare
 from emq_compat.shim.program import ShimProgram
+from tests.shim.canvases import Tasks
 from tests.shim.recorder import Recorder, Worker
 
 
@@ -36,6 +37,12 @@ def app(client: Recorder) -> Celery:
     made = Celery("proj")
     made.client = client
     return made
+
+
+@pytest.fixture
+def t(app: Celery) -> Tasks:
+    """Tasks of the app."""
+    return Tasks(app)
 
 
 @pytest.fixture

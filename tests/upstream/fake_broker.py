@@ -9,14 +9,28 @@ from typing import TypeVar
 import zmq
 
 from emq_compat.address import Address
-from emq_compat.message import Headers
+from emq_compat.message import SUCCESS, Headers, Reply
 from emq_compat.protocol import commands
 from emq_compat.protocol.frames import decode, encode
 from emq_compat.upstream.base import UpstreamEvent
 from emq_compat.upstream.emq import EmqUpstream
+from emq_compat.upstream.session import Timings
 
 C = TypeVar("C")
 E = TypeVar("E")
+
+#: For upstreams whose broker is here and answers at once.
+QUICK = Timings(
+    connect_s=0.1,
+    answer_s=0.3,
+    stock_interval_s=0.05,
+    stock_dead_after_s=0.2,
+    backoff_min_s=0.01,
+    backoff_max_s=0.05,
+    complaint_s=60.0,
+)
+#: What a job came to, where it doesn't matter.
+OK = Reply(state=SUCCESS, body=b'{"value":1,"state":"SUCCESS"}')
 
 
 class FakeBroker:

@@ -14,6 +14,7 @@ __all__ = ["trouble"]
 _REMEDIES = {
     "is full": "make room on its disk",
     "No space left": "make room on its disk",
+    "written in part": "make room on its disk",
     "Too many open files": "raise the limit of open files (`ulimit -n`, LimitNOFILE= in systemd)",
     "disk I/O error": "its disk is full or fails: see the system's log",
     "readonly": "the broker must be able to write to the file and its folder",

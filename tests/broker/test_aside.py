@@ -188,7 +188,7 @@ def test_a_record_that_was_written_in_part_does_not_count(store: Store, tmp_path
             store.put_result(f"t{n}", *small[f"t{n}"], None)
             store.commit()
         store.put_result("more", "SUCCESS", bytes(MB), None)
-        with pytest.raises(JournalError, match="written in part"):
+        with pytest.raises(JournalError, match="written in part; make room"):
             store.commit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -76,7 +76,7 @@ class Declared:
                 ttl_s=told["ttl_s"],
             )
             queue = self._queues.by_id[queue_id]
-            queue.paused = told.get("paused", False)
+            queue.pause(paused=told.get("paused", False))
             self._keep(queue, terms, now)
             if terms.passing and told["broker"] != self._broker:
                 self.delete(queue, now)
@@ -118,7 +118,7 @@ class Declared:
         """
         if queue.paused == paused:
             return False
-        queue.paused = paused
+        queue.pause(paused=paused)
         self._write(queue, self._terms.get(queue.id, Terms()))
         return True
 

@@ -89,7 +89,7 @@ class HandOut:
                 queue = tier[0]
                 if len(tier) > 1:
                     tier.append(tier.pop(0))
-                if queue not in busy or queue.paused:
+                if queue not in busy:
                     continue
                 message = self._next_for(worker, queue, now)
                 if message is None:

@@ -56,13 +56,15 @@ class Marks:
 
     Attributes:
         busy: those that may have something to hand out.
+        paused: those that may, and must not until an operator says so.
         touched: those whose counts may differ from what is on disk.
     """
 
-    __slots__ = ("busy", "touched")
+    __slots__ = ("busy", "paused", "touched")
 
     def __init__(self) -> None:
         self.busy: set[MessageQueue] = set()
+        self.paused: set[MessageQueue] = set()
         self.touched: set[MessageQueue] = set()
 
 
@@ -94,6 +96,7 @@ class MessageQueue:
         "_budget",
         "_busy",
         "_journal",
+        "_marks",
         "_nonempty",
         "_ranks",
         "_skip",
@@ -106,7 +109,6 @@ class MessageQueue:
         "id",
         "name",
         "parked",
-        "paused",
         "ttl_s",
         "waiting",
     )
@@ -138,10 +140,10 @@ class MessageQueue:
         self.parked = 0
         #: seconds that a message may wait here; None: without end.
         self.ttl_s: float | None = None
-        #: nothing is handed out of it until an operator says so.
-        self.paused = False
         #: hand-outs since the start.
         self.handed_out = 0
+        self._marks = marks
+        #: where it stands if it may have something to hand out.
         self._busy = marks.busy
         self._touched = marks.touched
         #: (waiting, delayed) as the journal has them.
@@ -304,6 +306,19 @@ class MessageQueue:
         heappush(self.blocked.setdefault(message.headers.task, []), (_order(message), message))
         self._budget.used += len(message.payload) + ENTRY_BYTES
         self.waiting += 1
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is handed out of it until an operator says so."""
+        return self._busy is self._marks.paused
+
+    def pause(self, *, paused: bool) -> None:
+        """Hand nothing out, or go on."""
+        waits = self in self._busy
+        self._busy.discard(self)
+        self._busy = self._marks.paused if paused else self._marks.busy
+        if waits:
+            self._busy.add(self)
 
     @property
     def total(self) -> int:
@@ -475,6 +490,7 @@ class QueueSet:
         """Remove a queue that holds nothing, and of which nothing is handed out."""
         del self.by_name[queue.name], self.by_id[queue.id]
         self.busy.discard(queue)
+        self._marks.paused.discard(queue)
         self.touched.discard(queue)
         self._journal.drop_queue(queue.id)
 

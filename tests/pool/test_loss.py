@@ -317,11 +317,15 @@ def _dies(times: int, folder: Path) -> Callable[[], None]:
 def test_a_few_deaths_on_start_up_do_no_harm(
     prefork: Prefork, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Once a child starts, all is well; the exception of those that didn't is printed."""
-    driver = prefork(1, child_init=_dies(3, tmp_path))
+    """Once a child starts, all is well; those that didn't are counted, and their exceptions printed."""
+    driver = prefork(1, idle=False, child_init=_dies(3, tmp_path))
+    driver.until(lambda: driver.pool.failed_births)
+    assert "a child ended before it was ready" in driver.pool.trouble
+    driver.idle(1)
     driver.submit(assignment("echo", "a"))
     driver.finished("a")
     assert 3 == capfd.readouterr().err.count("RuntimeError: not yet")
+    assert (1, 3, "") == (driver.pool.births, driver.pool.failed_births, driver.pool.trouble)
 
 
 def test_a_child_that_does_not_get_ready_is_replaced(prefork: Prefork, tmp_path: Path) -> None:

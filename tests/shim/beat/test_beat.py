@@ -42,6 +42,32 @@ def test_an_entry_is_sent_when_its_interval_is_over(broker: BrokerHere) -> None:
     assert 2 == scheduler.schedule["e"].total_run_count
 
 
+class _Broken(BaseSchedule):
+    """A project's schedule that can't say when it is due."""
+
+    def is_due(self, last_run_at: datetime) -> Any:
+        raise RuntimeError("no")
+
+    def __repr__(self) -> str:
+        return "<broken>"
+
+
+def test_the_broker_is_told_when_the_next_run_is(broker: BrokerHere) -> None:
+    """Of a new entry, and of one that was sent; not of one whose schedule doesn't tell."""
+
+    def next_in_s() -> dict[str, float | None]:
+        told = {row["name"]: row["next_at"] for row in broker.ask("periodic")}
+        return {name: at and at - time.time() for name, at in told.items()}
+
+    scheduler = beat(app_on(broker, {"e": every(20), "broken": every(_Broken(app=None))}))
+    scheduler.tick()
+    assert {"e": pytest.approx(20, abs=2), "broken": None} == next_in_s()
+    broker.pass_time(30)
+    scheduler.tick()
+    assert [[]] == broker.sent()
+    assert pytest.approx(20, abs=2) == next_in_s()["e"]
+
+
 def test_a_crontab_is_sent_in_each_minute_that_it_names(broker: BrokerHere) -> None:
     """Once a minute, however often the beat looks; the tick says when to look again."""
     scheduler = beat(app_on(broker, {"e": every(crontab("*/2"), "x")}))

@@ -22,6 +22,10 @@ __all__ = ["WORKERS_BYTES", "Doors"]
 WORKERS_BYTES = 512 << 20
 #: What a client may say beside the largest payload.
 _BESIDE_BYTES = 32 << 20
+#: Of large messages that clients are sending so much is taken at once …
+_CLIENTS_UNFINISHED_BYTES = 512 << 20
+#: … and of workers' all: their heartbeats stand behind them.
+_WORKERS_UNFINISHED_BYTES = 1 << 62
 
 _Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -66,7 +70,7 @@ class Doors:
         if config.keys_dir is not None:
             self._gate = Gate(self._zeromq(), Keys.for_broker(config.keys_dir))
         self.frontend = self._listen(config.frontend, clients)
-        self.backend = self._listen(config.backend, WORKERS_BYTES)
+        self.backend = self._listen(config.backend, WORKERS_BYTES, unfinished=_WORKERS_UNFINISHED_BYTES)
         self.admin = self._listen(config.admin, clients, ADMIN)
         if config.publish_in and config.publish_out:
             self.publish_in = self._listen(config.publish_in, clients)
@@ -86,7 +90,13 @@ class Doors:
             self._context = zmq.Context()
         return self._context
 
-    def _listen(self, endpoint: str, message_bytes: int, role: str = CLIENT) -> Router:
+    def _listen(
+        self,
+        endpoint: str,
+        message_bytes: int,
+        role: str = CLIENT,
+        unfinished: int = _CLIENTS_UNFINISHED_BYTES,
+    ) -> Router:
         wire = listen(
             endpoint,
             context=self._zeromq,
@@ -94,6 +104,7 @@ class Doors:
             role=role,
             limits=Limits(payload_bytes=self._config.max_message_bytes),
             message_bytes=message_bytes,
+            unfinished_bytes=unfinished,
         )
         self._wires.append(wire)
         wire.join(self._poll)

@@ -20,10 +20,11 @@ from emq_compat.errors import RemoteProtocolError
 from emq_compat.permits import FULL, Permit
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
+from emq_compat.wire.large import LARGE_BYTES, Large
 from emq_compat.wire.listening import Listener
 from emq_compat.wire.peer import Kept, Peer
 from emq_compat.wire.poll import Poll
-from emq_compat.wire.zmtp import Zmtp, ZmtpError
+from emq_compat.wire.zmtp import Zmtp, ZmtpError, ping
 
 __all__ = ["DirectRouter"]
 
@@ -31,7 +32,11 @@ logger = logging.getLogger(__name__)
 
 Received: TypeAlias = "tuple[bytes, Command | RemoteProtocolError, Permit | None]"
 
+_UNBOUNDED: Final = 1 << 62
+
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+#: Of a peer that is held only its end is of interest.
+_ENDS = select.EPOLLRDHUP
 
 #: A frame somewhat too large is still received, so that its sender can be told; beyond, it is cut off.
 _SLACK_BYTES: Final = 16 << 20
@@ -47,6 +52,8 @@ _UNREAD_BYTES: Final = 1 << 30
 _UNREAD_PIECES: Final = 200_000
 #: Above so much for all together, who has the most is cut off.
 _ALL_UNREAD_BYTES: Final = 2 << 30
+#: Who is held in the midst of a large message hears so often that this side lives: it can't ask.
+_SIGN_OF_LIFE_S: Final = 2.0
 #: Of those who are cut off for what they said, so many seconds pass between two that are logged.
 _LOG_EVERY_S: Final = 1.0
 
@@ -61,8 +68,19 @@ class DirectRouter:
         endpoint: where it listens, with the port that a wildcard became.
     """
 
-    def __init__(self, endpoint: str, *, limits: Limits = LIMITS, message_bytes: int = 1 << 62) -> None:
-        """Bind. ``message_bytes``: whose message becomes larger, all frames together, is cut off.
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        limits: Limits = LIMITS,
+        message_bytes: int = _UNBOUNDED,
+        unfinished_bytes: int = _UNBOUNDED,
+    ) -> None:
+        """Bind.
+
+        ``message_bytes``: whose message becomes larger, all frames together, is cut off.
+        ``unfinished_bytes``: above so much of large messages that have not ended they are read one after the
+        other (``large.py``).
 
         Raises:
             OperationalError: the endpoint can't be bound (in use, no such address, no descriptors …).
@@ -73,6 +91,9 @@ class DirectRouter:
         self.endpoint = self._listener.endpoint
         self._poll: Poll | None = None
         self._kept = Kept()
+        self._large: Large[Peer] = Large(unfinished_bytes)
+        #: Monotonic time at which those that are held hear of this side.
+        self._sign_at = 0.0
         self._by_fd: dict[int, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
         #: Peers of which the poll has said that something can be read, in the order of their turns.
@@ -118,8 +139,9 @@ class DirectRouter:
         while shaking and (shaking[0].identity or shaking[0].over):
             shaking.popleft()
         due = shaking[0].due if shaking else None
-        if self._accept_at is not None and (due is None or self._accept_at < due):
-            due = self._accept_at
+        for other in (self._accept_at, self._sign_at if self._large.held else None):
+            if other is not None and (due is None or other < due):
+                due = other
         return due
 
     # Receiving
@@ -138,7 +160,7 @@ class DirectRouter:
             size += self._read(peer)
             if time.monotonic() >= until:
                 break
-        if self._shaking or self._accept_at is not None:
+        if self._shaking or self._accept_at is not None or self._large.held:
             self._look_after(time.monotonic())
         received: list[Received] = []
         limits = self._limits
@@ -191,9 +213,25 @@ class DirectRouter:
         else:
             if peer.answer():
                 self._flush(peer)
-            if more:
+            if peer.zmtp.unfinished >= LARGE_BYTES or peer in self._large:
+                self._mind_size(peer)
+            if more and not peer.held:
                 self._readable[peer] = None
         return count
+
+    def _mind_size(self, peer: Peer) -> None:
+        """Read on from a peer in the midst of a large message, or hold it until others have ended theirs."""
+        size, now = peer.zmtp.unfinished, time.monotonic()
+        if size < LARGE_BYTES:
+            self._read_on(self._large.ended(peer, now))
+        elif not self._large.grown(peer, size, now):
+            peer.held = True
+            self._look(peer)
+
+    def _read_on(self, peers: list[Peer]) -> None:
+        for peer in peers:
+            peer.held = False
+            self._look(peer)
 
     def _welcome(self, peer: Peer) -> None:
         """Give a peer whose handshake is done its identity, though another had it."""
@@ -247,7 +285,7 @@ class DirectRouter:
 
     def _flush(self, peer: Peer) -> None:
         peer.flush()
-        self._look_for(peer, _IN | _OUT if peer.unsent_bytes else _IN)
+        self._look(peer)
 
     def unsent_bytes(self, identity: bytes) -> int:
         """Return how much is kept for a peer that the system hasn't taken."""
@@ -279,7 +317,6 @@ class DirectRouter:
             peer = Peer(sock, zmtp, time.monotonic() + _HANDSHAKE_S, self._kept)
             self._by_fd[peer.fd] = peer
             self._shaking.append(peer)
-            self._look_for(peer, _IN)
             peer.answer()
             self._flush(peer)
 
@@ -301,15 +338,29 @@ class DirectRouter:
             peer = shaking.popleft()
             if not peer.identity:
                 self._lose(peer)
+        if self._large.held and self._sign_at <= now:
+            self._look_after_held(now)
         if self._accept_at is not None and self._accept_at <= now:
             self._resume()
+
+    def _look_after_held(self, now: float) -> None:
+        self._sign_at = now + _SIGN_OF_LIFE_S
+        for peer in self._large.held:
+            peer.zmtp.outgoing += ping()
+            peer.answer()
+            self._flush(peer)
+        still = self._large.stands_still(now)
+        if still is not None and still not in self._readable:
+            self._refuse(still, "nothing more comes of a large message, and others wait for its end")
 
     @property
     def _the_poll(self) -> Poll:
         assert self._poll is not None, "join comes first"
         return self._poll
 
-    def _look_for(self, peer: Peer, events: int) -> None:
+    def _look(self, peer: Peer) -> None:
+        """Have the poll look for what is of interest of a peer now."""
+        events = (_ENDS if peer.held else _IN) | (_OUT if peer.unsent_bytes else 0)
         if events == peer.events or peer.over:
             return
         if peer.events:
@@ -354,6 +405,7 @@ class DirectRouter:
         if peer.identity and self._by_identity.get(peer.identity) is peer:
             del self._by_identity[peer.identity]
             self._backlog.append((peer, None))
+        self._read_on(self._large.ended(peer, time.monotonic()))
         if self._accept_at is not None:
             self._resume()
 

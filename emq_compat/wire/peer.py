@@ -50,12 +50,13 @@ class Peer:
         events: what the poll was told to look for.
         unsent_bytes: what is kept here for the other side.
         taken_bytes: what the system has taken for it, since the beginning.
+        held: it is not to be read on for now.
         broken: nothing can be sent any more; what came before it can still be read.
         over: it is closed.
     """
 
-    __slots__ = ("_kept", "_out", "broken", "due", "events", "fd", "heard", "identity", "over", "sock",
-                 "taken_bytes", "unsent_bytes", "zmtp")  # fmt: skip
+    __slots__ = ("_kept", "_out", "broken", "due", "events", "fd", "heard", "held", "identity", "over",
+                 "sock", "taken_bytes", "unsent_bytes", "zmtp")  # fmt: skip
 
     def __init__(self, sock: socket.socket, zmtp: Zmtp, due: float, kept: Kept) -> None:
         self.sock = sock
@@ -64,6 +65,7 @@ class Peer:
         self.due = due
         self.identity = b""
         self.heard = False
+        self.held = False
         self.events = 0
         self.unsent_bytes = 0
         self.taken_bytes = 0

@@ -28,15 +28,18 @@ def listen(
     role: str = CLIENT,
     limits: Limits = LIMITS,
     message_bytes: int,
+    unfinished_bytes: int,
 ) -> Router:
     """Listen at an endpoint: by ZeroMQ where keys are used, at an interface's name, and within the process.
 
-    ``context`` is asked for only then. ``message_bytes``: what a message may have, all frames together
-    (ZeroMQ's bounds single frames only).
+    ``context`` is asked for only then. ``message_bytes``: what a message may have, all frames together, and
+    ``unfinished_bytes``: see DirectRouter (ZeroMQ's bounds single frames only).
 
     Raises:
         OperationalError: the endpoint can't be bound (in use, no such address, no descriptors …).
     """
     if gate is None and Listener.can(endpoint):
-        return DirectRouter(endpoint, limits=limits, message_bytes=message_bytes)
+        return DirectRouter(
+            endpoint, limits=limits, message_bytes=message_bytes, unfinished_bytes=unfinished_bytes
+        )
     return RouterWire(context(), endpoint, gate=gate, role=role, limits=limits)

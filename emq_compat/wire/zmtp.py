@@ -146,6 +146,11 @@ class Zmtp:
         self._large_more = False
         self.wanted = 0
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes have come of a message that has not ended, but for a small frame at its end."""
+        return self._size - self.wanted
+
     def receive(self, data: bytes, into: Into) -> None:
         """Take what came; puts the messages that are complete now into ``into``, also before it raises.
 

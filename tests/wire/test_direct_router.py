@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -16,6 +17,7 @@ from emq_compat.message import Headers, new_id
 from emq_compat.protocol.commands import Answer, Heartbeat, Ready, Request
 from emq_compat.protocol.frames import Limits, encode
 from emq_compat.wire import DirectRouter, DirectWire, Wire, direct_router
+from emq_compat.wire import large as large_module
 from emq_compat.wire.peer import READ_BYTES
 from tests.faults import zmtp
 from tests.faults.zmtp import Raw
@@ -235,6 +237,84 @@ def test_the_time_of_one_turn_is_bounded(router: DirectRouter, monkeypatch: pyte
     assert all(0 < len(batch) <= READ_BYTES // len(beat) + 1 for batch in batches)
     assert [1] * 4 == [len({identity for identity, _, _ in batch}) for batch in batches]
     assert batches[0][0][0] != batches[1][0][0]
+
+
+@pytest.fixture
+def narrow() -> Iterator[DirectRouter]:
+    """A router that takes little of large messages at once."""
+    made = DirectRouter("tcp://127.0.0.1:*", unfinished_bytes=4 << 20)
+    poll_of(made)
+    yield made
+    made.close()
+
+
+def large(size: int = 12 << 20) -> bytes:
+    return zmtp.said(Request(msgid=new_id(), queue="q", headers=Headers(), payload=bytes(size)))
+
+
+class Saying:
+    """A connection that says something as fast as it is read."""
+
+    def __init__(self, raw: Raw, data: bytes) -> None:
+        self.raw = raw
+        self.left = memoryview(data)
+        raw.sock.setblocking(False)
+
+    def go_on(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.left:
+                self.left = self.left[self.raw.sock.send(self.left) :]
+
+
+def test_large_messages_of_many_are_bounded_together(narrow: DirectRouter) -> None:
+    """All arrive, however many are sent at once; what is unfinished is the bound, one, and little of each."""
+    many = [Saying(peer(narrow, f"p{n}"), large() * 2) for n in range(6)]
+    received, most = [], 0
+
+    def arrived() -> bool:
+        nonlocal most
+        for one in many:
+            one.go_on()
+        received.extend(turn(narrow))
+        most = max(most, sum(one.zmtp.unfinished for one in narrow._by_fd.values()))
+        return len(received) == 12
+
+    wait_until(arrived, interval_s=0)
+    assert 4 << 20 < most < (4 + 12 + 6 * 1.5) * (1 << 20)
+    assert (0, {}) == (narrow._large.total_bytes, narrow._large.held)
+
+
+def test_who_waits_with_a_large_message_hears_of_the_router(
+    narrow: DirectRouter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told that the router lives; who holds it up and says nothing is cut off, and small ones pass."""
+    monkeypatch.setattr(direct_router, "_SIGN_OF_LIFE_S", 0.05)
+    first, second, third = (peer(narrow, name) for name in ("first", "second", "third"))
+    first.read()
+    second.read()
+    stands = Saying(first, large()[: 6 << 20])
+    wait_until(lambda: [stands.go_on(), turn(narrow), not stands.left][2])
+    waits, left = Saying(second, large()), Saying(third, large())
+    wait_until(lambda: [waits.go_on(), left.go_on(), turn(narrow), len(narrow._large.held) == 2][3])
+    heard = b""
+
+    def signs() -> int:
+        nonlocal heard
+        turn(narrow)
+        heard += second.read()
+        return heard.count(b"PING")
+
+    wait_until(lambda: signs() >= 3)
+    small = peer(narrow, "small")
+    small.send(zmtp.said(Ready(msgid="small")))
+    assert ["small"] == [said.msgid for _, said in Driver(narrow).messages(1)]
+    third.close()
+    wait_until(lambda: [turn(narrow), len(narrow._large.held) == 1][1])
+    monkeypatch.setattr(large_module, "STANDS_STILL_S", 0.1)
+    received: list[Any] = []
+    wait_until(lambda: [waits.go_on(), received.extend(turn(narrow)), received][2])
+    assert closed(first, narrow)
+    assert "nothing more comes of a large message" in caplog.text
 
 
 def test_who_never_reads_is_cut_off_at_a_bound(

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -44,6 +45,20 @@ def wait_until(
             named = what or getattr(predicate, "__name__", repr(predicate))
             raise TimeoutError(f"not within {timeout_s:g} s: {named} (last answer: {answer!r})")
         time.sleep(interval_s)
+
+
+@contextmanager
+def procs_in(folder: Path) -> Iterator[Procs]:
+    """Processes that a module's tests share: ended with the block, and the ends of their logs are printed."""
+    (logs := folder / "procs").mkdir()
+    procs = Procs(logs)
+    try:
+        yield procs
+    finally:
+        try:
+            procs.close()
+        finally:
+            print(procs.report())
 
 
 def unused_port() -> int:

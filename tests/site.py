@@ -94,6 +94,17 @@ def empty():
 '''
 
 
+def imported(path: Path) -> Any:
+    """Import a project's module here; returns it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # task names are looked up there
+    spec.loader.exec_module(module)
+    return module
+
+
 class Site:
     """One project folder with its broker and workers.
 
@@ -134,13 +145,7 @@ class Site:
     def tasks(self) -> Any:
         """The project's module, imported here: ``site.tasks.ping.delay("x")``."""
         if self._tasks is None:
-            spec = importlib.util.spec_from_file_location(NAME, self.folder / f"{NAME}.py")
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[NAME] = module  # task names are looked up there
-            spec.loader.exec_module(module)
-            self._tasks = module
+            self._tasks = imported(self.folder / f"{NAME}.py")
         return self._tasks
 
     def runs(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import pytest
 
 from emq_compat.ids import new_id
 from emq_compat.shim import current
-from tests.processes import Proc, Procs, wait_until
+from tests.processes import Proc, Procs, procs_in, wait_until
 from tests.proxy import Proxy
+from tests.site import imported
 
 pytestmark = pytest.mark.integration
 
@@ -58,12 +58,7 @@ class Place:
         behind = url.replace(f":{parts.port}", f":{proxy.port}")
         argv = ("worker", "-A", NAME, "-b", behind, "-E", "-c", "2", "-n", NODE, "-l", "info")
         self.worker: Proc = procs.emq(*argv, cwd=folder, ready="is ready", timeout_s=60)
-        spec = importlib.util.spec_from_file_location(NAME, path)
-        assert spec is not None
-        assert spec.loader is not None
-        self.tasks: Any = importlib.util.module_from_spec(spec)
-        sys.modules[NAME] = self.tasks
-        spec.loader.exec_module(self.tasks)
+        self.tasks = imported(path)
         self.app = self.tasks.app
 
     def run(self, *argv: str) -> str:
@@ -105,19 +100,11 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     backend = request.getfixturevalue("redis_url")
     url = request.getfixturevalue(f"{request.param}_url")
     folder = tmp_path_factory.mktemp("place")
-    (logs := folder / "procs").mkdir()
-    procs = Procs(logs)
-    try:
-        with Proxy(urlsplit(url).port) as proxy:
-            made = Place(folder, procs, url, backend, proxy)
-            yield made
-            made.close()
-            made.worker.stop()
-    finally:
-        try:
-            procs.close()
-        finally:
-            print(procs.report())
+    with procs_in(folder) as procs, Proxy(urlsplit(url).port) as proxy:
+        made = Place(folder, procs, url, backend, proxy)
+        yield made
+        made.close()
+        made.worker.stop()
 
 
 def test_asking(place: Place) -> None:

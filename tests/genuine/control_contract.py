@@ -11,7 +11,7 @@ import pytest
 
 from emq_compat.ids import new_id
 from tests.genuine.fleet import CELERYS, NAME, OURS, Fleet
-from tests.processes import Procs, wait_until
+from tests.processes import procs_in, wait_until
 
 BOTH = {CELERYS, OURS}
 
@@ -19,18 +19,11 @@ BOTH = {CELERYS, OURS}
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str]) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
-    (logs := folder / "procs").mkdir()
-    procs = Procs(logs)
-    try:
+    with procs_in(folder) as procs:
         made = Fleet(procs, folder, *place, f"t{new_id()[-10:]}")
         made.begin()
         yield made
         made.close()
-    finally:
-        try:
-            procs.close()
-        finally:
-            print(procs.report())
 
 
 def the_same(answers: dict[str, Any]) -> Any:

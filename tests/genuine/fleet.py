@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.processes import Proc, Procs, wait_until
+from tests.site import imported
 
 __all__ = ["CELERYS", "OURS", "Fleet"]
 
@@ -73,7 +73,7 @@ class Fleet:
         self._bin = Path(sys.executable).parent
         text = PROJECT.format(name=NAME, url=url, backend=backend, namespace=namespace)
         (folder / f"{NAME}.py").write_text(text)
-        self.tasks = _imported(folder / f"{NAME}.py")
+        self.tasks = imported(folder / f"{NAME}.py")
         self.app = self.tasks.app
 
     def begin(self) -> None:
@@ -162,14 +162,4 @@ class Fleet:
 
             wait_until(both, timeout_s, what="a task at each worker", interval_s=0.1)
         return found
-
-
-def _imported(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
-    return module
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from tests.broker_process import Broker
 from tests.browser import Browser, browser
-from tests.processes import Procs, unused_port, wait_until
+from tests.processes import Procs, procs_in, unused_port, wait_until
+from tests.site import imported
 
 pytestmark = pytest.mark.integration
 
@@ -74,7 +72,7 @@ class Garden:
             ready="Visit me at",
             timeout_s=60,
         )
-        self.tasks = _imported(folder / f"{NAME}.py")
+        self.tasks = imported(folder / f"{NAME}.py")
 
     def show(self, path: str, *texts: str) -> str:
         """Open one of Flower's pages, and load it again until all of these stand there; returns its text."""
@@ -82,33 +80,15 @@ class Garden:
         return self.window.wait_for(*texts, again=True)
 
 
-def _imported(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def garden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
     folder = tmp_path_factory.mktemp("garden")
-    (logs := folder / "procs").mkdir()
-    procs = Procs(logs)
-    try:
-        with browser(folder) as window:
-            made = Garden(procs, folder, window)
-            made.show("/workers", made.node, "Online")
-            yield made
-            made.tasks.app.close()
-            sys.modules.pop(NAME, None)
-    finally:
-        try:
-            procs.close()
-        finally:
-            print(procs.report())
+    with procs_in(folder) as procs, browser(folder) as window:
+        made = Garden(procs, folder, window)
+        made.show("/workers", made.node, "Online")
+        yield made
+        made.tasks.app.close()
+        sys.modules.pop(NAME, None)
 
 
 def test_the_worker_is_online(garden: Garden) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +15,8 @@ from emq_compat.celery_shim import chain, chord
 from emq_compat.message import Headers, Job, Publish
 from tests.broker_process import Broker
 from tests.browser import Browser, browser
-from tests.processes import Procs, unused_port, wait_until
+from tests.processes import Procs, procs_in, unused_port, wait_until
+from tests.site import imported
 
 pytestmark = pytest.mark.integration
 
@@ -71,7 +70,7 @@ class Scene:
         )
         worker = ("worker", "-A", NAME, "-c", "2", "-n", "w@here", "-Q", "celery,work", "-l", "info")
         procs.emq(*worker, cwd=folder, ready="is ready", timeout_s=60)
-        self.tasks = _imported(folder / f"{NAME}.py")
+        self.tasks = imported(folder / f"{NAME}.py")
 
     def _dashboard(self, procs: Procs, *options: str) -> str:
         port = unused_port()
@@ -109,34 +108,16 @@ class Scene:
             self.client.publish(Publish(queue=queue, headers=Headers(guarantee=True), payload=payload))
 
 
-def _imported(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("scene")
-    (logs := folder / "procs").mkdir()
-    procs = Procs(logs)
-    try:
-        with browser(folder) as window:
-            made = Scene(procs, folder, window)
-            made.open()
-            yield made
-            made.tasks.app.close()
-            made.client.close()
-            sys.modules.pop(NAME, None)
-    finally:
-        try:
-            procs.close()
-        finally:
-            print(procs.report())
+    with procs_in(folder) as procs, browser(folder) as window:
+        made = Scene(procs, folder, window)
+        made.open()
+        yield made
+        made.tasks.app.close()
+        made.client.close()
+        sys.modules.pop(NAME, None)
 
 
 def test_an_empty_broker_says_what_to_do(scene: Scene) -> None:

@@ -17,16 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _timing import best_us
 
 from emq_compat.celery_shim import Celery
 from emq_compat.client import Client
 from emq_compat.message import Delivery, Headers, Publish
 from emq_compat.shim.program import ShimProgram
-
-ROUNDS = 7
 
 PROJECT = """
 from emq_compat.celery_shim import Celery
@@ -56,17 +55,6 @@ class Manager:
     def __init__(self) -> None:
         self.jobs_in_flight: dict[str, Any] = {}
         self.runs_by_task: dict[str, int] = {}
-
-
-def best_us(run: Callable[[], object], count: int) -> float:
-    """Return µs of CPU for each of ``count``, of the best round."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        for _ in range(count):
-            run()
-        best = min(best, (time.process_time() - began) / count * 1e6)
-    return best
 
 
 def parts(count: int, *, on: bool) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
+
+from _timing import best_us
 
 from emq_compat.broker.server import Server
 from emq_compat.config import BrokerConfig
@@ -19,19 +19,6 @@ from emq_compat.message import SUCCESS, Delivery, Headers, new_id
 from emq_compat.monitor.broker_figures import BROKER_FAMILIES, BrokerCounts
 from emq_compat.monitor.exposition import exposed
 from emq_compat.monitor.worker_figures import WORKER_FAMILIES, WorkerCounts
-
-ROUNDS = 7
-
-
-def best_us(run: Callable[[], object], count: int) -> float:
-    """Return µs of CPU for each of ``count``, of the best round."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        for _ in range(count):
-            run()
-        best = min(best, (time.process_time() - began) / count * 1e6)
-    return best
 
 
 def worker(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from typing import Any
@@ -30,8 +31,9 @@ def shell() -> None:
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="Commands: queue.list, queue.declare NAME, queue.purge NAME, queue.delete NAME [IF_UNUSED "
-    "[IF_EMPTY]], help, exit. What Celery's shell has beside them is answered with what to use instead.",
+    epilog="Commands: queue.list [--json], queue.declare NAME, queue.purge NAME, queue.delete NAME "
+    "[IF_UNUSED [IF_EMPTY]], help, exit. What Celery's shell has beside them is answered with what to use "
+    "instead.",
 )
 @click.argument("words", nargs=-1, metavar="[COMMAND ARGUMENTS]")
 @talks_to_broker
@@ -86,9 +88,13 @@ def _run(client: Client, words: list[str]) -> None:
 
 
 @shell.command("queue.list")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
 @click.pass_obj
-def _list(client: Client) -> None:
+def _list(client: Client, as_json: bool) -> None:
     """Show the queues."""
+    if as_json:
+        click.echo(json.dumps(client.ask("queues"), ensure_ascii=False))
+        return
     heads = ("name", "waiting", "delayed", "in_flight", "workers")
     click.echo(table(heads, [[queue[head] for head in heads] for queue in client.ask("queues")]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -39,18 +40,24 @@ _HIDDEN = "(hidden)"
 
 
 @click.command()
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print it as one JSON object of lists of lines.")
 @talks_to_broker
-def report(connection: Connection) -> None:
+def report(connection: Connection, as_json: bool) -> None:
     """Print versions, settings and the broker's state, for a bug report.
 
     Passwords and keys are hidden; names of hosts, tasks and queues are not: read it before you send it.
     """
-    for heading, lines in (
-        ("Versions", _versions()),
-        ("Environment", _environment(os.environ)),
-        ("App", _app(connection)),
-        ("Broker", _broker(connection)),
-    ):
+    sections = {
+        "Versions": _versions(),
+        "Environment": _environment(os.environ),
+        "App": _app(connection),
+        "Broker": _broker(connection),
+    }
+    if as_json:
+        told = {heading.lower(): list(lines) for heading, lines in sections.items()}
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    for heading, lines in sections.items():
         click.echo(f"{heading}:")
         for line in lines:
             click.echo(f"  {printable(line)}")

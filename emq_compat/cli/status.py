@@ -12,48 +12,34 @@ import click
 
 from emq_compat.cli import status_kombu
 from emq_compat.cli.connection import Connection, talks_to_broker
+from emq_compat.cli.remote import NOBODY, reply_options
 from emq_compat.cli.table import printable, table
 from emq_compat.ids import plain_name
 from emq_compat.words import amount, duration
 
 __all__ = ["status"]
 
-#: What `celery status` ends with when no worker answers (EX_UNAVAILABLE).
-_NO_WORKER = 69
 #: Tasks that are listed of one worker.
 _TASKS_SHOWN = 10
 
 
 @click.command()
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print it as one JSON object.")
-@click.option(
-    "-d", "--destination", metavar="NODES", help="Only these workers, joined by commas. [default: all]"
-)
-@click.option(
-    "-t",
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, max=60),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long workers may take to say what they run.",
-)
+@reply_options
 @talks_to_broker
-def status(connection: Connection, as_json: bool, destination: str | None, timeout_s: float) -> None:
+def status(connection: Connection, as_json: bool, destination: list[str] | None, timeout: float) -> None:
     """Show the workers with what they hold, and the queues with what waits.
 
     Ends with 69 when no worker is connected, as `celery status` does.
     """
     if connection.over_kombu:
-        _over_kombu(connection, destination, timeout_s, as_json=as_json)
+        _over_kombu(connection, destination, timeout, as_json=as_json)
         return
     with connection.client() as client:
         stats = client.ask("stats")
         workers = _meant(client.ask("workers"), destination)
         queues = client.ask("queues")
-        running = _answers(client.inspect("active", timeout_s=timeout_s))
-        reserved = _answers(client.inspect("reserved", timeout_s=timeout_s))
+        running = _answers(client.inspect("active", timeout_s=timeout))
+        reserved = _answers(client.inspect("reserved", timeout_s=timeout))
     for worker in workers:
         worker["active"] = _of(running, worker["name"])
         worker["reserved"] = _of(reserved, worker["name"])
@@ -63,25 +49,25 @@ def status(connection: Connection, as_json: bool, destination: str | None, timeo
     else:
         click.echo(_text(connection.url, stats, workers, queues))
     if not any(worker.get("present", True) for worker in workers):
-        sys.exit(_NO_WORKER)
+        sys.exit(NOBODY)
 
 
 def _over_kombu(
-    connection: Connection, destination: str | None, timeout_s: float, *, as_json: bool
+    connection: Connection, destination: list[str] | None, timeout_s: float, *, as_json: bool
 ) -> None:
-    nodes = [plain_name(name.strip()) for name in destination.split(",")] if destination else None
+    nodes = [*map(plain_name, destination)] if destination else None
     with connection.app() as app:
         status = status_kombu.found(app, nodes, timeout_s)
     click.echo(json.dumps(status, ensure_ascii=False) if as_json else status_kombu.text(status))
     if not status["workers"]:
-        sys.exit(_NO_WORKER)
+        sys.exit(NOBODY)
 
 
-def _meant(workers: list[dict[str, Any]], destination: str | None) -> list[dict[str, Any]]:
+def _meant(workers: list[dict[str, Any]], destination: list[str] | None) -> list[dict[str, Any]]:
     """Return the workers that ``-d`` names, by their names or identities."""
     if not destination:
         return workers
-    wanted = {plain_name(name.strip()) for name in destination.split(",")}
+    wanted = {*map(plain_name, destination)}
     return [worker for worker in workers if wanted & {worker["name"], worker["name"].rpartition(".")[0]}]
 
 

@@ -139,6 +139,8 @@ def test_queues_are_administrated(running: Site) -> None:
     assert "'spare' is not empty: it holds 1 message" in run(
         running, "amqp", "queue.delete", "spare", "no", "yes", status=1
     )
+    told = {queue["name"]: queue["waiting"] for queue in json.loads(run(running, "amqp", "queue.list", "-j"))}
+    assert 1 == told["spare"]
     assert "1 messages deleted.\nOK\n" == run(running, "amqp", "queue.purge", "spare")
     lines = (
         "queue.list", "queue.declare nosuch yes", "", "queue.bind q e k", "basic.get q", "wrong",

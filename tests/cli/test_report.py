@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from emq_compat import __version__
@@ -50,6 +52,12 @@ def test_report_shows_versions_settings_and_broker(site: Site) -> None:
     assert "CELERY_BROKER_URL=amqp://u:(hidden)@h//" in text
     assert "published = 0" in text
     assert "geheim" not in text
+    told = site.emq("report", "-A", "proj", "-b", site.url, "--json", env=env)
+    assert "geheim" not in told
+    sections = json.loads(told)
+    assert ["versions", "environment", "app", "broker"] == list(sections)
+    assert f"emq-compat {__version__}" == sections["versions"][0]
+    assert "published = 0" in sections["broker"]
 
 
 @pytest.mark.integration

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from emq_compat.errors import MessageError, OperationalError
-from emq_compat.monitor.overview.look import Asker
+from emq_compat.errors import MessageError
+from emq_compat.monitor.dashboard.broker import Broker, ask_worker
 from emq_compat.words import amount
 
-__all__ = ["ACTIONS", "Broker", "do"]
-
-#: A worker has so long to answer.
-_WORKER_S = 3.0
-
-
-class Broker(Asker, Protocol):
-    """What the actions ask: a Client."""
-
-    def inspect(
-        self,
-        verb: str,
-        arguments: Mapping[str, Any] | None = None,
-        destination: Any = None,
-        timeout_s: float = 1.0,
-    ) -> dict[str, Any]: ...
-
+__all__ = ["ACTIONS", "do"]
 
 Given = Mapping[str, Any]
 
@@ -117,12 +101,7 @@ def _shrink(broker: Broker, given: Given) -> str:
 
 def _scaled(broker: Broker, given: Given, verb: str) -> str:
     worker = _text(given, "worker")
-    answers = broker.inspect(verb, {"n": 1}, destination=[worker], timeout_s=_WORKER_S)
-    for answer in answers.values():
-        if "error" in answer:
-            raise MessageError(str(answer["error"].get("message")))
-        return f"{worker} now runs {answer['ok']} at once."
-    raise OperationalError(f"{worker} did not answer within {_WORKER_S:g} s")
+    return f"{worker} now runs {ask_worker(broker, worker, verb, {'n': 1})} at once."
 
 
 ACTIONS: dict[str, Callable[[Broker, Given], str]] = {

@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from emq_compat.errors import MessageError, OperationalError
+from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job
-from emq_compat.monitor.dashboard.actions import Broker
+from emq_compat.monitor.dashboard.broker import Broker, ask_worker
 from emq_compat.monitor.dashboard.watch import DEAD_SHOWN
 
 __all__ = ["arguments_in", "dead_letter", "dead_letters", "worker"]
 
-_WORKER_S = 2.0
 #: Characters of arguments that are shown.
 _SHOWN = 4000
 
 
 def worker(broker: Broker, name: str, *, show_args: bool) -> dict[str, Any]:
-    """Return what a worker tells of itself.
-
-    Raises:
-        OperationalError: it doesn't answer in time.
-    """
-    told = _asked(broker, "stats", name)
-    active = _asked(broker, "active", name)
+    """Return what a worker tells of itself; raises as ``ask_worker``."""
+    told = ask_worker(broker, name, "stats")
+    active = ask_worker(broker, name, "active")
     pool = told.get("pool") or {}
     running = {one.get("worker_pid"): one for one in active if one.get("worker_pid")}
     pids = pool.get("processes")
@@ -55,14 +50,6 @@ def _running(task: Mapping[str, Any] | None, *, show_args: bool) -> dict[str, An
     if show_args:
         told["arguments"] = f"{task.get('args')!r} {task.get('kwargs')!r}"[:_SHOWN]
     return told
-
-
-def _asked(broker: Broker, verb: str, name: str) -> Any:
-    for answer in broker.inspect(verb, destination=[name], timeout_s=_WORKER_S).values():
-        if "ok" in answer:
-            return answer["ok"]
-        raise OperationalError(f"{name}: {answer.get('error')}")
-    raise OperationalError(f"{name} did not answer within {_WORKER_S:g} s")
 
 
 def dead_letters(broker: Broker, after: int) -> list[dict[str, Any]]:

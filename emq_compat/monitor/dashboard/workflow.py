@@ -13,7 +13,7 @@ from typing import Any
 from emq_compat.chain_steps import steps_of
 from emq_compat.errors import MessageError
 from emq_compat.message import Job
-from emq_compat.monitor.dashboard.actions import Broker
+from emq_compat.monitor.dashboard.broker import Broker
 from emq_compat.monitor.dashboard.details import arguments_in
 
 __all__ = ["workflow"]

@@ -33,7 +33,7 @@ from emq_compat.memory import LARGE_BYTES, hold_freed, resident_kb, trim
 from emq_compat.message import Reply
 from emq_compat.pool import channel
 from emq_compat.pool.base import Work
-from emq_compat.pool.own_time import OwnTime, waiting_counted
+from emq_compat.pool.own_time import OwnTime
 
 __all__ = ["ORDERLY_EXIT", "ChildFds", "ChildProgram", "name_process", "run_child", "run_spawned"]
 
@@ -90,8 +90,7 @@ def run_child(program: ChildProgram, fds: ChildFds, number: int, dispositions: M
     try:
         child = _Child(program, fds)
         child.prepare(number, dispositions)
-        with waiting_counted() as waited_s:
-            child.serve(OwnTime(waited_s))
+        child.serve()
         child.leave()
         status = ORDERLY_EXIT
     except BaseException as exc:  # noqa: BLE001 - nothing may run on in a copy of the parent
@@ -157,11 +156,12 @@ class _Child:
             self._program.child_init()
         self._reply.sendall(channel.encode_ready(self._pid))
 
-    def serve(self, own_time: OwnTime) -> None:
+    def serve(self) -> None:
         """Run assignments until the parent closes the channel."""
         receive, work_socket, send = channel.receive_work, self._work, self._reply.sendall
         decode, encode, run = channel.decode_work, channel.encode_finished, self._run_one
         max_memory_kb = self._program.max_memory_kb
+        own_time = OwnTime()
         large = False
         while True:
             if large:

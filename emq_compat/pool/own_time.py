@@ -7,13 +7,10 @@ which cost it most. Linux counts for each thread how long it was ready to run an
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-__all__ = ["OwnTime", "waiting_counted"]
+__all__ = ["OwnTime", "waited_s"]
 
 #: What took less is taken as it is: looking costs 3 µs.
 BRIEF_S = 0.001
@@ -21,17 +18,30 @@ BRIEF_S = 0.001
 FRESH_S = 0.002
 
 
-class OwnTime:
-    """Times one piece of work after the other.
+def waited_s() -> float:
+    """Return how long the calling thread has waited for a processor, in seconds; 0 where nothing counts it.
 
-    Args:
-        waited_s: tells how long this thread has waited for a processor since it began, in seconds.
+    The file is opened each time: a descriptor for each of a thousand slots would be most that a process has.
     """
+    try:
+        fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0.0
+    try:
+        return int(os.read(fd, 64).split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):  # a kernel that doesn't count
+        return 0.0
+    finally:
+        os.close(fd)
+
+
+class OwnTime:
+    """Times one piece of work after the other; ``waited``: what tells how long this thread has waited."""
 
     __slots__ = ("_began", "_looked_at", "_waited", "_waited_s")
 
-    def __init__(self, waited_s: Callable[[], float]) -> None:
-        self._waited_s = waited_s
+    def __init__(self, waited: Callable[[], float] = waited_s) -> None:
+        self._waited_s = waited
         self._began = 0.0
         self._looked_at = float("-inf")
         self._waited = 0.0
@@ -50,29 +60,3 @@ class OwnTime:
         before = self._waited
         self._looked_at, self._waited = now, self._waited_s()
         return max(0.0, took - max(0.0, self._waited - before))
-
-
-@contextmanager
-def waiting_counted() -> Iterator[Callable[[], float]]:
-    """Give what tells how long the calling thread has waited for a processor; 0 where nothing counts it."""
-    try:
-        fd = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield _never
-        return
-
-    def waited_s() -> float:
-        try:
-            return int(os.pread(fd, 64, 0).split()[1]) / 1e9
-        except (OSError, IndexError, ValueError):  # a kernel without it, or a task that closed what it found
-            return 0.0
-
-    try:
-        yield waited_s
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-def _never() -> float:
-    return 0.0

@@ -19,7 +19,7 @@ from emq_compat.coroutines.settle import lasting_loop
 from emq_compat.frozen import quickly_made
 from emq_compat.message import Reply
 from emq_compat.pool.base import Assignment, Key, LossReason, Report, Work
-from emq_compat.pool.own_time import OwnTime, waiting_counted
+from emq_compat.pool.own_time import OwnTime
 
 __all__ = ["Done", "Given", "Post", "Slot", "Stopped", "Told"]
 
@@ -129,8 +129,8 @@ class Slot(ABC):
 
     def serve(self, work: Work, post: Post) -> None:
         """Run what is given until ``leave``."""
-        with self._coroutines(), waiting_counted() as waited_s:
-            own_time = OwnTime(waited_s)
+        with self._coroutines():
+            own_time = OwnTime()
             while (given := self._queue.get()) is not None:
                 own_time.begin(time.monotonic())
                 result = self._run(work, given, self._report(given, post))

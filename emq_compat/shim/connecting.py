@@ -22,6 +22,7 @@ class Connecting(Configured):
     _kombu_pools: KombuPools | None = None
 
     def _refresh(self) -> None:
+        """Take in settings that were read or changed since the last call."""
         raise NotImplementedError
 
     @property

@@ -338,6 +338,22 @@ def test_terminating_one_that_just_ended_harms_nobody(reserving: Run) -> None:
     reserving(body)
 
 
+def test_slots_hold_no_descriptors(several: Run) -> None:
+    """A worker may have a thousand of them: in its process each slot more is a thread more, and no file."""
+
+    def body(driver: Driver) -> None:
+        if driver.pool.name == "prefork":
+            pytest.skip("a slot is a process, which has its channels")
+        before = len(os.listdir("/proc/self/fd"))
+        driver.pool.grow(20)
+        for i in range(21):
+            driver.submit(assignment("sleep 0.05", str(i)))
+        driver.finished(*map(str, range(21)))
+        assert before == len(os.listdir("/proc/self/fd"))
+
+    several(body)
+
+
 def test_slots_are_added_and_removed(several: Run) -> None:
     """grow and shrink change how many run at once; a busy slot ends its assignment first."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.pool.own_time import OwnTime, waiting_counted
+from emq_compat.pool.own_time import OwnTime, waited_s
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +53,7 @@ def test_what_was_waited_before_it_does_not_count() -> None:
 
 
 def test_a_count_that_can_be_read_no_more_adds_nothing() -> None:
-    """A task that closes descriptors that aren't its own: the clock's time is what is left."""
+    """Where nothing counts it any more the clock's time is what is left."""
     waited = told(7.0, 0.0)
     own_time = OwnTime(lambda: next(waited))
     own_time.begin(10.0)
@@ -79,11 +79,10 @@ def test_the_system_counts_it() -> None:
     waited: list[float] = []
 
     def sleeps() -> None:
-        with waiting_counted() as waited_s:
-            was = waited_s()
-            asleep.set()
-            over.wait()
-            waited.append(waited_s() - was)
+        was = waited_s()
+        asleep.set()
+        over.wait()
+        waited.append(waited_s() - was)
 
     # Before there is a thread: a copy of a process that has several may hang.
     others = [fork_busy(min(before)) for _ in range(2)]
@@ -92,11 +91,10 @@ def test_the_system_counts_it() -> None:
         thread.start()
         asleep.wait()
         os.sched_setaffinity(0, {min(before)})
-        with waiting_counted() as waited_s:
-            was, began, ran = waited_s(), time.monotonic(), time.thread_time()
-            while (lasted := waited_s() - was) < 0.2:
-                assert time.monotonic() < began + 20
-            by_the_clock = time.monotonic() - began - (time.thread_time() - ran)
+        was, began, ran = waited_s(), time.monotonic(), time.thread_time()
+        while (lasted := waited_s() - was) < 0.2:
+            assert time.monotonic() < began + 20
+        by_the_clock = time.monotonic() - began - (time.thread_time() - ran)
     finally:
         os.sched_setaffinity(0, before)
         for pid in others:

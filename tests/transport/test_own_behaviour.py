@@ -12,6 +12,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import EncodeError
 
 from tests.broker_process import Broker
+from tests.processes import wait_until
 from tests.transport.draining import collecting, drained, nothing_comes
 
 pytestmark = pytest.mark.integration
@@ -143,10 +144,7 @@ def test_auto_delete_and_exclusive(emq: Connection, shared_broker: Broker, name:
     Queue(name("mine"), Exchange(name("x")), routing_key="k", exclusive=True)(other.default_channel).declare()
     assert there(name("mine"))
     other.release()
-    deadline = time.monotonic() + 10
-    while there(name("mine")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not there(name("mine"))
+    wait_until(lambda: not there(name("mine")))
 
 
 def test_expiration(emq: Connection, name: Name) -> None:

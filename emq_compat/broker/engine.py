@@ -192,6 +192,12 @@ class Engine:
             else:
                 self.fleet.ask_to_inform(identity, now)
 
+    def worker_speaks(self, identity: bytes, now: Moment) -> None:
+        """Note that a worker is in the midst of saying something: its heartbeats stand behind that."""
+        worker = self.fleet.workers.get(identity)
+        if worker is not None and worker.present:
+            worker.heard = now.mono
+
     def connection_gone(self, identity: bytes, now: Moment) -> None:
         """Note that a worker's connection is gone."""
         self.fleet.connection_gone(identity, now)

@@ -185,6 +185,8 @@ class Server:
                 engine.from_worker(identity, command, now)
             else:
                 self._keyed.from_worker(identity, command, permit, now)
+        for identity in self.backend.speaking():
+            engine.worker_speaks(identity, now)
         for identity in self.backend.gone():
             engine.connection_gone(identity, now)
             self._keyed.gone(identity)

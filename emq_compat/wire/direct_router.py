@@ -101,6 +101,7 @@ class DirectRouter:
         #: What was read and not returned yet. None instead of a message: the peer's connection is lost.
         self._backlog: deque[tuple[Peer, list[bytes] | None]] = deque()
         self._gone: list[bytes] = []
+        self._speaking: set[bytes] = set()
         #: Peers that have something to be sent.
         self._unsent: dict[Peer, None] = {}
         #: Those whose handshake isn't done, in the order of the time it must be.
@@ -153,6 +154,7 @@ class DirectRouter:
         malformed message comes as its error. Ask ``gone`` after having handled them.
         """
         backlog, readable = self._backlog, self._readable
+        self._speaking.clear()
         size, until = 0, time.monotonic() + _READ_S
         while readable and len(backlog) < limit and size < most_bytes:
             peer = next(iter(readable))
@@ -183,6 +185,16 @@ class DirectRouter:
         gone, self._gone = self._gone, []
         return gone
 
+    def speaking(self) -> set[bytes]:
+        """Return the identities of which a part of a message came, and no end, since this was asked last.
+
+        Only the last ``receive`` counts.
+        """
+        if not self._speaking:
+            return self._speaking
+        speaking, self._speaking = self._speaking, set()
+        return speaking
+
     def _read(self, peer: Peer) -> int:
         """Read once from a peer; returns how many bytes."""
         if peer.over:
@@ -206,6 +218,8 @@ class DirectRouter:
             append = self._backlog.append
             for frames in messages:
                 append((peer, frames))
+        elif count and peer.zmtp.unfinished:
+            self._speaking.add(peer.identity)
         if wrong:
             self._refuse(peer, wrong)
         elif not count:

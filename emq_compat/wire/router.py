@@ -173,6 +173,10 @@ class RouterWire(Watched):
         gone, self._gone = self._gone, []
         return gone
 
+    def speaking(self) -> set[bytes]:
+        """Return nothing: ZeroMQ shows a message once it has come as a whole."""
+        return set()
+
     def send(self, peer: bytes, command: Command, *, stock: bool = False) -> bool:
         """Send a command to a peer; False: it has no connection any more, and the command is dropped.
 

@@ -16,9 +16,12 @@ import pytest
 
 from emq_compat.client import Client
 from emq_compat.errors import BrokerRefused, NotPublished, OperationalError, QueueFull
-from emq_compat.message import Publish, new_id
+from emq_compat.message import Publish, ReplyHeaders, new_id
+from emq_compat.protocol.commands import Capabilities, Inform, Ready, Reply
 from emq_compat.terms import Once
 from tests.broker_process import Broker
+from tests.faults import zmtp
+from tests.faults.zmtp import Raw
 from tests.hand_worker import HandWorker, message
 from tests.processes import Procs, wait_until
 
@@ -288,6 +291,32 @@ def test_the_same_message_twice_is_one(broker: Broker, hand_worker: Worker) -> N
     broker.client.publish(one)
     assert 0 == broker.waiting()
     assert 1 == len(worker.taken)
+
+
+def test_a_worker_that_speaks_is_not_lost(broker: Broker) -> None:
+    """While a large REPLY comes over a slow network its worker lives: its heartbeats stand behind it."""
+    broker.start("--dead-after", "1")
+    raw = Raw(broker.ports["backend"])
+    raw.send(zmtp.opening())
+    capabilities = Capabilities(slots=1, pid=1, tasks={})
+    inform = Inform(msgid=new_id(), queues=((10, "q"),), role="worker", capabilities=capabilities)
+    raw.send(zmtp.said(inform) + zmtp.said(Ready(msgid=new_id(), count=1)))
+    one = message()
+    broker.client.publish(one)
+    heard = bytearray()
+    wait_until(lambda: [heard.extend(raw.read()), one.msgid.encode() in heard][1])
+    body = b'{"value":"' + b"x" * (3 << 20) + b'","state":"SUCCESS"}'
+    headers = ReplyHeaders(state="SUCCESS", attempt=1)
+    said = zmtp.said(Reply(msgid=new_id(), body=body, request_msgid=one.msgid, headers=headers))
+    began = time.monotonic()
+    for at in range(0, len(said), step := len(said) // 25):
+        assert raw.send(said[at : at + step])
+        time.sleep(0.1)  # that slow is the network
+    assert time.monotonic() - began > 2
+    [(_, stored)] = broker.client.wait([one.headers.task_id], 10)
+    assert "SUCCESS" == stored.state
+    assert 0 == broker.client.ask("stats")["lost"]
+    raw.close()
 
 
 def test_a_worker_that_vanishes_is_seen(broker: Broker, hand_worker: Worker) -> None:

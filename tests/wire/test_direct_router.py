@@ -449,6 +449,22 @@ def test_a_ping_is_answered_while_nothing_else_is(router: DirectRouter) -> None:
     wait_until(lambda: [turn(router), b"\x04PONGabc" in raw.read()][1])
 
 
+def test_who_is_in_the_midst_of_a_message_is_told_apart(router: DirectRouter) -> None:
+    """Of whom a part of a message has come is told once; who only asks whether the router lives says none."""
+    raw, other = peer(router), peer(router, "other")
+    [name, _] = router._by_identity
+    other.send(b"\x04\x07\x04PING\0\0")
+    said = zmtp.message([b"", bytes(200_000)])
+    told = []
+    for part in (said[:80_000], said[80_000:160_000]):
+        raw.send(part)
+        wait_until(lambda: [turn(router), told.append(router.speaking()), told[-1]][2])
+        assert set() == router.speaking()
+    raw.send(said[160_000:])
+    assert 1 == len(Driver(router).messages(1))
+    assert {name} == set().union(*told)
+
+
 def test_a_malformed_message_is_a_value(router: DirectRouter) -> None:
     """What is a message and no command of the protocol comes as its error; the connection stays."""
     raw = peer(router)

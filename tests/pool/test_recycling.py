@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from emq_compat import memory
 from emq_compat.message import Delivery, Reply
 from emq_compat.pool.base import Finished, Lost, Report
 from emq_compat.pool.zygote import become_subreaper
@@ -68,6 +69,24 @@ def test_a_child_that_has_grown_is_replaced(prefork: Prefork) -> None:
     assert pids[1] != pids[2]
     assert pids[2] == pids[3]
     assert [] == driver.of(Lost)
+
+
+def _rss(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+@pytest.mark.skipif(memory._trim is None, reason="the C library gives free memory back as it likes")
+def test_what_large_messages_left_free_is_given_back(prefork: Prefork) -> None:
+    """A child holds it for the next large ones, also while small ones come, and until it has been quiet."""
+    driver = prefork(1)
+    [pid] = driver.pool.pids()
+    before = _rss(pid)
+    for i, payload in enumerate([*[f"echo {'x' * (6 << 20)}"] * 4, "pid"]):
+        driver.submit(assignment(payload, f"m{i}"))
+        driver.finished(f"m{i}")
+        driver.idle(1)
+    assert _rss(pid) > before + (12 << 20)
+    wait_until(lambda: _rss(pid) < before + (6 << 20))
 
 
 def test_what_waits_in_a_child_that_has_grown_runs_in_the_next(prefork: Prefork) -> None:

@@ -79,7 +79,11 @@ def test_a_port_in_use_is_told(server: HttpThread) -> None:
 def test_answers(server: HttpThread) -> None:
     """GET and HEAD are answered; other paths, other methods and a failing route tell what is wrong."""
     assert (200, b"hello\n") == _ask(server, "/hello?x=1")
-    assert (200, b"") == _ask(server, "/hello", "HEAD")
+    with socket.create_connection(server.address, timeout=10) as client:
+        client.sendall(b"HEAD /hello HTTP/1.1\r\n\r\n")
+        head = client.makefile("rb").read()
+    assert (b"HTTP/1.1 200 OK", True) == (head[:15], b"Content-Length: 6\r\n" in head)
+    assert head.endswith(b"\r\n\r\n")
     assert (405, b"GET and HEAD only\n") == _ask(server, "/hello", "POST")
     assert (404, b"there are /hello, /broken, /large\n") == _ask(server, "/else")
     assert (500, b"see the log\n") == _ask(server, "/broken")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from emq_compat.errors import ConfigurationError
@@ -44,6 +46,15 @@ def test_only_own_names_are_answered() -> None:
             access.check_host(host)
 
 
+def test_names_count_at_other_addresses_once_they_are_given() -> None:
+    """Behind a token any name will do; where some are allowed, no other."""
+    Access("0.0.0.0", TOKEN).check_host("anything.example")
+    access = Access("0.0.0.0", TOKEN, ("jobs.example.org",))
+    access.check_host("jobs.example.org:8420")
+    with pytest.raises(Refused):
+        access.check_host("anything.example")
+
+
 def test_a_token_becomes_a_session() -> None:
     """The right token opens a session that ends by logging out; nothing else does."""
     access = Access("127.0.0.1", TOKEN)
@@ -59,8 +70,6 @@ def test_a_token_becomes_a_session() -> None:
 
 def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """After twelve hours the token is asked for again."""
-    import time
-
     access = Access("127.0.0.1", TOKEN)
     cookie = access.log_in(TOKEN)
     later = time.monotonic() + 12 * 3600 + 1
@@ -68,8 +77,8 @@ def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert access.session(cookie) is None
 
 
-def test_guessing_is_slow() -> None:
-    """After 20 wrong tokens in a minute even the right one is refused."""
+def test_guessing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 20 wrong tokens in a minute even the right one is refused, for the rest of it."""
     access = Access("127.0.0.1", TOKEN)
     for _ in range(20):
         with pytest.raises(Refused) as refused:
@@ -78,6 +87,9 @@ def test_guessing_is_slow() -> None:
     with pytest.raises(Refused) as refused:
         access.log_in(TOKEN)
     assert 429 == refused.value.status
+    later = time.monotonic() + 61.0
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert access.session(access.log_in(TOKEN)) is not None
 
 
 def test_without_a_token_nobody_logs_in() -> None:

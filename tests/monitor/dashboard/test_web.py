@@ -116,6 +116,10 @@ def test_without_the_token_nothing_is_told() -> None:
     right = site.request("POST", "/api/login", json={"token": TOKEN})
     cookie = right.headers["set-cookie"]
     assert all(term in cookie for term in ("HttpOnly", "SameSite=strict", "Path=/"))
+    assert "Secure" not in cookie
+    over_tls = site.request("POST", "https://127.0.0.1:8420/api/login", json={"token": TOKEN})
+    assert "Secure" in over_tls.headers["set-cookie"]
+    site.request("POST", "/api/login", json={"token": TOKEN})
     assert site.get("/api/session").json()["leaves"] is True
     site.secret = site.get("/api/session").json()["secret"]
     headers = {"X-Emq-Secret": site.secret}
@@ -141,6 +145,34 @@ def test_updates_end_with_their_session() -> None:
         await site.watch.close()
 
     asyncio.run(scene())
+
+
+def test_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many pages can be open; a further one is refused, and told why."""
+    monkeypatch.setattr(web, "_BROWSERS", 1)
+    site = Site()
+
+    async def scene() -> None:
+        first = asyncio.create_task(site.ask("GET", "/api/updates"))
+        while not site.watch.browsers:  # noqa: ASYNC110 - what it waits for tells nobody
+            await asyncio.sleep(0)
+        refused = await asyncio.wait_for(site.ask("GET", "/api/updates"), 20)
+        assert (503, True) == (refused.status_code, "no more can be" in refused.json()["error"])
+        first.cancel()
+        await asyncio.wait((first,))
+        await site.watch.close()
+
+    asyncio.run(scene())
+
+
+def test_what_was_changed_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an action the broker is asked again, not after one that was refused."""
+    site = Site()
+    looks: list[str] = []
+    monkeypatch.setattr(site.watch, "look_soon", lambda: looks.append("look"))
+    assert 409 == site.act("pause").status_code
+    site.broker.answers["pause_queue"] = True
+    assert ([], 200, ["look"]) == ([*looks], site.act("pause", queue="q").status_code, looks)
 
 
 def test_characters_that_utf_8_cannot_have() -> None:

@@ -217,6 +217,33 @@ def test_what_is_not_well_is_said(
     assert (level, [reason]) == judged(told, **more)
 
 
+def test_failures_of_the_last_minutes_are_counted() -> None:
+    """At first by the times of those that are told, then by the count; not over a time without a look."""
+    history = History()
+
+    def said(uptime_s: float, failed: int, *failures: dict[str, Any]) -> str:
+        counters = {"published": 0, "finished": 0, "failed": failed}
+        sections = history.note(overview(uptime_s, counters=counters, failures=list(failures)))
+        return " ".join(reason["text"] for reason in sections["verdict"]["reasons"])
+
+    long_ago, just_now = failure(9, at=1500.0), failure(10, at=1999.0)
+    assert "1 task failed in the last 5 minutes" == said(1000.0, 10, long_ago, just_now)
+    assert "3 tasks failed in the last 5 minutes" == said(1010.0, 12)
+    for uptime_s in range(1030, 1310, 20):
+        assert "3 tasks failed in the last 5 minutes" == said(uptime_s, 12)
+    assert "" == said(1330.0, 12)
+    assert "" == said(2000.0, 50)
+    assert "1 task failed in the last 5 minutes" == said(2001.0, 51)
+
+
+def test_the_same_look_twice_is_no_rate() -> None:
+    """Two answers of one moment, or of a broker whose clock stands still, divide nothing by nothing."""
+    history = History()
+    for handed_out in (5, 7):
+        shown = history.note(overview(queues=[queue(handed_out=handed_out)]))["queues"][0]
+    assert (0.0, 0.0, 0) == (shown["out_s"], shown["in_s"], shown["point"])
+
+
 def test_the_worst_comes_first() -> None:
     """The level is that of the worst reason, which stands first."""
     told = overview(dead=1, queues=[queue(waiting=1, workers=0)])

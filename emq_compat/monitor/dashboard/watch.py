@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emq_compat.errors import EmqError
@@ -62,6 +63,8 @@ class Watch:
         self._looks = 0
         self._dead_seen = -1
         self._soon = asyncio.Event()
+        # A thread of its own: those that ask workers may all be waiting for one that doesn't answer.
+        self._thread = ThreadPoolExecutor(1, "look")
 
     @property
     def browsers(self) -> int:
@@ -99,6 +102,7 @@ class Watch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +118,7 @@ class Watch:
 
     async def _look(self) -> None:
         try:
-            sections = await asyncio.to_thread(self._ask)
+            sections = await asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
         except EmqError as exc:
             sections = away(str(exc))
         except Exception as exc:

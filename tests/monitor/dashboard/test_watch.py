@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -84,6 +85,23 @@ def test_nobody_asks_for_nobody() -> None:
         again = watch.updates()
         assert "failures" in json.loads(await anext(again))
         await again.aclose()
+
+    run(scene)
+
+
+def test_questions_to_workers_hold_no_look_up() -> None:
+    """Pages are told what changes while all threads for questions wait for workers that don't answer."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        answered = threading.Event()
+        questions = [asyncio.create_task(asyncio.to_thread(answered.wait, 30)) for _ in range(100)]
+        updates = watch.updates()
+        try:
+            assert "queues" in json.loads(await asyncio.wait_for(anext(updates), 10))
+        finally:
+            answered.set()
+            await asyncio.gather(*questions)
+        await updates.aclose()
 
     run(scene)
 

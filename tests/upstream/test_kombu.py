@@ -187,23 +187,6 @@ def test_an_end_without_a_word_is_concluded_by_a_child(bench: Bench) -> None:
     assert 0 == worker.upstream.stats()["unacked"]
 
 
-def test_what_concludes_a_task_takes_no_messages_name(bench: Bench) -> None:
-    """A task that somebody named as the end of another is held beside that end, and both are settled."""
-    for name in ("t1", "t1/end"):
-        bench.publish(name)
-    worker = bench.upstream().connected()
-    one, named = sorted(worker.take(2), key=id_of)
-    lost = Outcome(state=REVOKED).encode()
-    worker.upstream.began([key(one), key(named)])
-    worker.upstream.reply(key(one), type(lost)(state=REVOKED, body=lost.body, unattended=True))
-    [end] = worker.take()
-    assert key(end) != key(named)
-    worker.end(end)
-    assert 1 == worker.upstream.stats()["unacked"]
-    worker.end(named)
-    assert 0 == worker.upstream.stats()["unacked"]
-
-
 def test_epilogues_of_the_last_moment_are_asked_for(bench: Bench) -> None:
     """Where no child is left, the job manager gets them to run them itself."""
     bench.publish("t1")

@@ -50,6 +50,19 @@ def reject_once(path):
         open(path, "w").close()
         raise Reject("not yet", requeue=False)
 """
+#: Counts questions for a task, and turns of what asks again and again, which come fast.
+COUNTING = """
+window.asked = window.turns = 0;
+const ask = window.fetch, later = window.setTimeout;
+window.fetch = (path, ...more) => {
+  if (String(path).startsWith("api/task")) window.asked++;
+  return ask(path, ...more);
+};
+window.setTimeout = (call, ms) => {
+  if (ms !== 2000) return later(call, ms);
+  return later(() => { window.turns++; call(); }, 20);
+};
+"""
 HOSTILE = '<img src=x onerror="document.title=1">&<b>no</b>'
 
 
@@ -278,6 +291,26 @@ def test_a_task_is_found_with_its_workflow(scene: Scene) -> None:
     scene.window.press_enter("#find-id")
     scene.row("#task", "The broker knows no task with this id.")
     scene.window.click("#task [data-close]")
+
+
+def test_a_hidden_page_asks_nothing(scene: Scene) -> None:
+    """An open task is asked for again and again, not while the page is hidden, and then again."""
+    scene.open()
+    scene.window.ask(COUNTING)
+    scene.window.fill("#find-id", "no-such-task")
+    scene.window.press_enter("#find-id")
+    asked, turns = "return window.asked", "return window.turns"
+    wait_until(lambda: scene.window.ask(asked) >= 3, what="questions")
+    scene.window.ask("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    before = scene.window.ask(turns)
+    # One may be under way.
+    wait_until(lambda: scene.window.ask(turns) >= before + 2, what="turns while it is hidden")
+    count, before = scene.window.ask(asked), scene.window.ask(turns)
+    wait_until(lambda: scene.window.ask(turns) >= before + 3, what="turns while it is hidden")
+    assert count == scene.window.ask(asked)
+    scene.window.ask("delete document.hidden")
+    wait_until(lambda: scene.window.ask(asked) >= count + 2, what="questions again")
+    scene.open()
 
 
 def test_it_works_by_keyboard(scene: Scene) -> None:

@@ -149,6 +149,8 @@ class Worker(Messages, threading.Thread):
             tap.open([self._settings.queue(name) for name in self._queues])
         if self._control is not None:
             self._control.start(connection, hub.call_later)
+        for begin in tuple(hub.on_tick):
+            begin()  # Redis: only what a subscriber is told after this reaches this one's
         self._tap = tap
         self._number += 1
         self._credit = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from emq_compat.message import REJECTED, REQUEUED, RETURNED, REVOKED, Headers, Job, Outcome, Publish
 from emq_compat.shim.packing import unpack
-from emq_compat.upstream.base import Connected
+from emq_compat.upstream.base import Asked, Connected
 from emq_compat.upstream.kombu import KombuUpstream
+from emq_compat.upstream.kombu_control import ControlSettings
+from emq_compat.upstream.kombu_thread import Worker
 from tests.upstream.kombu_bench import DONE, Bench, id_of, key, payload
 
 pytestmark = pytest.mark.integration
@@ -232,6 +235,24 @@ def test_idle_credit_is_not_spent_twice(real: Bench) -> None:
     assert worker.quiet()
     worker.upstream.ready(1)
     assert "c" == id_of(worker.get()[0])
+
+
+def test_commands_are_heard_once_it_is_connected(real: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is broadcast when a worker has just said that it is connected reaches it."""
+    sent = threading.Event()
+    turn = Worker._turn
+
+    def later(worker: Worker) -> None:
+        assert sent.wait(20)
+        turn(worker)
+
+    monkeypatch.setattr(Worker, "_turn", later)
+    control = ControlSettings(namespace=real.queue, event_exchange=f"{real.queue}ev", mingles=False)
+    worker = real.upstream(control=control).connected()
+    with real.connection() as connection:
+        control.mailbox()(connection).abcast("ping")
+    sent.set()
+    worker.until(lambda: any(isinstance(event, Asked) for event in worker.events), what="the command")
 
 
 def test_one_that_never_started_stops() -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 from emq_compat.broker.store import Store
-from emq_compat.errors import EmqError
+from emq_compat.errors import EmqError, JournalError
 
 __all__ = ["Backups"]
 
 #: Is told, in the broker's thread, what went wrong, or None.
 _Done: TypeAlias = Callable[[EmqError | None], None]
+
+_DISK_FULL = (
+    "the journal's disk is full, so that its last seconds stand beside it and would miss in the copy: make room there, "
+    "and ask again"
+)
 
 
 class Backups:
@@ -40,7 +45,10 @@ class Backups:
         if not self._asked:
             return
         asked, self._asked = self._asked, []
-        self._store.fold()
+        if not self._store.fold():
+            self._ended.extend((done, JournalError(_DISK_FULL)) for _, done in asked)
+            self._wake()
+            return
         for one in asked:
             thread = threading.Thread(target=self._copy, args=one, name="backup", daemon=True)
             self._threads.append(thread)

@@ -289,17 +289,18 @@ class Database:
                 self._marker.note_redo(redo.token, redo.end)
         return appended
 
-    def fold(self) -> None:
+    def fold(self) -> bool:
         """Bring what is committed into the database, for others that read it; right after a ``commit``.
 
-        Where the disk is full it stays in the redo log.
+        Returns:
+            False: the disk is full, and it stays in the redo log.
 
         Raises:
             JournalError: the database can't be read any more, or what stands in no record yet is undone.
         """
-        self._fold_or_wait(time.monotonic())
+        return self._fold_or_wait(time.monotonic())
 
-    def _fold_or_wait(self, now: float) -> None:
+    def _fold_or_wait(self, now: float) -> bool:
         # What told nothing may stand in no record: whoever has it in memory must hear that it is undone.
         lacks = bool(self._unrecorded)
         try:
@@ -310,6 +311,8 @@ class Database:
                 raise error from exc
             logger.warning("%s; what was confirmed stands in %s", error, REDO)
             self._folding.failed(now)
+            return False
+        return True
 
     def _fold(self) -> None:
         """Commit SQLite's transaction; the redo log starts over."""

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sqlite3
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from emq_compat.broker.backups import Backups
 from emq_compat.broker.records import LockRow
 from emq_compat.broker.redo import RedoLog, Writes
 from emq_compat.broker.store import Store
-from emq_compat.errors import JournalError
+from emq_compat.errors import EmqError, JournalError
 
 pytestmark = pytest.mark.integration
 
@@ -276,4 +278,32 @@ def test_a_disk_without_room_for_the_log(
     again = killed(tmp_path / "data", tmp_path / "copy")
     assert {"a"} == set(again.results(["a"]))
     again.close()
+    store.close()
+
+
+def test_no_backup_without_what_stands_in_the_log(tmp_path: Path) -> None:
+    """Where the database's disk is full a backup is refused, and made once there is room."""
+    store = Store(tmp_path / "data")
+    (tmp_path / "copy").mkdir(mode=0o700)
+    told: list[EmqError | None] = []
+    woken = threading.Event()
+    backups = Backups(store, woken.set)
+    disk = FullDisk(store._db)
+    store._db = disk  # type: ignore[assignment]
+    store.put_result("a", "SUCCESS", b"1", None)
+    store.commit()
+    for _ in ("full", "room"):
+        backups.ask(tmp_path / "copy" / "journal.sqlite3", told.append)
+        backups.begin()
+        assert woken.wait(10)
+        woken.clear()
+        backups.tell()
+        disk.full = False
+    backups.close()
+    refused, made = told
+    assert "full" in str(refused)
+    assert None is made
+    copy = Store(tmp_path / "copy")
+    assert {"a"} == set(copy.results(["a"]))
+    copy.close()
     store.close()

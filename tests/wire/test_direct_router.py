@@ -18,7 +18,7 @@ from emq_compat.protocol.commands import Answer, Heartbeat, Ready, Request
 from emq_compat.protocol.frames import Limits, encode
 from emq_compat.wire import DirectRouter, DirectWire, Wire, direct_router
 from emq_compat.wire import large as large_module
-from emq_compat.wire.peer import READ_BYTES
+from emq_compat.wire.peer import READ_BYTES, Peer
 from tests.faults import zmtp
 from tests.faults.zmtp import Raw
 from tests.processes import wait_until
@@ -317,25 +317,78 @@ def test_who_waits_with_a_large_message_hears_of_the_router(
     assert "nothing more comes of a large message" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("bound", "most", "size"), [("_UNREAD_BYTES", 30 << 20, 1 << 20), ("_UNREAD_PIECES", 30, 20 << 10)]
+)
 def test_who_never_reads_is_cut_off_at_a_bound(
-    router: DirectRouter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    router: DirectRouter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bound: str,
+    most: int,
+    size: int,
 ) -> None:
     """What is kept for one peer is bounded in bytes and in messages; beyond it is cut off and gone."""
-    monkeypatch.setattr(direct_router, "_UNREAD_BYTES", 30 << 20)
+    monkeypatch.setattr(direct_router, bound, most)
     raw = peer(router)
     driver = Driver(router)
     [name] = router._by_identity
-    big = Answer(msgid=new_id(), body=bytes(1 << 20), asked="a")
+    answer = Answer(msgid=new_id(), body=bytes(size), asked="a")
     sent = 0
-    while router.send(name, big):
+    while router.send(name, answer):
         router.flush()
         sent += 1
-        assert sent < 100
+        assert sent < 1000
     assert 29 <= sent
     assert "doesn't read what it is sent" in caplog.text
     driver.until(lambda: driver.gone)
     assert [name] == driver.gone
     raw.close()
+
+
+def test_who_has_said_nothing_is_not_gone(router: DirectRouter) -> None:
+    """Nobody is told of the end of a connection over which no message came."""
+    raw_to(router).send(zmtp.opening())
+    wait_until(lambda: [turn(router), router.connections() == 1][1])
+    _raws[-1][-1].close()
+    wait_until(lambda: [turn(router), router.connections() == 0][1])
+    assert [] == turn(router)
+    assert [] == router.gone()
+
+
+def test_without_memory_for_what_one_says_it_is_cut_off(
+    router: DirectRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of what it said is missing: its connection ends, the caller hears of it, and others go on."""
+    good, bad = peer(router, "good"), peer(router, "bad")
+
+    def read(self: Peer, into: Any) -> tuple[int, bool]:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Peer, "read", read)
+        bad.send(zmtp.said(Ready(msgid="r")))
+        with pytest.raises(MemoryError):
+            wait_until(lambda: turn(router, 0.1))
+    wait_until(lambda: closed(bad, router))
+    good.send(zmtp.said(Ready(msgid="good")))
+    assert ["good"] == [said.msgid for _, said in Driver(router).messages(1)]
+
+
+def test_a_fork_keeps_nothing_open(router: DirectRouter) -> None:
+    """What is closed is closed for the other side, though another process has its descriptor, too."""
+    raw = peer(router)
+    [one] = router._by_fd.values()
+    kept = [os.dup(one.fd), os.dup(router._listener.sock.fileno())]
+    try:
+        router.cut(one.identity)
+        wait_until(lambda: closed(raw, router))
+        router.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port(router)), timeout=5)
+    finally:
+        for fd in kept:
+            os.close(fd)
 
 
 def test_of_many_who_do_not_read_the_one_with_the_most_is_cut_off(

@@ -77,6 +77,9 @@ def test_a_ping_is_answered() -> None:
     assert [] == heard(zmtp, command(b"\x04PING\0\0abc") + command(b"\x04PONG") + command(b"\x03NEW"))
     assert command(b"\x04PONGabc") == zmtp.outgoing
     assert command(b"\x04PING\0\0") == ping()
+    zmtp.outgoing = b""
+    heard(zmtp, command(b"\x04PING\0\0" + b"x" * 100))
+    assert command(b"\x04PONG" + b"x" * 16) == zmtp.outgoing
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_peer_of_another_kind_is_told(said: bytes, why: str) -> None:
         b"\x08\x00",
         b"\x06" + (1 << 17).to_bytes(8, "big"),
         b"".join(b"\x01\x50" + bytes(80) for _ in range(4)),
-        b"\x01\x00" * 200,
+        b"\x01\x00" * 152,  # their heads count, too
     ],
 )
 def test_what_is_too_large_ends_it(said: bytes) -> None:
@@ -170,6 +173,13 @@ def test_a_listener_refuses(said: bytes, why: str) -> None:
     """Who says no READY that a ROUTER can use is refused with the reason."""
     with pytest.raises(ZmtpError, match=why):
         heard(listener(), said)
+
+
+def test_who_introduces_itself_again_stays_who_it_was() -> None:
+    """A second READY changes nothing: its identity is known by then, and others may use the new one."""
+    zmtp = listener()
+    heard(zmtp, opening(b"me") + opening(b"another")[64:])
+    assert (True, b"me") == (zmtp.established, zmtp.identity)
 
 
 def test_not_all_of_many_pings_are_answered() -> None:

@@ -26,6 +26,8 @@ _BESIDE_BYTES = 32 << 20
 _CLIENTS_UNFINISHED_BYTES = 512 << 20
 #: … and of workers' all: their heartbeats stand behind them.
 _WORKERS_UNFINISHED_BYTES = 1 << 62
+#: What was said last has so long to leave.
+_LINGER_S = 0.2
 
 _Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -150,12 +152,12 @@ class Doors:
     def close(self) -> None:
         """Close all."""
         for wire in self._wires:
-            wire.close()
+            wire.close(_LINGER_S)
         if self._gate is not None:
             self._gate.close()
         if self.publish_out is not None:
             self.publish_out.close()
         if self._context is not None:
-            self._context.destroy(linger=200)
+            self._context.destroy(linger=int(1000 * _LINGER_S))
         self.wake.close()
         self._poll.close()

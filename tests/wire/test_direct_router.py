@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -373,6 +374,27 @@ def test_without_memory_for_what_one_says_it_is_cut_off(
     wait_until(lambda: closed(bad, router))
     good.send(zmtp.said(Ready(msgid="good")))
     assert ["good"] == [said.msgid for _, said in Driver(router).messages(1)]
+
+
+def test_what_was_said_last_leaves(router: DirectRouter) -> None:
+    """A router that is closed with some time to linger gives the system what is left, as it takes it."""
+    raw = peer(router)
+    [name] = router._by_identity
+    raw.sock.settimeout(10)
+    read: list[int] = []
+
+    def read_all() -> None:
+        while data := raw.sock.recv(1 << 20):
+            read.append(len(data))
+
+    reader = threading.Thread(target=read_all)
+    router.send(name, Answer(msgid=new_id(), body=bytes(40 << 20), asked="a"))
+    router.flush()
+    assert router.unsent_bytes(name)
+    reader.start()
+    router.close(linger_s=10)
+    reader.join()
+    assert 40 << 20 < sum(read)
 
 
 def test_a_fork_keeps_nothing_open(router: DirectRouter) -> None:

@@ -17,8 +17,8 @@ __all__ = ["Backups"]
 _Done: TypeAlias = Callable[[EmqError | None], None]
 
 _DISK_FULL = (
-    "the journal's disk is full, so that its last seconds stand beside it and would miss in the copy: make room there, "
-    "and ask again"
+    "the journal's disk is full, so that its last seconds stand beside it and would miss in the copy: "
+    "make room there, and ask again"
 )
 
 

@@ -164,9 +164,7 @@ def test_follow_ups_are_published_before_the_end(bench: Bench) -> None:
     worker = bench.upstream().connected()
     [one] = worker.take()
     job = Job(path="proj", callable="next", args=[1])
-    follow = Publish(
-        queue=bench.queue, headers=Headers(task="proj.next", task_id="t2"), payload=job.encode()
-    )
+    follow = Publish(queue=bench.queue, headers=Headers(task="proj.next", task_id="t2"), payload=job.encode())
     worker.end(one, Outcome(state="SUCCESS", follow_ups=(follow,)).encode())
     [two] = worker.take()
     assert ("t2", "proj.next", [1]) == (id_of(two), two.headers.task, payload(two)[1]["args"])

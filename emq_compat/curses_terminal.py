@@ -50,9 +50,13 @@ def coloured(colours: Mapping[str, int], *, wanted: bool) -> dict[str, int]:
     if not wanted or not curses.has_colors():
         return {}
     curses.start_color()
-    curses.use_default_colors()
+    background = -1  # the terminal's own
+    try:
+        curses.use_default_colors()
+    except curses.error:
+        background = curses.COLOR_BLACK
     attributes = {}
     for number, (name, colour) in enumerate(colours.items(), 1):
-        curses.init_pair(number, colour, -1)
+        curses.init_pair(number, colour, background)
         attributes[name] = curses.color_pair(number)
     return attributes

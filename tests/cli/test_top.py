@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import curses
 import json
 import os
 import signal
 from collections.abc import Callable
 
 import pytest
+from pytest_mock import MockerFixture
 
+from emq_compat.curses_terminal import coloured
 from tests.cli.conftest import Site
 from tests.cli.screen import Screen
 
@@ -59,3 +62,14 @@ def test_printed_once(site: Site) -> None:
     assert ["url", "broker", "verdict", "totals", "queues", "workers", "failures"] == list(told)
     assert ("warn", 0) == (told["verdict"]["level"], told["totals"]["waiting"])
     assert "is no broker of emq-compat" in site.emq("top", "-b", "amqp://127.0.0.1//", status=1)
+
+
+def test_a_terminal_without_default_colours(mocker: MockerFixture) -> None:
+    """Its colours stand on black."""
+    of_curses = mocker.patch(
+        "emq_compat.curses_terminal.curses", error=curses.error, COLOR_BLACK=curses.COLOR_BLACK
+    )
+    of_curses.use_default_colors.side_effect = curses.error
+    of_curses.color_pair.return_value = 7
+    assert {"red": 7} == coloured({"red": curses.COLOR_RED}, wanted=True)
+    of_curses.init_pair.assert_called_once_with(1, curses.COLOR_RED, curses.COLOR_BLACK)

@@ -51,3 +51,8 @@ class Broker:
         """How many messages wait in a queue, delayed ones included."""
         rows = self.client.ask("queues")
         return sum(row["waiting"] + row["delayed"] for row in rows if row["name"] == queue)
+
+    def held(self, queue: str = "q") -> int:
+        """How many messages of a queue have not ended: those that wait, and those that somebody has."""
+        rows = self.client.ask("queues")
+        return sum(row["waiting"] + row["delayed"] + row["in_flight"] for row in rows if row["name"] == queue)

@@ -20,7 +20,7 @@ PAYLOAD = Job(path="proj", callable="task").encode()
 class Run:
     """One broker with a worker of two slots, and a clock of its own that can be moved."""
 
-    def __init__(self, folder: Path, *, batch: int, durability: str) -> None:
+    def __init__(self, folder: Path | None, *, batch: int, durability: str) -> None:
         self.batch = batch
         self.store = Store(folder, durability=durability)
         self.ahead_s = 0.0
@@ -31,13 +31,13 @@ class Run:
     def now(self) -> Moment:
         return Moment(time.time() + self.ahead_s, time.monotonic() + self.ahead_s)
 
-    def turn(self, publishes: list[Request], said: list[Command]) -> list[Dispatch]:
+    def turn(self, publishes: list[Request], said: list[Command], worker: bytes = b"w.1") -> list[Dispatch]:
         began, now, engine = time.perf_counter(), self.now(), self.engine
         engine.begin_turn(publishes)
         for request in publishes:
             engine.from_client(b"client", request, now)
         for command in said:
-            engine.from_worker(b"w.1", command, now)
+            engine.from_worker(worker, command, now)
         engine.tick(now)
         engine.hand_out(now)
         engine.close_turn(now)
@@ -55,7 +55,7 @@ class Run:
         return self.turn([], [inform, Ready(msgid="r", count=credit)])
 
     def end(self, handed: list[Dispatch]) -> list[Dispatch]:
-        """End what was handed out; returns what is handed out then."""
+        """End what one worker was handed; returns what is handed out then."""
         replies: list[Command] = [
             Reply(
                 msgid="x",
@@ -65,7 +65,8 @@ class Run:
             )
             for d in handed
         ]
-        return self.turn([], [*replies, Ready(msgid="r", count=len(replies))])
+        ready = Ready(msgid="r", count=len(replies))
+        return self.turn([], [*replies, ready], handed[0].identity)
 
     def work(self, handed: list[Dispatch], count: int, *, seconds_on: float = 0.0) -> None:
         """End what is handed out until so many have ended, with the clock put on before each turn."""

@@ -7,8 +7,8 @@ queues in turn, ``--workers`` workers of one process each listen on all of them,
 connected. Printed for both, and as the ratio: messages a second that one client publishes one by one, each
 confirmed, and in bulk; those of all clients at once, one message of each under way; tasks a second once
 ``--drain`` tasks wait and the workers, which were stopped, go on; ms from a publish to its result (median);
-beside the rates, microseconds of CPU for each message. The promise is: no rate falls below half of the
-simple case.
+beside the rates, microseconds of CPU for each message, and how often threads of workers were woken up for it.
+The promise is: no rate falls below half of the simple case.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from emq_compat.client import Client
 from emq_compat.message import Headers, Job, Publish, new_id
 from emq_compat.protocol.commands import Ack, Hello, Request
 from emq_compat.wire import Wire
+
+#: Results that are waited for, one after the other.
+ASKED = 300
 
 
 def message(queue: str, task: str, *, no_result: bool = False) -> Publish:
@@ -132,10 +135,15 @@ def measure(
             rates[f"{what}, broker us"] = 1e6 * Cost.of(site.broker.pid).since(cost).cpu_s / count
 
         one_by_one = spread(n, "count")
+        costs, own = [Cost.of(worker.pid) for worker in started], time.process_time()
         with timed("one by one", n):
             for publish in one_by_one:
                 client.publish(publish)
+        rates["one by one, client us"] = 1e6 * (time.process_time() - own) / n
         ran(n)
+        used = [Cost.of(w.pid).since(was) for w, was in zip(started, costs, strict=True)]
+        rates["one by one, workers us"] = 1e6 * sum(cost.cpu_s for cost in used) / n
+        rates["one by one, workers' wakes"] = sum(cost.wakes for cost in used) / n
         by_all = [
             Request(msgid=p.msgid, queue=p.queue, headers=p.headers, payload=p.payload)
             for p in spread(n, "count")
@@ -151,15 +159,21 @@ def measure(
             costs = [Cost.of(worker.pid) for worker in started]  # takes a while: they would drain meanwhile
         with timed("drained", drain):
             until(lambda: counted.stat().st_size >= drain, 120, f"{drain} tasks ran")
-        used = [Cost.of(w.pid).since(was).cpu_s for w, was in zip(started, costs, strict=True)]
-        rates["drained, workers us"] = 1e6 * sum(used) / drain
+        used = [Cost.of(w.pid).since(was) for w, was in zip(started, costs, strict=True)]
+        rates["drained, workers us"] = 1e6 * sum(cost.cpu_s for cost in used) / drain
         times = []
-        for publish in spread(200, "echo", no_result=False):
+        costs, own = [Cost.of(worker.pid) for worker in (*started, site.broker)], time.process_time()
+        for publish in spread(ASKED, "echo", no_result=False):
             began = time.perf_counter()
             client.publish(publish)
             client.wait(publish.headers.task_id, timeout_s=30)
             times.append(time.perf_counter() - began)
+        own = time.process_time() - own
+        used = [Cost.of(w.pid).since(was) for w, was in zip((*started, site.broker), costs, strict=True)]
         rates["to the result, ms"] = 1e3 * statistics.median(times)
+        rates["to the result, broker us"] = 1e6 * used[-1].cpu_s / ASKED
+        rates["to the result, client us"] = 1e6 * own / ASKED
+        rates["to the result, workers us"] = 1e6 * sum(cost.cpu_s for cost in used[:-1]) / ASKED
         rates["broker, MB"] = pss_mb(site.broker.pid)
         rates["a worker, MB"] = pss_mb(started[0].pid)
         return rates
@@ -189,10 +203,10 @@ def main() -> None:
     simple, crowd = (
         {kind: statistics.median(row[kind] for row in rows) for kind in rows[0]} for rows in found.values()
     )
-    print(f"{'':<26} {'simple':>10} {'crowd':>10} {'ratio':>7}")
+    print(f"{'':<28} {'simple':>10} {'crowd':>10} {'ratio':>7}")
     for kind, value in simple.items():
         ratio = f"{crowd[kind] / value:7.2f}" if value else f"{'-':>7}"  # CPU time below a tick
-        print(f"{kind:<26} {value:10.1f} {crowd[kind]:10.1f} {ratio}")
+        print(f"{kind:<28} {value:10.1f} {crowd[kind]:10.1f} {ratio}")
 
 
 if __name__ == "__main__":

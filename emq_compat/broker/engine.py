@@ -177,7 +177,9 @@ class Engine:
         if isinstance(command, Inform):
             self.fleet.inform(identity, command, now)
         elif worker is not None and worker.present:
-            worker.heard, worker.gone = now.mono, None
+            worker.heard = now.mono
+            if worker.gone is not None:
+                self.fleet.connection_back(worker)
             handler = _FROM_WORKER.get(type(command))
             if handler is not None:
                 handler(self, worker, command, now)

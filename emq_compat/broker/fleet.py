@@ -59,6 +59,9 @@ class Fleet:
         self._flights = flights
         self._topics = topics
         self.workers = flights.workers
+        self._askers = flights.askers
+        #: Workers that limit how often they may have a task.
+        self._paced: set[Worker] = set()
         self.known_tasks: dict[str, int] = {}
         self.schedulers: dict[bytes, float] = {}
         #: Is told on which queues a worker listens no more.
@@ -102,6 +105,7 @@ class Fleet:
         queues, before = self._flights.queues, worker.queues
         listed = command.queues or (() if worker.consumer else ((0, ""),))
         worker.listen([(w, queues.get(name)) for w, name in listed])
+        self._askers.changed[worker] = None
         self._desk.to_worker(identity, Ack(msgid=new_id(), acked=(command.msgid,)), stock=worker.stock)
         if about is not None:
             worker.slots, worker.tasks = about.slots, about.tasks
@@ -112,6 +116,7 @@ class Fleet:
                 else TokenBucket(interval_s)
                 for task, interval_s in about.intervals.items()
             }
+            (self._paced.add if worker.paces else self._paced.discard)(worker)
             worker.pid, worker.hostname = about.pid, about.hostname
             worker.namespace = about.control
             for task in worker.tasks or ():
@@ -185,6 +190,7 @@ class Fleet:
         """Add to a worker's credit."""
         if not worker.leaving:
             worker.credit += command.count
+            self._askers.changed[worker] = None
 
     def nack(self, worker: Worker, command: Nack) -> None:
         """Take back what a worker has not begun."""
@@ -199,6 +205,7 @@ class Fleet:
         """A worker leaves; ours has given back or answered what it held, a stock one may still answer."""
         worker.credit = 0
         worker.leaving = True
+        self._askers.changed[worker] = None
         self._note_of(worker, " leaves")
         if not worker.stock:
             self._lost(worker, now, "left")
@@ -223,7 +230,13 @@ class Fleet:
         worker = self.workers.get(identity)
         if worker is not None:
             worker.gone = now.mono
+            self._askers.changed[worker] = None
             self._next_check = min(self._next_check, now.mono + self._desk.options.gone_after_s)
+
+    def connection_back(self, worker: Worker) -> None:
+        """Note that a worker whose connection was gone is heard."""
+        worker.gone = None
+        self._askers.changed[worker] = None
 
     # Time
 
@@ -296,8 +309,8 @@ class Fleet:
         """Return when a rate limit lets a waiting worker have one more (monotonic seconds); None: never."""
         coming = (
             pace.next_at
-            for worker in self.workers.values()
-            if worker.paces and worker.credit > 0
+            for worker in self._paced
+            if worker.credit > 0
             for pace in worker.paces.values()
             if pace.next_at > now.mono
         )
@@ -308,9 +321,12 @@ class Fleet:
         self._forget_tasks(worker)
         if worker.in_flight and worker.stock and not worker.leaving:
             worker.leaving, worker.present, worker.credit = True, False, 0
+            self._askers.changed[worker] = None
             return
         del self.workers[worker.identity]
+        self._paced.discard(worker)
         self._flights.worker_lost(worker, now, how)
+        self._askers.remove(worker)
         if self.left is not None:
             self.left(worker.queues, now)
         for announcement in events_of_loss(worker, told, self._flights.astray, how, now):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from emq_compat.broker.askers import Askers
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.endings import Endings
 from emq_compat.broker.entry import Entry
@@ -31,6 +32,7 @@ class Flights:
         by_key: the message's key → hand-out.
         by_task: task id → msgid.
         astray: msgid → the hand-out that counted as lost with its worker; of messages that wait since then.
+        askers: which workers have asked for messages.
         gates: what a message passes to be handed out.
         entry, endings: how messages come into the queues, and what follows when they have ended.
     """
@@ -48,10 +50,12 @@ class Flights:
         self.endings = Endings(desk, results, self.queues, self.entry)
         #: where hand-outs are counted as held: every worker the engine knows.
         self.workers: dict[bytes, Worker] = {}
+        self.askers = Askers()
 
     def track(self, flight: InFlight, worker: Worker) -> None:
         """Note a hand-out to a worker."""
         worker.in_flight[flight.msgid] = flight
+        self.askers.changed[worker] = None
         self._note(flight)
 
     def _note(self, flight: InFlight) -> None:
@@ -71,6 +75,7 @@ class Flights:
         worker = self.workers.get(flight.worker)
         if worker is not None:
             worker.in_flight.pop(msgid, None)
+            self.askers.changed[worker] = None
         if self.by_task.get(flight.headers.task_id) == msgid:
             del self.by_task[flight.headers.task_id]
 
@@ -148,6 +153,7 @@ class Flights:
         worker = self.workers.get(identity)
         if worker is not None:
             worker.in_flight[msgid] = flight
+            self.askers.changed[worker] = None
         return flight
 
     def forget_astray(self, queue_id: int) -> None:

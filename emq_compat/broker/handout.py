@@ -1,13 +1,14 @@
 """Who gets what: first idle slots, one message each in turn, then reserves.
 
-So an idle worker never waits behind a busy one's reserve; of equally idle ones that gets it which has waited
-longest. A worker takes from its heaviest queues first;
-those of one weight take turns. A message whose task a worker doesn't have, or may not have yet by its rate
-limit, is set aside for those that may; it keeps its place before younger ones.
+So an idle worker never waits behind a busy one's reserve; equally idle ones take turns (askers.py). A worker
+takes from its heaviest queues first; those of one weight take turns (tiers.py). A message whose task a worker
+doesn't have, or may not have yet by its rate limit, is set aside for those that may; it keeps its place
+before younger ones.
 """
 
 from __future__ import annotations
 
+from emq_compat.broker.askers import TURN_S
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
@@ -46,6 +47,7 @@ class HandOut:
         self._gates = flights.gates
         self._shares = flights.gates.shares
         self._busy = flights.queues.busy
+        self._askers = flights.askers
         #: how many more messages this run may park.
         self._may_park = 0
         self._served = 0
@@ -66,16 +68,17 @@ class HandOut:
     def _round(self, now: Moment) -> None:
         if not self._busy:
             return
-        # What is sent to a connection that is gone is dropped.
-        ready = [w for w in self._fleet.workers.values() if w.credit > 0 and w.present and w.gone is None]
-        if not ready:
-            return
-        if len(ready) > 1:
-            ready.sort(key=lambda w: (-w.weight, -w.idle_slots, w.served))
-        takers = [w for w in ready if w.idle_slots > 0]
+        askers = self._askers
+        askers.look()
+        takers = []
+        for worker in askers.idle(now.mono):
+            if self._give(worker, now, idle=True) and worker.idle_slots > 0:
+                takers.append(worker)
+            if not self._busy:
+                return
         while takers and self._busy:
             takers = [w for w in takers if self._give(w, now, idle=True) and w.idle_slots > 0]
-        takers = [w for w in ready if w.credit > 0 and not w.stock]
+        takers = [w for w in askers.all() if w.credit > 0 and not w.stock]
         while takers and self._busy:
             takers = [w for w in takers if self._give(w, now, idle=False) and w.credit > 0]
 
@@ -85,15 +88,11 @@ class HandOut:
         if busy.isdisjoint(worker.listened):
             return False
         for tier in worker.tiers:
-            for _ in range(len(tier)):
-                queue = tier[0]
-                if len(tier) > 1:
-                    tier.append(tier.pop(0))
-                if queue not in busy:
-                    continue
+            for queue in tier.in_turn(busy):
                 message = self._next_for(worker, queue, now)
                 if message is None:
                     continue
+                tier.served(queue)
                 if message.losses and not idle:
                     # What was lost before is handed out alone: it waits for an idle slot.
                     queue.put_back((message,))
@@ -233,6 +232,8 @@ class HandOut:
         worker.credit -= 1
         self._served += 1
         worker.served = self._served
+        if now.mono - worker.turn_began >= TURN_S:
+            worker.turn_began = now.mono
         if worker.stock:
             text = stock_headers(headers)
         else:

@@ -275,11 +275,19 @@ class MessageQueue:
                 self._budget.used -= len(message.payload) + ENTRY_BYTES
                 self.waiting -= 1
                 self._touched.add(self)
+                if not rank.window and not rank.more:
+                    self._nonempty.pop(0)
+                    if not self._nonempty:
+                        self._rest()
                 return message
             self._nonempty.pop(0)
+        self._rest()
+        return None
+
+    def _rest(self) -> None:
+        """Need no look any more, unless something is set aside here."""
         if not self.blocked:
             self._busy.discard(self)
-        return None
 
     def take(self, key: int, priority: int) -> bool:
         """Take out a message that was put back (it stays on disk); False: it is not here any more."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from emq_compat.broker.queues import MessageQueue
 from emq_compat.broker.records import InFlight
 from emq_compat.broker.stock import SILENCE_S
+from emq_compat.broker.tiers import Tier
 from emq_compat.rate import TokenBucket
 
 __all__ = ["Worker"]
@@ -23,7 +24,8 @@ class Worker:
         slots: how many it runs at once; 0 for stock workers (unknown).
         credit: how many more it has asked for.
         served: the number of the last hand-out that it got, of all hand-outs of this broker process.
-        tiers: its queues by weight, heaviest first; queues of one weight take turns.
+        turn_began: monotonic seconds at which its last turn began (askers.py).
+        tiers: its queues by weight, heaviest first.
         listened: all its queues.
         tasks: registered task names and their flags, None: it runs any path.
         paces: task name → how often it may have one, of the tasks that it limits.
@@ -51,11 +53,11 @@ class Worker:
         "pid",
         "present",
         "served",
-        "served",
         "slots",
         "stock",
         "tasks",
         "tiers",
+        "turn_began",
         "weight",
         "weighted",
     )
@@ -69,7 +71,8 @@ class Worker:
         self.slots = 0
         self.credit = 0
         self.served = 0
-        self.tiers: list[list[MessageQueue]] = []
+        self.turn_began = -math.inf
+        self.tiers: list[Tier] = []
         self.listened: frozenset[MessageQueue] = frozenset()
         self.weight = 0
         #: its queues as it named them, (weight, queue).
@@ -97,11 +100,9 @@ class Worker:
         self.weighted = list(queues)
         tiers: dict[int, list[MessageQueue]] = {}
         for weight, queue in queues:
-            tier = tiers.setdefault(weight, [])
-            if queue not in tier:
-                tier.append(queue)
+            tiers.setdefault(weight, []).append(queue)
         self.listened = frozenset(queue for _, queue in queues)
-        self.tiers = [tiers[weight] for weight in sorted(tiers, reverse=True)]
+        self.tiers = [Tier(tiers[weight]) for weight in sorted(tiers, reverse=True)]
         self.weight = max(tiers, default=0)
 
     @property
@@ -112,7 +113,7 @@ class Worker:
     @property
     def queues(self) -> list[MessageQueue]:
         """All its queues."""
-        return [queue for tier in self.tiers for queue in tier]
+        return [queue for tier in self.tiers for queue in tier.queues]
 
     def has(self, task: str) -> bool:
         """Whether it can run a task of this name ('' is a plain eventmq job: any worker may get it)."""

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.integration
             ["--queues", "3", "--workers", "2", "--clients", "5", "-n", "20", "--drain", "50"],
             ["one by one/s", "by all clients/s", "in bulk/s", "drained/s", "to the result, ms"],
         ),
+        ("hand_out.py", ["-n", "20", "--cases", "2x3"], ["2 workers, 3 queues", "us an empty turn"]),
         ("monitor.py", ["-n", "500", "--queues", "3"], ["µs a task", "µs a turn", "a scrape, 3 queues"]),
         (
             "dashboard.py",

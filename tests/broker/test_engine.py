@@ -65,17 +65,54 @@ def test_an_idle_worker_never_waits_behind_a_busy_ones_reserve() -> None:
 
 
 def test_equally_idle_workers_take_turns() -> None:
-    """Of idle workers that gets the next message which has waited longest for one."""
+    """Of idle workers that gets the next message which has waited longest for one, for a turn of 50 ms."""
     b = Bench()
     b.worker(b"a.1")
     b.worker(b"b.1")
     got = []
-    for _ in range(4):
+    for passed_s in (0.0, 0.02, 0.02, 0.02, 0.04, 0.02, 1.0, 1.0):
+        b.turn(passed_s=passed_s)
         b.publish()
         [one] = [d for d in b.sent if isinstance(d, Dispatch)]
         got.append(one.identity)
         b.reply(one, ready=1)
-    assert [b"a.1", b"b.1", b"a.1", b"b.1"] == got
+    assert [b"a.1", b"a.1", b"a.1", b"b.1", b"b.1", b"a.1", b"b.1", b"a.1"] == got
+
+
+def test_all_idle_workers_are_used_before_a_reserve_whoever_has_its_turn() -> None:
+    """A turn gives no worker a message beside the one that it runs while another worker is idle."""
+    b = Bench()
+    names = [b"a.1", b"b.1", b"c.1"]
+    for name in names:
+        b.worker(name, credit=33)
+    b.publish()
+    [first] = [d for d in b.sent if isinstance(d, Dispatch)]
+    b.reply(first, ready=1)
+    b.publish(3)
+    assert names == sorted(d.identity for d in b.sent if isinstance(d, Dispatch))
+
+
+def test_a_worker_that_is_gone_is_given_nothing_until_it_is_heard() -> None:
+    """What waits goes to a worker whose connection was lost once it says something again, and not before."""
+    b = Bench()
+    b.worker(b"a.1", credit=2)
+    b.engine.connection_gone(b"a.1", b.now)
+    b.publish()
+    assert [] == [d for d in b.sent if isinstance(d, Dispatch)]
+    [one] = b.handed((b"a.1", Heartbeat(msgid=new_id(), timestamp=b.wall)))
+    assert b"a.1" == one.identity
+
+
+def test_the_more_idle_worker_comes_first() -> None:
+    """Of workers with several slots those are given messages first of which more are idle."""
+    b = Bench()
+    b.worker(b"a.1", slots=2, credit=2)
+    b.worker(b"b.1", slots=4, credit=4)
+    got = []
+    for _ in range(4):
+        b.publish()
+        got += [d.identity for d in b.sent if isinstance(d, Dispatch)]
+    assert [b"b.1", b"b.1", b"b.1", b"a.1"] == got
 
 
 def test_a_result_its_follow_ups_and_the_end_of_the_hand_out_are_one_transaction() -> None:

@@ -165,3 +165,19 @@ def test_returned_is_no_loss() -> None:
         assert 1 == d.header_text.count("redelivered")
     assert 0 == b.engine.desk.counters["lost"]
     assert 0 == b.engine.desk.counters["dead"]
+
+
+def test_what_was_lost_waits_for_an_idle_slot() -> None:
+    """From its second delivery on a task is nobody's reserve, and others go past it."""
+    b = Bench()
+    (lost,) = b.publish(task="late")
+    b.worker(b"gone.1", **LATE)
+    b.worker(b"w.1", ("q", "other"), credit=33, **LATE)
+    b.publish(task="late", queue="other")
+    [first] = [d for d in b.sent if isinstance(d, Dispatch)]
+    b.pass_time(11, b"w.1")
+    b.publish(task="late", queue="other")
+    [second] = [d for d in b.sent if isinstance(d, Dispatch)]
+    assert {first.msgid, second.msgid} == set(b.engine.flights.by_msgid)
+    assert [] == b.reply(first)
+    assert [lost] == [d.msgid for d in b.reply(second)]

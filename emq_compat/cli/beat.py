@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +19,16 @@ from emq_compat.cli.pid_file import pid_file
 from emq_compat.cli.worker_log import log_level
 from emq_compat.errors import ConfigurationError
 from emq_compat.json_lines import VARIABLE
+from emq_compat.shim.beat.watch import BeatWatch
 from emq_compat.shim.current import given_app
 from emq_compat.shim.find_app import find_app, is_genuine
 
+if TYPE_CHECKING:
+    from emq_compat.monitor.beat import BeatMonitor
+
 __all__ = ["beat"]
+
+logger = logging.getLogger("celery.beat")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +72,9 @@ __all__ = ["beat"]
     default=None,
     help="Answer `inspect ping`, so that it can be watched over. [default: beat_enable_remote_control]",
 )
+@click.option(
+    "--http", metavar="[HOST:]PORT", help="Serve /live, /ready and /metrics there. Port 0: a free one."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No banner.")
 @click.option("--embedded", is_flag=True, hidden=True)
 @click.pass_context
@@ -99,6 +110,14 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
         Path(file_name(options[name], node)).absolute() if options[name] else None
         for name in ("logfile", "pidfile")
     )
+    watch = BeatWatch()
+    monitor = _monitor(options["http"], node, app, watch)
+
+    def ready() -> None:
+        if monitor is not None:
+            logger.info("health and metrics: http://%s/live, /ready, /metrics", monitor.address)
+        started(log)
+
     program = _program_of(app, genuine=genuine)(
         loglevel=options["loglevel"],
         logfile=None if log is None else str(log),
@@ -109,13 +128,33 @@ def _run(app_name: str, broker: str | None, options: dict[str, Any]) -> None:
         remote_control=False if options["embedded"] else options["remote_control"],
         hostname=node,
         embedded=options["embedded"],
-        ready=lambda: started(log),
+        ready=ready,
+        watch=watch,
+        no_color=True if os.environ.get("NO_COLOR") else None,
     )
-    with pid_file(pid):
+    with pid_file(pid), ExitStack() as stack:
+        if monitor is not None:
+            stack.callback(monitor.stop)
+            monitor.start()
+            if not options["quiet"]:
+                click.echo(f"health and metrics: http://{monitor.address}/live, /ready, /metrics")
         try:
             program.run()
         except OSError as exc:
             raise ConfigurationError(f"{exc.filename or 'beat'}: {exc.strerror or exc}") from exc
+
+
+def _monitor(http: str | None, node: str, app: Any, watch: BeatWatch) -> BeatMonitor | None:
+    """Return what tells of the beat at this address; None: nothing does.
+
+    Raises:
+        ConfigurationError: it is no address, or can't be listened at.
+    """
+    if http is None:
+        return None
+    from emq_compat.monitor.beat import BeatMonitor, question_for  # noqa: PLC0415 - a web server, for those who want it
+
+    return BeatMonitor(http, node, watch, question_for(app))
 
 
 def _program_of(app: Any, *, genuine: bool) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ import logging
 import os
 import shelve
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from pathlib import PurePath
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ from emq_compat.genuine.ledgers import ledger_of
 from emq_compat.genuine.log import in_json
 from emq_compat.leading.base import LastRun, Ledger
 from emq_compat.leading.leader import Deposed, Leader
+from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
 
 __all__ = ["LedBeat", "LedScheduler", "LedService"]
 
@@ -47,8 +49,10 @@ class LedScheduler:
         make: makes a scheduler; with True one that is only looked at.
         cls: its class.
         last_runs: gives those that a beat without a ledger has left, by entry.
+        watch: is told what this one does.
 
     Attributes:
+        leader: knows whether this beat leads.
         ticks: whether it does so now.
     """
 
@@ -58,10 +62,12 @@ class LedScheduler:
         cls: type,
         leader: Leader,
         last_runs: Callable[[], Mapping[str, LastRun]],
+        watch: BeatWatch,
     ) -> None:
         self._make = make
         self._cls = cls
-        self._leader = leader
+        self.leader = leader
+        self._watch = watch
         self._last_runs = last_runs
         self._term = 0
         self._real: Any = None
@@ -72,18 +78,20 @@ class LedScheduler:
         """Have the scheduler send what is due, if this beat leads; returns how many seconds to wait."""
         self.ticks = True
         try:
-            return self._ticked()
+            wait_s = self._ticked()
         finally:
             self.ticks = False
+        self._watch.ticked(self._real, max(0.0, wait_s or 0.0))
+        return wait_s
 
     def _ticked(self) -> float:
-        term = self._leader.term
+        term = self.leader.term
         if term != self._term:
             self._drop()
             if term:
                 self._begin(term)
         if self._real is None:
-            self._leader.wait(_LOOK_S)
+            self.leader.wait(_LOOK_S)
             return 0.0
         try:
             wait_s: float = self._real.tick()
@@ -93,7 +101,7 @@ class LedScheduler:
         return wait_s
 
     def _begin(self, term: int) -> None:
-        leader, cls = self._leader, self._cls
+        leader, cls, watch = self.leader, self._cls, self._watch
 
         class Led(cls):  # type: ignore[misc, valid-type]
             """A scheduler that sends as long as its term lasts."""
@@ -102,7 +110,8 @@ class LedScheduler:
                 leader.confirm(term)
                 at = entry.default_now().timestamp()
                 total = (entry.total_run_count or 0) + 1
-                sent = super().apply_async(entry, producer=producer, advance=advance, **kw)
+                with _counted(watch, entry):
+                    sent = super().apply_async(entry, producer=producer, advance=advance, **kw)
                 leader.note(term, str(entry.name), LastRun(at=at, total=total))
                 return sent
 
@@ -117,10 +126,10 @@ class LedScheduler:
     def _go_on(self, term: int) -> None:
         """Have each entry go on from the last run that any beat has noted."""
         entries = {str(entry.name): entry for entry in self._real.schedule.values()}
-        self._leader.ledger.shown = {
+        self.leader.ledger.shown = {
             name: (str(entry.task), str(entry.schedule)) for name, entry in entries.items()
         }
-        known = self._leader.runs(term, entries)
+        known = self.leader.runs(term, entries)
         if self._cls is Scheduler:  # its entries are nowhere else
             before = {} if known else self._last_runs()
             first = {
@@ -128,7 +137,7 @@ class LedScheduler:
                 or LastRun(at=entry.last_run_at.timestamp(), total=entry.total_run_count or 0)
                 for name, entry in entries.items()
             }
-            self._leader.begin(term, first, only=True)
+            self.leader.begin(term, first, only=True)
             known = {**before, **known}
         for name, run in known.items():
             entry = entries.get(name)
@@ -159,7 +168,7 @@ class LedScheduler:
             self._real._do_sync()
 
     def _leads(self) -> bool:
-        return self._real is not None and self._leader.term == self._term
+        return self._real is not None and self.leader.term == self._term
 
     def close(self) -> None:
         """Have the scheduler write what has changed, if its term isn't over, and free the lock."""
@@ -168,7 +177,7 @@ class LedScheduler:
             self._real, self._term = None, 0
         else:
             self._drop()
-        self._leader.stop()
+        self.leader.stop()
 
     def __getattr__(self, name: str) -> Any:
         if self._real is not None:
@@ -178,20 +187,61 @@ class LedScheduler:
         return getattr(self._looked_at, name)
 
 
+@contextmanager
+def _counted(watch: BeatWatch, entry: Any) -> Iterator[None]:
+    """Count what the block sends, or that it can't."""
+    try:
+        yield
+    except Exception:
+        watch.note(entry.name, sent=False)
+        raise
+    watch.note(entry.name, sent=True)
+
+
+def watched(scheduler: Any, watch: BeatWatch) -> Any:
+    """Return a scheduler of Celery's kind that tells what it does."""
+    tick, apply_async = scheduler.tick, scheduler.apply_async
+
+    @wraps(tick)
+    def ticking(*args: Any, **kwargs: Any) -> Any:
+        wait_s = tick(*args, **kwargs)
+        watch.ticked(scheduler, max(0.0, wait_s or 0.0))
+        return wait_s
+
+    @wraps(apply_async)
+    def sending(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        with _counted(watch, entry):
+            return apply_async(entry, *args, **kwargs)
+
+    scheduler.tick, scheduler.apply_async = ticking, sending
+    return scheduler
+
+
 class LedService(Service):
     """Celery's Service, whose scheduler sends as long as this beat leads.
 
     Args:
-        embedded, ready: as of LedBeat.
+        embedded, ready, watch: as of LedBeat.
     """
 
-    def __init__(self, *, embedded: bool = False, ready: Callable[[], object] = bool, **celery: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embedded: bool = False,
+        ready: Callable[[], object] = bool,
+        watch: BeatWatch | None = None,
+        **celery: Any,
+    ) -> None:
         super().__init__(**celery)
         self._embedded, self._ready = embedded, ready
+        self._watch = watch or BeatWatch()
 
     def start(self, embedded_process: bool = False) -> None:
         """Run until TERM, INT or ``stop``."""
-        _ = self.scheduler  # what is wrong with it is told before anybody is told of the start
+        scheduler = self.scheduler  # what is wrong with it is told before anybody is told of the start
+        age_s = getattr(self.app.conf, "beat_remote_control_max_tick_age", None)  # Celery 5.7 has it
+        self._watch.limit_s = STUCK_S if age_s is None else float(age_s)
+        self._watch.begin(scheduler.leader if isinstance(scheduler, LedScheduler) else None)
         self._ready()
         super().start(embedded_process=embedded_process or self._embedded)
 
@@ -219,7 +269,7 @@ class LedService(Service):
             )
 
         if _elects(cls):
-            return make(cls, lazy)
+            return make(cls, True) if lazy else watched(make(cls, False), self._watch)
         ledger = self.ledger
         if lazy:
             return make(cls if ledger is None else _shown(cls, ledger.where), True)
@@ -228,10 +278,12 @@ class LedService(Service):
                 "beat: run one only: a lock for a leader can be kept by emq://, redis:// and db+… (broker or "
                 "result backend), and there is none of them here"
             )
-            return make(cls, False)
+            return watched(make(cls, False), self._watch)
         leader = Leader(ledger)
         leader.start()
-        return LedScheduler(make, _led(cls), leader, lambda: last_runs(self.schedule_filename))
+        return LedScheduler(
+            make, _led(cls), leader, lambda: last_runs(self.schedule_filename), self._watch
+        )
 
     def stopped_by(self, signum: int, frame: FrameType | None) -> None:
         """Handle TERM and INT: end at once where it sleeps, after the send where it sends something.
@@ -251,11 +303,19 @@ class LedBeat(Beat):
     Args:
         embedded: it runs beside a worker: beat_embedded_init is sent, too.
         ready: called when all is set up.
+        watch: is told what it does.
     """
 
-    def __init__(self, *, embedded: bool = False, ready: Callable[[], object] = bool, **celery: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embedded: bool = False,
+        ready: Callable[[], object] = bool,
+        watch: BeatWatch | None = None,
+        **celery: Any,
+    ) -> None:
         super().__init__(**celery)
-        self._service = partial(LedService, embedded=embedded, ready=ready)
+        self._service = partial(LedService, embedded=embedded, ready=ready, watch=watch)
 
     def Service(self, **celery: Any) -> LedService:  # noqa: N802 - Celery's name
         """Return the service."""

@@ -36,6 +36,9 @@ class Leader:
     Args:
         ledger: one thread at a time uses it.
         clock: monotonic seconds.
+
+    Attributes:
+        trouble: why nobody can say who leads; empty: the store has answered when it was asked last.
     """
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +50,7 @@ class Leader:
         self._terms = 0
         self._until = 0.0
         self._holds = False
-        self._silent = False
+        self.trouble = ""
         self._told_of_other = False
         self._thread = threading.Thread(target=self._keep, name="BeatLeader", daemon=True)
 
@@ -89,11 +92,11 @@ class Leader:
             try:
                 self._ask()
             except OperationalError as exc:
-                if not self._silent:
-                    logger.error("beat: nobody can say who leads: %s", exc)
-                self._silent = True
+                before, self.trouble = self.trouble, f"nobody can say who leads: {exc}"
+                if not before:
+                    logger.error("beat: %s", self.trouble)
             else:
-                self._silent = False
+                self.trouble = ""
         with self._changed:
             self._changed.notify_all()
 

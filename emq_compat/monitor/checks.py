@@ -11,7 +11,7 @@ from emq_compat.monitor.serving import Response
 __all__ = ["told"]
 
 
-def told(checks: Mapping[str, str], **about: str) -> Response:
+def told(checks: Mapping[str, str], **about: str | bool | None) -> Response:
     """Return the answer of these checks (name → what is wrong, empty: nothing): 200, or 503 if one fails.
 
     ``about``: further members, such as which node this is.

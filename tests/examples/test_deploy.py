@@ -155,7 +155,7 @@ def test_grace_is_longer_than_a_soft_shutdown() -> None:
 @pytest.mark.unit
 def test_probes_ask_what_they_are_for() -> None:
     """Only what is not alive is killed; what is not ready gets no new connections."""
-    for name in ("emq-broker", "emq-worker"):
+    for name in ("emq-broker", "emq-worker", "emq-beat"):
         (container,) = pods()[name]["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert f"--http=0.0.0.0:{ports['http']}" in container["args"]
@@ -166,7 +166,8 @@ def test_probes_ask_what_they_are_for() -> None:
             "readinessProbe": {"path": "/ready", "port": "http"},
         } == probes
     assert LIVE == commands()["HEALTHCHECK"]
-    assert READY == commands()["compose broker healthcheck"] == commands()["compose worker healthcheck"]
+    for name in ("broker", "worker", "beat"):
+        assert READY == commands()[f"compose {name} healthcheck"]
 
 
 @pytest.mark.unit

@@ -14,6 +14,8 @@ import psutil
 from kombu import Connection
 
 from emq_compat.ids import new_id
+from emq_compat.monitor.address import HttpAddress
+from tests.monitor.pages import address_of, metrics, page
 from tests.processes import Proc, Procs, wait_until
 
 EVERY_S = 0.5
@@ -168,3 +170,31 @@ def one_of_two_leads(here: Beats) -> None:
     assert max(gaps) < 30
     assert len(here.sent("added")) > 2
     assert [] == here.sent("yearly")
+
+
+def their_pages_say_who_leads(here: Beats, *, entries: int) -> None:
+    """Have two beats serve pages: one leads and counts what it sends; killed, the other one does."""
+    first = here.start("--http", "0")
+    second = here.start("--http", "0", ready="standing by")
+    leads, stands_by = (address_of(each) for each in (first, second))
+    sent = 'emq_beat_messages_sent_total{entry="often"}'
+
+    def told(address: HttpAddress, whether: bool) -> dict[str, float] | None:
+        """Its figures, once its pages agree; a machine with too much to do may have it lose its term."""
+        before, found, after = page(address, "/ready"), metrics(address), page(address, "/ready")
+        agreed = {before.document["leads"], found["emq_beat_leads"], after.document["leads"]} == {whether}
+        return found if agreed and not before.wrong and ("emq_beat_entries" in found) == whether else None
+
+    here.wait_more(2)
+    found = wait_until(lambda: told(leads, True), 60)
+    assert entries == found["emq_beat_entries"]
+    assert 0 <= found["emq_beat_next_due_seconds"] <= EVERY_S
+    other = wait_until(lambda: told(stands_by, False), 60)
+    assert other["emq_beat_ticks_total"] > 0
+    assert not [name for name in other if name.startswith(("emq_beat_messages_sent", "emq_beat_next"))]
+    before, counted, after = len(here.sent("often")), metrics(leads)[sent], len(here.sent("often"))
+    assert before <= counted <= after + 1
+    assert first.kill() == -signal.SIGKILL
+    here.wait_more(2)
+    assert wait_until(lambda: told(stands_by, True), 60)[sent] >= 1
+    assert 0 == second.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from emq_compat.monitor.beat_figures import BEAT_FAMILIES
 from emq_compat.monitor.broker_figures import BROKER_FAMILIES
 from emq_compat.monitor.figures import Family
 from emq_compat.monitor.worker_figures import WORKER_FAMILIES
@@ -18,7 +19,9 @@ pytestmark = [pytest.mark.unit]
 TEXT = (Path(__file__).resolve().parents[2] / "docs/monitoring.md").read_text()
 
 
-@pytest.mark.parametrize("families", [BROKER_FAMILIES, WORKER_FAMILIES], ids=["broker", "worker"])
+@pytest.mark.parametrize(
+    "families", [BROKER_FAMILIES, WORKER_FAMILIES, BEAT_FAMILIES], ids=["broker", "worker", "beat"]
+)
 def test_each_metric_is_documented(families: tuple[Family, ...]) -> None:
     """The tables of metrics have each one's name, labels, kind and help, in order, and no other."""
     role = families[0].name.split("_")[1]
@@ -27,7 +30,9 @@ def test_each_metric_is_documented(families: tuple[Family, ...]) -> None:
     assert told == [(name, labels, kind, text.partition(" <br>")[0]) for name, labels, kind, text in rows]
 
 
-@pytest.mark.parametrize("family", [*BROKER_FAMILIES, *WORKER_FAMILIES], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", [*BROKER_FAMILIES, *WORKER_FAMILIES, *BEAT_FAMILIES], ids=lambda family: family.name
+)
 def test_names_follow_conventions(family: Family) -> None:
     """Counters end in _total, and no other; what is a time or a size says its unit."""
     assert (family.kind == "counter") == family.name.endswith("_total")

@@ -83,6 +83,11 @@ class PersistentScheduler(Scheduler):
         self._leader.start()
         return LedKept(self.app, self._leader)
 
+    @property
+    def leader(self) -> Leader | None:
+        """Who knows whether this beat leads; None: there is no leader to be."""
+        return self._leader
+
     def sync(self) -> None:
         """Write the file, where there is one; the broker has everything already."""
         if self._file is not None:
@@ -186,6 +191,7 @@ class PersistentScheduler(Scheduler):
             again_s = self._turn(self._kept, entry)
         except BrokerRefused as exc:
             logger.error("beat: %s is not sent: %s; trying again in %g s", entry.name, exc, _REFUSED_S)
+            self._note(entry, sent=False)
             again_s = _REFUSED_S
         except BaseException:
             heapq.heappush(heap, event)
@@ -235,6 +241,7 @@ class PersistentScheduler(Scheduler):
             raise
         except LocalProtocolError as exc:
             logger.error("beat: a run of %s is left out: it can't be sent: %s", name, exc)
+            self._note(entry, sent=False)
             return self._send(kept, entry, Run(was=run.was, at=run.at, next_s=run.next_s, messages=()))
         self._unsure.pop(name, None)
         if seen is None:
@@ -242,9 +249,15 @@ class PersistentScheduler(Scheduler):
         if not sent:
             logger.debug("beat: another beat has sent %s", name)
             return 0.0
+        if run.messages:
+            super()._note(entry, sent=True)
         with standing_at(entry.schedule, run.at):
             self.reserve(entry)
         return max(0.0, run.next_s - (time.monotonic() - run.made_at))
+
+    def _note(self, entry: Any, *, sent: bool) -> None:
+        if self._kept is None or not sent:  # else it was only made, and is sent by _send
+            super()._note(entry, sent=sent)
 
     def _remove(self, entry: Any) -> None:
         logger.warning("beat: %s is sent no more: a beat of this schedule was started without it", entry.name)

@@ -14,6 +14,7 @@ from emq_compat import __version__
 from emq_compat.shim.beat.scheduler import logger
 from emq_compat.shim.beat.service import Service as _Service
 from emq_compat.shim.beat.service import node_name
+from emq_compat.shim.beat.watch import BeatWatch
 from emq_compat.shim.surface import platforms
 from emq_compat.shim.surface.imports import qualname
 from emq_compat.shim.surface.times import humanize_seconds
@@ -38,6 +39,7 @@ class Beat:
         remote_control, hostname: whether it answers ``inspect ping``, and under which node name.
         embedded: it runs beside a worker: beat_embedded_init is sent, too.
         ready: called when all is set up.
+        watch: is told what it does.
     """
 
     Service: type[Any] = _Service
@@ -62,6 +64,7 @@ class Beat:
         hostname: str | None = None,
         embedded: bool = False,
         ready: Callable[[], object] | None = None,
+        watch: BeatWatch | None = None,
         **celery: Any,
     ) -> None:
         if app is not None:
@@ -74,7 +77,7 @@ class Beat:
         self.redirect_stdouts_level = either("worker_redirect_stdouts_level", redirect_stdouts_level)
         self.max_interval = max_interval
         self.remote_control, self.hostname = remote_control, hostname
-        self.quiet, self.embedded, self.ready = quiet, embedded, ready
+        self.quiet, self.embedded, self.ready, self.watch = quiet, embedded, ready, watch
 
     def run(self) -> None:
         """Run it.
@@ -115,6 +118,8 @@ class Beat:
             remote_control=self.remote_control,
             hostname=self.hostname,
         )
+        if self.watch is not None:
+            service.watch = self.watch
         if not self.quiet:
             print(self.startup_info(service), file=sys.__stdout__, flush=True)
         self.setup_logging()

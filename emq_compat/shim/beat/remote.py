@@ -1,4 +1,4 @@
-"""A beat that answers ``inspect ping``, so that who watches over it can tell whether it goes on."""
+"""A beat that answers ``ping`` and ``health``, so that who watches over it can tell whether it goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAST_AGE_S = 60.0
 
 
 class Answering(threading.Thread):
-    """Answers ``ping`` under a node name, in a thread; says nothing once the loop hasn't moved for too long.
+    """Answers under a node name, in a thread; no ``ping`` once the loop hasn't moved for too long.
 
     That is beat_remote_control_max_tick_age, by default two of the scheduler's longest sleeps and at least a
     minute; 0: never.
@@ -47,28 +47,30 @@ class Answering(threading.Thread):
 
     def is_stuck(self) -> bool:
         """Return whether the loop has stood still for too long."""
-        return 0 < self.max_age_s < time.monotonic() - self._service.moved_at
+        return 0 < self.max_age_s < time.monotonic() - self._service.watch.turned_at
 
     def run(self) -> None:
         client: Any = self._service.app.client
-        subscription = client.subscribe([f"ask.ping.{self.node}"])
+        ping, health = (f"ask.{verb}.{self.node}" for verb in ("ping", "health"))
+        subscription = client.subscribe([ping, health])
         try:
             while not self._over.is_set():
                 try:
                     asked = subscription.take(time.monotonic() + _LOOK_S)
                     if asked is not None:
-                        self._answer(client, json.loads(asked.payload)["asked"])
+                        told = "pong" if asked.topic == ping else self._service.watch.checks()
+                        self._answer(client, json.loads(asked.payload)["asked"], told)
                 except OperationalError as exc:
                     logger.debug("beat: no question can be answered: %s", exc)
                     self._over.wait(_AWAY_S)
         finally:
             subscription.close()
 
-    def _answer(self, client: Any, asked: str) -> None:
-        if self.is_stuck():
+    def _answer(self, client: Any, asked: str, told: str | dict[str, str]) -> None:
+        if told == "pong" and self.is_stuck():
             logger.warning("beat: a ping is not answered: the loop has not moved for %g s", self.max_age_s)
         else:
-            client.ask("answer", asked=asked, node=self.node, ok="pong")
+            client.ask("answer", asked=asked, node=self.node, ok=told)
 
     def stop(self) -> None:
         """End it, soon."""

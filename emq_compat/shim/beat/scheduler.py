@@ -17,6 +17,7 @@ from emq_compat.shim.surface.times import humanize_seconds, maybe_make_aware
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
+    from emq_compat.shim.beat.watch import BeatWatch
 
 __all__ = ["DEFAULT_MAX_INTERVAL", "Scheduler", "event_t"]
 
@@ -51,6 +52,7 @@ class Scheduler:
 
     Attributes:
         sync_every: ``sync`` at least every so many seconds.
+        watch: is told of each run that was published, or couldn't be.
     """
 
     Entry: type[Any] = ScheduleEntry
@@ -59,6 +61,7 @@ class Scheduler:
     sync_every_tasks: int | None = None
     _last_sync: float | None = None
     _tasks_since_sync = 0
+    watch: BeatWatch | None = None
     logger = logger
 
     def __init__(
@@ -230,11 +233,17 @@ class Scheduler:
             result = self.apply_async(entry, producer=producer, advance=False)
         except Exception as exc:
             logger.exception("Message Error: %s", exc)
+            self._note(entry, sent=False)
         else:
+            self._note(entry, sent=True)
             if result is not None and hasattr(result, "id"):
                 logger.debug("%s sent. id->%s", entry.task, result.id)
             else:
                 logger.debug("%s sent.", entry.task)
+
+    def _note(self, entry: Any, *, sent: bool) -> None:
+        if self.watch is not None:
+            self.watch.note(entry.name, sent=sent)
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """Publish an entry's task; returns its result.

@@ -16,6 +16,7 @@ from emq_compat.shim.beat.clock import StepWatch
 from emq_compat.shim.beat.persistent import PersistentScheduler
 from emq_compat.shim.beat.remote import Answering, AnsweringOverKombu
 from emq_compat.shim.beat.scheduler import Scheduler, logger
+from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.surface.imports import load_extension_class_names, symbol_by_name
 from emq_compat.shim.surface.names import host_format, nodename, nodesplit
@@ -49,7 +50,7 @@ class Service:
 
     Attributes:
         effective_max_interval: the scheduler's longest sleep, once it runs.
-        moved_at: when (monotonic) the loop was last seen to move.
+        watch: what the loop does.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Service:
         self.remote_control = bool(enabled)
         self.hostname = hostname
         self.effective_max_interval: float | None = None
-        self.moved_at = time.monotonic()
+        self.watch = BeatWatch()
         self._is_shutdown = False
         self._is_stopped = threading.Event()
 
@@ -120,14 +121,17 @@ class Service:
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
         self.effective_max_interval = self.scheduler.max_interval
-        self.moved_at = time.monotonic()
+        age_s = self.app.conf.beat_remote_control_max_tick_age
+        self.watch.limit_s = STUCK_S if age_s is None else float(age_s)
+        self.scheduler.watch = self.watch
+        self.watch.begin(getattr(self.scheduler, "leader", None))
         answering = self._answering()
         steps = StepWatch()
         try:
             while not self._is_shutdown:
                 steps.stepped(self.app.now())  # what changes while it looks at the entries counts, too
                 interval = self.scheduler.tick()
-                self.moved_at = time.monotonic()
+                self.watch.ticked(None if self.watch.leads is False else self.scheduler)
                 if interval and interval > 0:
                     logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
                     self._rest(interval, steps)
@@ -160,7 +164,7 @@ class Service:
         while not self._is_shutdown and (left_s := until - time.monotonic()) > 0:
             if select.select([self._wake_r], [], [], min(left_s, _LOOK_S))[0]:
                 return
-            self.moved_at = time.monotonic()
+            self.watch.turned()
             if steps.stepped(self.app.now()):
                 logger.warning("beat: the clock was changed")
                 return

@@ -322,7 +322,7 @@ def test_a_beat_that_stands_still_is_stuck(broker: BrokerHere) -> None:
     app = app_on(broker, {})
     service = Service(app, remote_control=True)
     answering = Answering(service, "clock@here")
-    service.moved_at = time.monotonic() - 100
+    service.watch.turned_at = time.monotonic() - 100
     stuck = []
     for longest_s, setting in ((None, None), (5, None), (60, None), (60, 90), (60, 0)):
         service.effective_max_interval = longest_s

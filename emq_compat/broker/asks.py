@@ -24,6 +24,7 @@ from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.records import SEQUENCE_MASK, DeadLetter, Moment, as_publish
 from emq_compat.broker.term_asks import TERM_VERBS
 from emq_compat.broker.traces import TRACES
+from emq_compat.broker.workflows import WORKFLOWS
 from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageError
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
@@ -362,7 +363,7 @@ def _of_client(verb: Callable[[Engine, bytes, Arguments, Moment], Any]) -> Verb:
     return lambda asks, client, command, arguments, now: verb(asks._engine, client, arguments, now)
 
 
-_ENGINE_VERBS = PERIODIC | MOVES | PAUSES | OVERVIEW | TRACES | TERM_VERBS
+_ENGINE_VERBS = PERIODIC | MOVES | PAUSES | OVERVIEW | TRACES | WORKFLOWS | TERM_VERBS
 
 Verb = Callable[["Asks", bytes, Ask, Arguments, Moment], Any]
 _VERBS: dict[str, Verb] = {

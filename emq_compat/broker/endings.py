@@ -20,6 +20,7 @@ from emq_compat.broker.locks import Locks
 from emq_compat.broker.queues import MessageQueue, QueueSet
 from emq_compat.broker.records import Moment, queue_of
 from emq_compat.broker.results import Results, failure_body
+from emq_compat.broker.steps import Steps
 from emq_compat.broker.stock import reply_body
 from emq_compat.errors import MessageError
 from emq_compat.message import (
@@ -53,6 +54,7 @@ class Endings:
         chords: those that await something.
         locks: the unique keys that messages hold.
         failing: what failed last.
+        steps: the steps of workflows that ended last.
         requesters: msgid → the client that asked for the REPLY itself, and the msgid that it knows (that of
             the first try); of messages waiting, held and in flight.
     """
@@ -66,6 +68,8 @@ class Endings:
         self.chords = Chords(desk, queues)
         self.locks = Locks(desk, queues)
         self.failing = Failing()
+        self.steps = Steps()
+        self._to_come = self.steps.roots
         self._followed = self.locks.followed
         self.requesters: dict[str, tuple[bytes, str]] = {}
 
@@ -90,6 +94,8 @@ class Endings:
         """
         if state == FAILURE:
             self.failing.note(headers, msgid, body, now)
+        if headers.chord or follow_ups or headers.task_id in self._to_come:
+            self.steps.note(headers, state, now, follow_ups)
         if headers.task_id and state not in (IGNORED, REJECTED):
             self._store(headers, state, body, now, keep=keep)
         if headers.once:
@@ -128,6 +134,8 @@ class Endings:
         self.answer(msgid, body)
         if state == FAILURE:
             self.failing.note(headers, msgid, body, now)
+        if headers.chord or headers.task_id in self._to_come:
+            self.steps.note(headers, state, now)
         if headers.task_id:
             self._store(headers, state, body, now, keep=keep)
         if headers.once:
@@ -261,6 +269,8 @@ class Endings:
             limit = self._desk.options.max_message_bytes
             if len(payload) > limit:
                 return f"with its values the chord's body has {len(payload)} bytes; the limit is {limit}"
+        if body.headers.task_id:
+            self.steps.follows(body.headers.task_id, _awaited(body.headers))
         headers = replace(body.headers, awaits="", immutable=False)
         queue = self._queues.by_id[queue_of(body.home)]
         self._desk.counters["published"] += 1
@@ -273,6 +283,7 @@ class Endings:
         self.answer(body.msgid, reply)
         if state == FAILURE:
             self.failing.note(headers, body.msgid, reply, now)
+        self.steps.note(headers, state, now, chord=_awaited(headers))
         if headers.task_id:
             self._store(headers, state, reply, now)
         if headers.once:
@@ -283,6 +294,11 @@ class Endings:
         self._journal.finish(body.key, body.msgid)
         if self._followed:
             self._end_followers(body.msgid, headers, state, reply, now)
+
+
+def _awaited(headers: Headers) -> str:
+    """Return the id of the chord that a body awaits."""
+    return headers.awaits.rpartition(":")[0]
 
 
 def _replaces(settled: Headers, state: str) -> bool:

@@ -96,6 +96,7 @@ class Engine:
         self.gates = self.flights.gates
         self.endings = self.flights.endings
         self.failing = self.endings.failing
+        self.steps = self.endings.steps
         self.receipts = Receipts(self.desk)
         self._reply_acks = self.receipts.replies
         self.exchanges = Exchanges(self.desk, self.queues)

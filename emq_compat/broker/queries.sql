@@ -247,8 +247,10 @@ SELECT key, owner, until, expires FROM locks WHERE key > ? ORDER BY key LIMIT ?
 SELECT count(*) FROM locks
 
 -- name: find
-SELECT key, msgid, headers, x'', attempt, losses, home, gate FROM messages
-    WHERE instr(headers || ',', ?) AND key NOT IN (SELECT key FROM in_flight) LIMIT 1
+-- behind: the headers from the value of `id` on, which ends at a comma
+WITH found AS (SELECT *, substr(headers, instr(',' || headers, ',id:') + 3) AS behind FROM messages)
+SELECT key, msgid, headers, x'', attempt, losses, home, gate, substr(behind, 1, instr(behind || ',', ',') - 1) AS id
+    FROM found WHERE id IN (SELECT value FROM json_each(?)) AND key NOT IN (SELECT key FROM in_flight)
 
 -- name: put_lock
 INSERT INTO locks (key, owner, until, expires) VALUES (?, ?, ?, ?)

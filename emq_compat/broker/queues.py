@@ -11,10 +11,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from itertools import islice
 from typing import TypeAlias
 
 from emq_compat.broker.journal import Journal
-from emq_compat.broker.records import RANKS, SEQUENCE_MASK, Waiting, home_key, marked
+from emq_compat.broker.records import RANKS, SEQUENCE_MASK, StoredMessage, Waiting, home_key, marked
 from emq_compat.message import Headers
 
 __all__ = ["DEFAULT_QUEUE", "ENTRY_BYTES", "MessageQueue", "QueueSet", "WindowBudget"]
@@ -376,6 +377,20 @@ class MessageQueue:
                 if first is not None:
                     found.append((first.key, first.msgid))
         return min(((key & SEQUENCE_MASK, msgid) for key, msgid in found), default=None)
+
+    def front(self, most: int) -> list[Waiting | StoredMessage]:
+        """Return some of those that are handed out next, at most so many; they stay where they are."""
+        found: list[Waiting | StoredMessage] = []
+        for index in self._nonempty:
+            rank, room = self._ranks[index], most - len(found)
+            if room <= 0:
+                break
+            if rank.window:
+                found += islice(rank.window, room)
+            elif rank.more:
+                rows = self._journal.read_messages(rank.first, rank.last, room)
+                found += (row for row in rows if not self._skip(row.key))
+        return found
 
     def pop_set_aside(self, task: str) -> Waiting:
         """Take the first message that was set aside for ``task``."""

@@ -313,12 +313,11 @@ class Store(Database):
         count: int = self._rows("count_locks")[0][0]
         return count
 
-    def find(self, task_id: str) -> MarkedMessage | None:
+    def find(self, task_ids: Sequence[str]) -> dict[str, MarkedMessage]:
         """See Journal."""
-        if found := self.marked_as(task_id):
-            return found[0]
-        rows = self._rows("find", (f"id:{quote(task_id, safe='')},",))
-        return MarkedMessage(StoredMessage(*rows[0][:6]), *rows[0][6:]) if rows else None
+        written = {quote(task_id, safe=""): task_id for task_id in task_ids}
+        rows = self._rows("find", (json.dumps(list(written)),))
+        return {written[row[-1]]: MarkedMessage(StoredMessage(*row[:6]), *row[6:-1]) for row in rows}
 
     def put_lock(self, row: LockRow) -> None:
         """Store who holds a unique key."""

@@ -91,7 +91,8 @@ def _told(engine: Engine, task_id: str, now: Moment) -> str:
     if (chord := engine.chords.by_task.get(task_id)) is not None:
         parts = f"{chord.arrived} of {chord.size + chord.grown} parts" if chord.size >= 0 else "its parts"
         return f"held: {parts} of its chord {chord.id} have ended"
-    row = journal.find(task_id)
+    marked = journal.marked_as(task_id)
+    row = marked[0] if marked else journal.find([task_id]).get(task_id)
     if row is None:
         stored = engine.results.get((task_id,)).get(task_id)
         if stored is not None and stored.state in FINAL_STATES:

@@ -12,7 +12,7 @@ from typing import Any
 from emq_compat.broker.engine import Engine
 from emq_compat.broker.records import InFlight, MarkedMessage, Moment, StoredMessage, queue_of
 from emq_compat.errors import MessageError
-from emq_compat.message import Headers
+from emq_compat.message import FINAL_STATES, Headers
 
 __all__ = ["TRACES"]
 
@@ -21,7 +21,7 @@ Arguments = dict[str, Any]
 _MOST = 200
 #: A larger payload or reply isn't shown.
 _SHOWN_BYTES = 64 << 10
-#: Messages that have no mark in the journal are looked for one by one, if there are no more than these.
+#: Messages that have no mark in the journal are looked through, once for all ids, if there are no more.
 _LOOKED_THROUGH = 50_000
 
 
@@ -30,6 +30,7 @@ def _trace(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
     if not isinstance(ids, list) or len(ids) > _MOST or not all(isinstance(one, str) and one for one in ids):
         raise MessageError(f"trace takes 'ids', a list of at most {_MOST} task ids")
     told = {task_id: _where(engine, task_id, now) for task_id in ids}
+    missing = []
     for task_id in ids:
         # One by one: together they may be more than an answer holds.
         stored = engine.results.get((task_id,)).get(task_id)
@@ -37,6 +38,26 @@ def _trace(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
             told[task_id]["state"] = stored.state
             if len(stored.body) <= _SHOWN_BYTES:
                 told[task_id]["reply"] = stored.body.decode("utf-8", "replace")
+        if told[task_id]["where"] == "unknown" and (stored is None or stored.state not in FINAL_STATES):
+            missing.append(task_id)
+    for task_id, found in _looked_for(engine, missing, now).items():
+        told[task_id].update(found)
+    return told
+
+
+def _looked_for(engine: Engine, task_ids: list[str], now: Moment) -> dict[str, dict[str, Any]]:
+    """Look through what waits without a mark; return what is told of those that are found."""
+    waiting = sum(queue.total for queue in engine.queues.by_name.values())
+    if not task_ids or not waiting:
+        return {}
+    if waiting > _LOOKED_THROUGH:
+        return {task_id: {"unsearched": True} for task_id in task_ids}
+    journal = engine.desk.journal
+    told = {}
+    for task_id, one in journal.find(task_ids).items():
+        # What is found by looking through all comes without its payload.
+        whole = journal.read_message(one.message.key)
+        told[task_id] = _waiting(engine, one if whole is None else one._replace(message=whole), now)
     return told
 
 
@@ -52,16 +73,7 @@ def _where(engine: Engine, task_id: str, now: Moment) -> dict[str, Any]:
         parts = {"ended": chord.arrived, "of": chord.size + chord.grown if chord.size >= 0 else None}
         return {"where": "held", "parts": parts, **_message(engine, chord.body.headers, message)}
     found = journal.marked_as(task_id)
-    if found:
-        return _waiting(engine, found[0], now)
-    if sum(queue.total for queue in engine.queues.by_name.values()) > _LOOKED_THROUGH:
-        return {"where": "unknown", "unsearched": True}
-    one = journal.find(task_id)
-    if one is None:
-        return {"where": "unknown"}
-    # What is found by looking through all comes without its payload.
-    whole = journal.read_message(one.message.key)
-    return _waiting(engine, one if whole is None else one._replace(message=whole), now)
+    return _waiting(engine, found[0], now) if found else {"where": "unknown"}
 
 
 def _running(engine: Engine, flight: InFlight, now: Moment) -> dict[str, Any]:

@@ -73,6 +73,40 @@ def test_a_large_backlog_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) 
     assert {"where": "unknown", "unsearched": True} == traced(b, f"t-{msgid}")[f"t-{msgid}"]
 
 
+def test_what_waits_is_looked_through_once() -> None:
+    """For all ids together, and not for those that have ended; what is found has its payload."""
+    b = Bench()
+    (first, second, third) = b.publish(3)
+    looks: list[list[str]] = []
+    find = b.store.find
+    b.store.find = lambda ids: looks.append(list(ids)) or find(ids)  # type: ignore[method-assign, func-returns-value]
+    (handed,) = b.worker()
+    b.reply(handed)
+    ids = [f"t-{one}" for one in (first, second, third)]
+    told = traced(b, *ids, "nobody")
+    assert [[*ids[1:], "nobody"]] == looks
+    assert ["unknown", "waiting", "waiting", "unknown"] == [told[one]["where"] for one in [*ids, "nobody"]]
+    assert '["run"' in told[ids[1]]["payload"]
+    assert "unknown" == traced(b, ids[0])[ids[0]]["where"]
+    assert 1 == len(looks)
+
+
+def test_ids_with_odd_characters_are_found() -> None:
+    """A task's id is found as it was given, whatever stands in front of it in the headers."""
+    b = Bench()
+    odd = "a,b é%2C"
+    headers = b"grid:5,id:a%2Cb%20%C3%A9%252C"
+    payload = Job(path="m", callable="f").encode()
+    b.turn(
+        (
+            CLIENT,
+            Request(msgid="m", queue="q", headers=Headers(task_id=odd), payload=payload, header_text=headers),
+        )
+    )
+    assert "waiting" == traced(b, odd)[odd]["where"]
+    assert "unknown" == traced(b, "5")["5"]["where"]
+
+
 def test_wrong_ids_are_refused() -> None:
     """Ids are texts, and no more than 200."""
     for ids in (None, [1], [""], ["x"] * 201):
@@ -140,6 +174,26 @@ def test_a_chords_body_stands_below_its_parts() -> None:
     tree = workflow(Traces(tasks), "r", show_args=False)["tree"]
     parts = [("p", "FAILURE"), ("r", "STARTED"), ("z", "PENDING")]
     assert ("a", "SUCCESS", *parts) == outline(tree)
+
+
+def test_parts_that_name_each_other_nowhere_stand_together() -> None:
+    """What else was seen of a workflow stands beside what was asked for, a chord's body behind its parts."""
+    tasks = {
+        "p": {**message(), "body": "z"},
+        "r": ended("FAILURE"),
+        "z": {**message("held"), "parts": {"ended": 1, "of": 2}},
+    }
+    for asked in "prz":
+        shown = workflow(
+            Traces(tasks), asked, show_args=False, beside=dict.fromkeys(["p", "r", "z", "gone"], "t")
+        )
+        parts = sorted([("p", "STARTED"), ("r", "FAILURE")], key=lambda part: part[0] != asked)
+        assert ("", "", *parts, ("z", "PENDING")) == outline(shown["tree"])
+        assert "3 tasks together" == shown["tree"]["task"]
+    chain = {"a": ended("SUCCESS", "b"), "b": ended()}
+    shown = workflow(Traces(chain), "b", show_args=False, beside={"a": "t.a", "b": "t.b"})
+    assert "t.a" == shown["tree"]["task"]
+    assert ("a", "SUCCESS", ("b", "SUCCESS")) == outline(shown["tree"])
 
 
 def test_what_is_hostile_has_an_end() -> None:

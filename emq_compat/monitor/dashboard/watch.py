@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from emq_compat.errors import EmqError
+from emq_compat.errors import BrokerRefused, EmqError
 from emq_compat.monitor.overview.history import History, away
 from emq_compat.monitor.overview.look import ANSWER_S, Asker, look
+from emq_compat.monitor.overview.workflows import Workflows
 
 __all__ = ["DEAD_SHOWN", "Watch"]
 
@@ -25,8 +26,8 @@ logger = logging.getLogger("emq_compat.dashboard")
 #: Dead letters that the page lists at first.
 DEAD_SHOWN = 100
 _QUEUE = 4
-#: Schedules are asked for with the first of so many overviews.
-_SCHEDULES_EVERY = 3
+#: Schedules and workflows are asked for with the first of so many overviews.
+_SELDOM = 3
 
 
 class _Browser:
@@ -56,6 +57,8 @@ class Watch:
         self._client = client
         self._every_s = every_s
         self._history = History()
+        self._workflows = Workflows()
+        self._broker = ""
         self._browsers: set[_Browser] = set()
         #: Section of the page → its JSON text, as it is now.
         self._sections: dict[str, str] = {}
@@ -75,6 +78,10 @@ class Watch:
     def looks(self) -> int:
         """How often the broker was asked."""
         return self._looks
+
+    def beside(self, task_id: str) -> dict[str, str]:
+        """Return id → name of the tasks that were seen of the workflow that a task belongs to."""
+        return self._workflows.members(task_id)
 
     def look_soon(self) -> None:
         """Look again at once: something was changed."""
@@ -144,10 +151,15 @@ class Watch:
         browser.behind = False
 
     def _ask(self) -> dict[str, Any]:
-        schedules = self._looks % _SCHEDULES_EVERY == 0 or "schedules" not in self._sections
+        seldom = self._looks % _SELDOM == 0 or "schedules" not in self._sections
         everything = "failures" not in self._sections
-        sections = look(self._client, self._history, everything=everything, schedules=schedules)
+        sections = look(self._client, self._history, everything=everything, schedules=seldom)
         self._looks += 1
+        if self._broker != (broker := sections["broker"]["id"]):
+            self._broker = broker
+            self._workflows.clear()
+        if seldom:
+            sections["workflows"] = self._listed()
         dead = sections["totals"]["dead"]
         if dead != self._dead_seen or "dead" not in self._sections:
             sections["dead"] = []
@@ -155,6 +167,15 @@ class Watch:
                 sections["dead"] = self._client.ask("dead_list", timeout_s=ANSWER_S, limit=DEAD_SHOWN)
             self._dead_seen = dead
         return sections
+
+    def _listed(self) -> list[dict[str, Any]] | None:
+        """Return the workflows; None: the broker is older and tells nothing of them."""
+        known = self._workflows
+        try:
+            told = self._client.ask("workflows", timeout_s=ANSWER_S, after=known.after, ids=known.unsettled())
+        except BrokerRefused:
+            return None
+        return known.note(told)
 
 
 def _joined(sections: Mapping[str, str]) -> str:

@@ -243,7 +243,10 @@ class _Site:
         task_id = request.query_params.get("id", "").strip()
         if not task_id or len(task_id) > 1024:
             raise Refused(400, "which task? `id` is missing")
-        tree = await asyncio.to_thread(workflow, self._client, task_id, show_args=self._shown.args)
+        beside = self._watch.beside(task_id)
+        tree = await asyncio.to_thread(
+            workflow, self._client, task_id, show_args=self._shown.args, beside=beside
+        )
         return _Told(tree)
 
     async def worker(self, request: Request, session: Session) -> Response:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from emq_compat.chain_steps import steps_of
 from emq_compat.errors import MessageError
-from emq_compat.message import Job
+from emq_compat.message import FINAL_STATES, Job
 from emq_compat.monitor.dashboard.broker import Broker
 from emq_compat.monitor.dashboard.details import arguments_in
 
@@ -64,8 +65,9 @@ class _Task:
 
 
 class _Tree:
-    def __init__(self, broker: Broker, *, show_args: bool) -> None:
+    def __init__(self, broker: Broker, names: Mapping[str, str], *, show_args: bool) -> None:
         self._broker = broker
+        self._names = names
         self._show_args = show_args
         self._tasks: dict[str, _Task] = {}
         self._placed: set[str] = set()
@@ -93,8 +95,16 @@ class _Tree:
             task_id = above
         return task_id
 
-    def fetch_below(self, task_id: str) -> None:
-        level, seen = [task_id], {task_id}
+    def first_of(self, task_id: str) -> str:
+        """Return the id of the first of those that led to a task, as far as their results name each other."""
+        parents = {child: task.id for task in self._tasks.values() for child in task.children}
+        seen = {task_id}
+        while (parent := parents.get(task_id)) is not None and parent not in seen:
+            seen.add(task_id := parent)
+        return task_id
+
+    def fetch_below(self, task_ids: Sequence[str]) -> None:
+        level, seen = list(task_ids), set(task_ids)
         for _ in range(_LEVELS):
             below = [child for one in level if one in self._tasks for child in self._below(self._tasks[one])]
             level = [one for one in dict.fromkeys(below) if one not in seen]
@@ -105,7 +115,10 @@ class _Tree:
         self.cut = bool(level)
 
     def _below(self, task: _Task) -> list[str]:
-        found = [*task.children, *(_id_of(step) for step in [*_callbacks(task), *_steps(task)[:1]])]
+        found = task.children
+        if task.told.get("state") in FINAL_STATES:
+            # As long as it waits or runs there are no messages of these yet.
+            found += [_id_of(step) for step in [*_callbacks(task), *_steps(task)[:1]]]
         if isinstance(task.told.get("body"), str):
             found.append(task.told["body"])
         return [one for one in found if one]
@@ -127,6 +140,21 @@ class _Tree:
                 children.append({**self.node(body), "role": "when all parts have ended"})
         told["children"] = children
         return told
+
+    def joined(self, first: dict[str, Any], others: Sequence[str]) -> dict[str, Any]:
+        """Return a tree together with those tasks that are not in it; the body of a chord comes last."""
+        known = [first["id"], *others]
+        bodies = [one for one in known if self._tasks[one].told["where"] == "held"]
+        bodies += [body for one in known if (body := self._body_of(one)) in known and body not in bodies]
+        nodes = [] if first["id"] in bodies else [first]
+        nodes += [self.node(one) for one in others if one not in self._placed and one not in bodies]
+        for body in bodies:
+            node = first if body == first["id"] else None if body in self._placed else self.node(body)
+            if node is not None:
+                nodes.append({**node, "role": "when all parts have ended"})
+        if len(nodes) == 1:
+            return nodes[0]
+        return {"id": "", "task": f"{len(nodes)} tasks together", "state": "", "children": nodes}
 
     def _body_of(self, task_id: str) -> str | None:
         task = self._tasks.get(task_id)
@@ -171,7 +199,7 @@ class _Tree:
             state = "STARTED"
         told.update(
             id=task.id,
-            task=task.told.get("task") or str(task.reply.get("name") or ""),
+            task=task.told.get("task") or str(task.reply.get("name") or self._names.get(task.id, "")),
             state=state or ("PENDING" if task.known else "UNKNOWN"),
         )
         error = task.reply.get("error")
@@ -189,18 +217,28 @@ class _Tree:
         return told
 
 
-def workflow(broker: Broker, task_id: str, *, show_args: bool) -> dict[str, Any]:
+def workflow(
+    broker: Broker, task_id: str, *, show_args: bool, beside: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the tree of the workflow that a task belongs to: ``asked``, ``found``, ``tree``, ``cut``.
+
+    ``beside``: id → name of tasks that are known to belong to it, too, as the parts of a group, of which none
+    names the others.
 
     Raises:
         EmqError: the broker doesn't answer.
     """
-    tree = _Tree(broker, show_args=show_args)
+    tree = _Tree(broker, beside, show_args=show_args)
     root = tree.root_of(task_id)
-    tree.fetch_below(root)
-    shown = tree.node(root, top=True)
+    tree.fetch(beside)
+    root = tree.first_of(root)
+    others = [one for one in beside if one != root and one in tree._tasks and tree._tasks[one].known]
+    tree.fetch_below([root, *others])
+    shown = tree.node(root, top=not others)
     if task_id not in tree._placed:
-        shown = tree.node(task_id, top=True)
+        shown = tree.node(task_id, top=not others)
+    if others:
+        shown = tree.joined(shown, others)
     return {
         "asked": task_id,
         "found": tree._tasks[task_id].known,

@@ -21,7 +21,18 @@ class FakeBroker:
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Any] = {"overview": overview(), "dead_list": []}
+        self.answers: dict[str, Any] = {
+            "overview": overview(),
+            "dead_list": [],
+            "workflows": {
+                "at": 1000.0,
+                "number": 0,
+                "ended": [],
+                "members": [],
+                "chords": [],
+                "states": {},
+            },
+        }
         self.workers: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.on_ask: Callable[[], object] = lambda: None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from emq_compat.celery_shim import chain, chord
+from emq_compat.celery_shim import chain, chord, group
 from emq_compat.message import Headers, Job, Publish
 from tests.broker_process import Broker
 from tests.browser import Browser, browser
@@ -42,6 +42,12 @@ def fail(text):
 @app.task
 def sleep(seconds, *before):
     time.sleep(seconds)
+
+
+@app.task
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
 
 
 @app.task
@@ -291,6 +297,38 @@ def test_a_task_is_found_with_its_workflow(scene: Scene) -> None:
     scene.window.press_enter("#find-id")
     scene.row("#task", "The broker knows no task with this id.")
     scene.window.click("#task [data-close]")
+
+
+def test_workflows_are_listed_and_lead_to_their_trees(scene: Scene) -> None:
+    """A chain while it runs and when it is done, a group, and a chord that failed; a row opens the tree."""
+    steps = chain(
+        scene.tasks.add.s(1, 2), scene.tasks.wait_for.si(str(scene.folder / "go")), scene.tasks.add.si(3, 4)
+    )
+    last = steps.apply_async()
+    first = last.parent.parent
+    row = f'[data-workflow="{first.id}"]'
+    scene.row(row, f"{NAME}.add", "chain", "runs", f"with {NAME}.wait_for")
+    scene.window.click(f"{row} button")
+    scene.row("#task", "done", "runs", "to come")
+    scene.window.click("#task [data-close]")
+    (scene.folder / "go").touch()
+    scene.row(row, "✓ done", "3")
+    scene.window.click(f"{row} button")
+    scene.row("#task", f"{NAME}.add", "Workflow")
+    assert 3 == scene.window.count("#task .tree li")
+    assert 3 == scene.window.count("#task .tree .tag.ok")
+    scene.window.click("#task [data-close]")
+    together = group([scene.tasks.add.s(n, n) for n in range(3)]).apply_async(queue="idle")
+    row = f'[data-workflow="{together.id}"]'
+    scene.row(row, f"{NAME}.add", "group", "waits", "3")
+    scene.window.click(f"{row} button")
+    scene.row("#task", "3 tasks together", "waits in idle")
+    assert 4 == scene.window.count("#task .tree li")
+    scene.window.click("#task [data-close]")
+    body = chord([scene.tasks.add.s(1, 1), scene.tasks.add.s(1, "1")])(scene.tasks.add.si(0, 0))
+    row = f'[data-workflow="{body.parent.id}"]'
+    scene.row(row, f"{NAME}.add", "chord", "failed")
+    scene.client.ask("purge", queue="idle")
 
 
 def test_a_hidden_page_asks_nothing(scene: Scene) -> None:

@@ -14,6 +14,9 @@ from tests.monitor.dashboard.fake import FakeBroker
 pytestmark = pytest.mark.unit
 
 
+_RUNS = {"queue": "q", "worker": "w", "for_s": 0.0, "attempt": 1}
+
+
 class Traces(FakeBroker):
     """Knows any number of tasks, from ``0`` on, each followed by the next: its child, or its callback."""
 
@@ -31,7 +34,8 @@ class Traces(FakeBroker):
             return {"where": "unknown", "state": "SUCCESS", "reply": json.dumps(reply)}
         callback = {"task": "t", "options": {"task_id": str(following)}}
         job = Job(path="m", callable="f", celery={"callbacks": [callback]})
-        return {"where": "waiting", "queue": "q", "payload": job.encode().decode()}
+        # It has ended, and its consumer has not yet acknowledged it.
+        return {"where": "running", "state": "SUCCESS", "payload": job.encode().decode(), **_RUNS}
 
 
 @pytest.mark.parametrize("ended", [True, False])

@@ -101,7 +101,7 @@ function named(node) {
 
 function branch(node, asked) {
   const name = node.id ? button(named(node), () => openTask(node.id), { class: "link", title: node.id }) : h("span", {}, node.task);
-  const line = h("div", { class: node.id === asked ? "asked" : "" }, node.role ? h("span", { class: "role" }, node.role) : null, stateTag(node), name, h("span", { class: "note" }, node.error ?? where(node)));
+  const line = h("div", { class: node.id === asked ? "asked" : "" }, node.role ? h("span", { class: "role" }, node.role) : null, node.state ? stateTag(node) : null, name, h("span", { class: "note" }, node.error ?? where(node)));
   return h("li", { "data-task": node.id }, line, node.children.length ? h("ul", {}, ...node.children.map((child) => branch(child, asked))) : null);
 }
 

@@ -10,8 +10,9 @@ import { state } from "./state.js";
 import { showTotals, showVerdict } from "./verdict.js";
 import { span } from "./words.js";
 import { showWorkers } from "./workers.js";
+import { showWorkflows, tickWorkflows } from "./workflows.js";
 
-const SHOW = { verdict: showVerdict, totals: showTotals, queues: showQueues, workers: showWorkers, failures: showFailures, dead: showDead, schedules: showSchedules };
+const SHOW = { verdict: showVerdict, totals: showTotals, queues: showQueues, workers: showWorkers, failures: showFailures, dead: showDead, schedules: showSchedules, workflows: showWorkflows };
 
 export function update(told) {
   if (told.broker) {
@@ -31,6 +32,7 @@ export function update(told) {
   for (const [name, show] of Object.entries(SHOW)) if (name in told) show(told[name]);
   // What only time changes.
   if (!("failures" in told)) tickFailures();
+  if (!("workflows" in told)) tickWorkflows();
   if (!("dead" in told) && state.sections.dead) showDead(state.sections.dead);
   if (!("schedules" in told) && state.sections.schedules) showSchedules(state.sections.schedules);
   freshness();

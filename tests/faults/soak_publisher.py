@@ -4,7 +4,7 @@
 
 Nine of ten messages go in pipelines, the others one by one. Of every fiftieth the result is read, two
 seconds later. It prints how many were published after each second, and in the end ``published N, read M,
-wrong W, refused R``.
+wrong W, refused R, late L``: what can't be read within half a minute may have expired, and isn't asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.faults.soak_tasks import TASKS, app, fails, plain
 STEP_S = 0.1
 #: With more than so many messages waiting it publishes nothing, so that what is measured stays bounded.
 MOST_WAITING = 30_000
+LATE_S = 30.0
 
 
 class Publisher:
@@ -32,6 +33,7 @@ class Publisher:
         self.read = 0
         self.wrong = 0
         self.refused = 0
+        self.late = 0
         self._results: deque[tuple[float, int, AsyncResult[Any]]] = deque()
 
     def publish(self, count: int) -> None:
@@ -52,7 +54,10 @@ class Publisher:
         """Read the results that were published two seconds ago."""
         now = time.monotonic()
         while self._results and self._results[0][0] <= now:
-            _, n, result = self._results.popleft()
+            due, n, result = self._results.popleft()
+            if time.monotonic() - due > LATE_S:
+                self.late += 1
+                continue
             task = TASKS[n % 100]
             value = result.get(timeout=120, propagate=False)
             self.read += 1
@@ -92,7 +97,7 @@ def main(url: str, total: int, rate: float) -> None:
     time.sleep(2.0)
     publisher.read_due()
     client.close()
-    counts = {name: getattr(publisher, name) for name in ("read", "wrong", "refused")}
+    counts = {name: getattr(publisher, name) for name in ("read", "wrong", "refused", "late")}
     print(f"published {publisher.n}, {', '.join(f'{name} {n}' for name, n in counts.items())}", flush=True)
 
 

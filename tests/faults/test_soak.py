@@ -17,7 +17,7 @@ def check(report: Report, tasks: int) -> None:
     assert [] == report.missed
     assert [] == report.doubled
     assert [] == report.ended
-    assert f"published {tasks}, read {report.read}, wrong 0, refused 0" == report.said
+    assert f"published {tasks}, read {report.read}, wrong 0, refused 0, late 0" == report.said
     assert {"broker", "client", "worker", "forked"} == {course.role for course in report.courses}
     for course in report.courses:
         first, last, _ = course.fds

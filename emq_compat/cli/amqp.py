@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from typing import Any
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.context import root_context
-from emq_compat.cli.table import printable, table
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
+from emq_compat.table import Column, names, printable, table
 from emq_compat.words import amount
 
 __all__ = ["amqp"]
@@ -88,15 +88,16 @@ def _run(client: Client, words: list[str]) -> None:
 
 
 @shell.command("queue.list")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
+@json_option("Print them as one JSON array.")
 @click.pass_obj
 def _list(client: Client, as_json: bool) -> None:
     """Show the queues."""
+    queues = client.ask("queues")
     if as_json:
-        click.echo(json.dumps(client.ask("queues"), ensure_ascii=False))
+        tell(queues)
         return
-    heads = ("name", "waiting", "delayed", "in_flight", "workers")
-    click.echo(table(heads, [[queue[head] for head in heads] for queue in client.ask("queues")]))
+    columns = (names("name"), *map(Column, ("waiting", "delayed", "in_flight", "workers")))
+    click.echo(table(columns, [[queue[column.head] for column in columns] for queue in queues]))
 
 
 @shell.command("queue.declare")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from emq_compat.broker.running import run_broker
+from emq_compat.cli.as_json import json_option
 from emq_compat.cli.journal import check_journal, salvage_journal
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
@@ -107,7 +108,7 @@ _DEFAULTS = BrokerConfig()
     metavar="[HOST:]PORT",
     help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --check or --salvage: tell it as JSON.")
+@json_option("With --check or --salvage: tell it as one JSON object.")
 @click.option(
     "--log-format",
     type=click.Choice(("text", "json")),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from emq_compat.cli.table import printable
+from emq_compat.table import printable
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -111,6 +112,11 @@ def indented(text: str, by: int = 4) -> str:
 
 
 def root_context() -> CLIContext:
-    """Return what stood before the command that runs; where a command is called by itself, nothing did."""
+    """Return what stood before the command that runs.
+
+    Where a command is called by itself, as those of the shell of ``amqp`` are, nothing did; NO_COLOR counts.
+    """
     found = click.get_current_context().find_root().obj
-    return found if isinstance(found, CLIContext) else CLIContext(None)
+    if isinstance(found, CLIContext):
+        return found
+    return CLIContext(None, no_color=bool(os.environ.get("NO_COLOR")))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import printable, table
 from emq_compat.client import Client
+from emq_compat.table import names, printable, table, whole
 from emq_compat.words import amount
 
 __all__ = ["dead"]
@@ -29,7 +29,7 @@ def dead() -> None:
 @click.option(
     "--after", type=click.IntRange(min=0), default=0, metavar="KEY", help="Only those behind this key."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("Print them as one JSON array.")
 @talks_to_broker
 def list_(connection: Connection, limit: int, after: int, as_json: bool) -> None:
     """List dead letters, oldest first."""
@@ -43,7 +43,7 @@ def list_(connection: Connection, limit: int, after: int, as_json: bool) -> None
             rows += page
             after = page[-1]["key"]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        tell(rows)
         return
     if not rows:
         click.echo("No dead letters." if not total else "No more dead letters.")
@@ -52,46 +52,51 @@ def list_(connection: Connection, limit: int, after: int, as_json: bool) -> None
         (row["key"], _when(row["at"]), row["queue"], row["task"] or "-", row["task_id"] or "-", row["reason"])
         for row in rows
     ]
-    click.echo(table(("key", "since", "queue", "task", "id", "reason"), lines))
+    click.echo(table(("key", whole("since"), names("queue"), names("task"), "id", "reason"), lines))
     if len(rows) == limit and limit < total:
         click.echo(f"There are {total:,} in all; more: --after {after}", err=True)
 
 
 @dead.command("show")
 @click.argument("key", type=click.IntRange(min=0))
-@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@json_option()
 @talks_to_broker
 def show(connection: Connection, key: int, as_json: bool) -> None:
     """Show one dead letter with its headers and payload."""
     with connection.client() as client:
         letter = client.ask("dead_show", key=key)
     if as_json:
-        click.echo(json.dumps(letter, ensure_ascii=False))
+        tell(letter)
         return
     letter["at"] = _when(letter["at"])
     width = max(map(len, letter))
-    for name, value in letter.items():
-        click.echo(f"{name.ljust(width)}  {printable(str(value))}")
+    for member, value in letter.items():
+        click.echo(f"{member.ljust(width)}  {printable(str(value))}")
 
 
 @dead.command("requeue")
 @click.argument("keys", type=click.IntRange(min=0), nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of them.")
+@json_option("Print how many as a JSON object.")
 @talks_to_broker
-def requeue(connection: Connection, keys: tuple[int, ...], every: bool) -> None:
+def requeue(connection: Connection, keys: tuple[int, ...], every: bool, as_json: bool) -> None:
     """Put dead letters back into their queues, to be run again."""
     with connection.client() as client:
         _need_keys(client, keys, every)
         done = _each(client, "dead_requeue", "Putting back", keys)
-    click.echo(f"Put back {amount(done, 'message')}.")
+    if as_json:
+        tell({"requeued": done})
+    else:
+        click.echo(f"Put back {amount(done, 'message')}.")
 
 
 @dead.command("drop")
 @click.argument("keys", type=click.IntRange(min=0), nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of them.")
 @click.option("-f", "--force", is_flag=True, help="Don't ask first.")
+@json_option("Print how many as a JSON object.")
 @talks_to_broker
-def drop(connection: Connection, keys: tuple[int, ...], every: bool, force: bool) -> None:
+def drop(connection: Connection, keys: tuple[int, ...], every: bool, force: bool, as_json: bool) -> None:
     """Drop dead letters for good."""
     with connection.client() as client:
         _need_keys(client, keys, every)
@@ -99,7 +104,10 @@ def drop(connection: Connection, keys: tuple[int, ...], every: bool, force: bool
         if total and not force:
             click.confirm(f"Drop {amount(total, 'dead letter')} for good?", abort=True, err=True)
         done = _each(client, "dead_drop", "Dropping", keys)
-    click.echo(f"Dropped {amount(done, 'dead letter')}.")
+    if as_json:
+        tell({"dropped": done})
+    else:
+        click.echo(f"Dropped {amount(done, 'dead letter')}.")
 
 
 def _each(client: Client, verb: str, label: str, keys: tuple[int, ...]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from emq_compat.cli.as_json import json_option
 from emq_compat.cli.background import go_to_background, started
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.context import root_context
@@ -46,6 +47,7 @@ __all__ = ["events"]
 @click.option("-D", "--detach", is_flag=True, help="Run the camera in the background.")
 @click.option("--pidfile", metavar="FILE", help="Keep the pid here, and a second one from starting.")
 @click.option("-f", "--logfile", metavar="FILE", help="The camera's log. [default: stderr]")
+@json_option("Write each event as a JSON object in a line.")
 @talks_to_broker
 def events(
     connection: Connection,
@@ -56,6 +58,7 @@ def events(
     detach: bool,
     pidfile: str | None,
     logfile: str | None,
+    as_json: bool,
 ) -> None:
     """Show tasks and workers on this terminal as they change, by their events.
 
@@ -66,8 +69,8 @@ def events(
         for option, given in (("--maxrate", maxrate), ("--detach", detach), ("--logfile", logfile)):
             if given:
                 raise click.UsageError(f"{option} is for a camera (-c)")
-    elif dump:
-        raise click.UsageError("--dump and --camera are two ways to run")
+    elif dump or as_json:
+        raise click.UsageError(f"{'--dump' if dump else '--json'} and --camera are two ways to run")
     files = [Path(name).absolute() if name else None for name in (pidfile, logfile)]
     if detach:
         go_to_background()
@@ -76,8 +79,8 @@ def events(
     with connection.app() as app, pid_file(files[0]):
         if camera is not None:
             _run_camera(app, camera, frequency, maxrate, files[1])
-        elif dump or not _terminal():
-            evdump(app=app)
+        elif dump or as_json or not _terminal():
+            evdump(app=app, as_json=as_json)
         else:
             from emq_compat.shim.events.screen import evtop  # noqa: PLC0415 - curses isn't everywhere
 

@@ -1,4 +1,4 @@
-"""``emq-compat health``: whether a broker or a worker lives, or is ready; for probes, in one line."""
+"""``emq-compat health``: whether a broker, a worker or a beat lives, or is ready; for probes, in one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 import click
 
 from emq_compat.address import DEFAULT_URL, is_kombu
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.errors import BrokerRefused, ConfigurationError, EmqError
 from emq_compat.ids import plain_name
 from emq_compat.monitor.address import HttpAddress
@@ -25,7 +26,7 @@ __all__ = ["health"]
 )
 @click.option("--http", metavar="[HOST:]PORT", help="Ask whoever serves there (its --http).")
 @click.option("-b", "--broker", metavar="URL", help="Ask this broker. [default: EMQ_BROKER_ADDR]")
-@click.option("-d", "--destination", "node", metavar="NODE", help="Ask this worker, by its broker.")
+@click.option("-d", "--destination", "node", metavar="NODE", help="Ask this worker or beat, by its broker.")
 @click.option(
     "-t",
     "--timeout",
@@ -36,6 +37,7 @@ __all__ = ["health"]
     metavar="SECONDS",
     help="How long the answer may take.",
 )
+@json_option()
 @click.pass_context
 def health(
     context: click.Context,
@@ -44,8 +46,9 @@ def health(
     broker: str | None,
     node: str | None,
     timeout_s: float,
+    as_json: bool,
 ) -> None:
-    """Tell whether a broker or a worker is well: one line, and 0 or 1. The project isn't imported."""
+    """Tell whether a broker, a worker or a beat is well: one line, and 0 or 1. The project isn't imported."""
     if http is not None and (broker or node):
         raise click.UsageError("--http asks a process itself: without -b and -d")
     url = broker or context.find_root().params.get("broker") or ""
@@ -62,7 +65,9 @@ def health(
     except ConfigurationError as exc:
         raise click.UsageError(str(exc)) from exc
     wrong = [f"{name}: {why}" for name, why in checks.items() if why and (page == "ready" or name == "loop")]
-    if not context.find_root().params.get("quiet"):
+    if as_json:
+        tell({"ok": not wrong, "asked": page, "checks": checks})
+    elif not context.find_root().params.get("quiet"):
         click.echo(f"not {page}: {'; '.join(wrong)}" if wrong else page)
     sys.exit(1 if wrong else 0)
 

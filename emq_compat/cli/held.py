@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import printable, table
+from emq_compat.table import names, printable, table, whole
 from emq_compat.words import amount, duration
 
 __all__ = ["held"]
@@ -27,7 +27,7 @@ __all__ = ["held"]
     metavar="N",
     help="Rows of each kind.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@json_option()
 @talks_to_broker
 def held(
     connection: Connection, task_ids: tuple[str, ...], release: str | None, limit: int, as_json: bool
@@ -43,18 +43,24 @@ def held(
         if release is not None:
             if not client.ask("release_key", key=release):
                 raise click.ClickException(f"nobody holds the key {printable(release)!r}")
-            click.echo(f"The key {printable(release)!r} is free.")
+            if as_json:
+                tell({"released": release})
+            else:
+                click.echo(f"The key {printable(release)!r} is free.")
             return
         if task_ids:
             why = client.ask("why", ids=list(task_ids))
             if as_json:
-                click.echo(json.dumps(why, ensure_ascii=False))
+                tell(why)
             else:
                 click.echo("\n".join(f"{printable(one)}: {printable(text)}" for one, text in why.items()))
             return
         keys = client.ask("keys", limit=limit)
         total = client.ask("stats")["unique_keys"]
-    click.echo(json.dumps(keys, ensure_ascii=False) if as_json else _text(keys, total))
+    if as_json:
+        tell(keys)
+    else:
+        click.echo(_text(keys, total))
 
 
 def _text(keys: Mapping[str, Any], total: int) -> str:
@@ -70,7 +76,7 @@ def _text(keys: Mapping[str, Any], total: int) -> str:
             )
             for row in unique
         ]
-        parts.append(table(("unique key", "holder", "at most", "followers"), holders))
+        parts.append(table((names("unique key"), whole("holder"), whole("at most"), "followers"), holders))
         if total > len(unique):
             parts[-1] += f"\nand {total - len(unique):,} more"
     if gates:
@@ -84,11 +90,11 @@ def _text(keys: Mapping[str, Any], total: int) -> str:
             )
             for row in gates
         ]
-        parts.append(table(("key", "kind", "running", "parked", "opens in"), rows))
+        parts.append(table((names("key"), "kind", "running", "parked", whole("opens in")), rows))
     if keys["chords"]:
         bodies = [
             (row["body"], f"{row['ended']} of {row['parts']}", duration(row["silent_s"]) + " ago")
             for row in keys["chords"]
         ]
-        parts.append(table(("chord's body", "parts ended", "last heard of"), bodies))
+        parts.append(table((whole("chord's body"), whole("parts ended"), "last heard of"), bodies))
     return "\n\n".join(parts)

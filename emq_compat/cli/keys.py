@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import one_line_errors
-from emq_compat.cli.table import table
 from emq_compat.keys import (
     add_client,
     authorize,
@@ -21,6 +20,7 @@ from emq_compat.keys import (
     remove_client,
 )
 from emq_compat.permits import CLIENT, ROLES, patterns_in
+from emq_compat.table import names, table, whole
 
 __all__ = ["keys"]
 
@@ -142,7 +142,7 @@ def remove(folder: Path, name: str) -> None:
 
 @keys.command("list")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
+@json_option("Print them as one JSON array.")
 def list_(folder: Path, as_json: bool) -> None:
     """List who is let in, what their keys open, and the public keys."""
     with one_line_errors("info"):
@@ -158,10 +158,10 @@ def list_(folder: Path, as_json: bool) -> None:
             }
             for key, one in found.items()
         ]
-        click.echo(json.dumps(told, ensure_ascii=False))
+        tell(told)
         return
     rows = [
         (one.name, one.role, ", ".join(one.publish) or "all", ", ".join(one.take) or "all", key.decode())
         for key, one in found.items()
     ]
-    click.echo(table(("client", "role", "publish", "take", "public key"), rows))
+    click.echo(table((names("client"), whole("role"), "publish", "take", whole("public key")), rows))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import printable
 from emq_compat.shim.app import Celery
+from emq_compat.table import UNCUT, names, printable, room, table
 
 __all__ = ["list"]
 
+#: What Celery prints, and programs read; a terminal may have less room.
 _FORM = "{:<28} {:<28} {}"
+_HEADS = ("Queue", "Exchange", "Routing Key")
 
 
 @click.group()
@@ -22,7 +24,7 @@ def list() -> None:  # noqa: A001 - the command's name
 
 
 @list.command()
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print them as one JSON array.")
+@json_option("Print them as one JSON array.")
 @talks_to_broker
 def bindings(connection: Connection, as_json: bool) -> None:
     """List the queues, each with the exchange and the key by which the app's routes find it.
@@ -35,10 +37,12 @@ def bindings(connection: Connection, as_json: bool) -> None:
         found = [*_bindings(app, known)]
     if as_json:
         told = [dict(zip(("queue", "exchange", "routing_key"), row, strict=True)) for row in found]
-        click.echo(json.dumps(told, ensure_ascii=False))
-        return
-    for row in (("Queue", "Exchange", "Routing Key"), ("-" * 16,) * 3, *found):
-        click.echo(_FORM.format(*map(printable, row)).rstrip())
+        tell(told)
+    elif room() < UNCUT:
+        click.echo(table([*map(names, _HEADS)], found, right=()))
+    else:
+        for row in (_HEADS, ("-" * 16,) * 3, *found):
+            click.echo(_FORM.format(*map(printable, row)).rstrip())
 
 
 def _bindings(app: Celery, known: Collection[str]) -> Iterator[tuple[str, str, str]]:

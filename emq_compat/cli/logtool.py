@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 import click
 
-from emq_compat.cli.table import table
+from emq_compat.cli.as_json import json_option, tell
+from emq_compat.table import names, table
 
 __all__ = ["Audit", "logtool"]
 
@@ -105,47 +106,59 @@ _files = click.argument("files", nargs=-1, type=click.File(errors="replace"))
 
 @logtool.command()
 @_files
-def stats(files: tuple[TextIO, ...]) -> None:
+@json_option("Print them as one JSON object.")
+def stats(files: tuple[TextIO, ...], as_json: bool) -> None:
     """Count the tasks: taken in, ended, failed; and by name."""
     audit = _audit(files)
-    click.echo(
-        "\nReport\n======\n"
-        f"Task total: {len(audit.received)}\n"
-        f"Task errors: {len(audit.failures)}\n"
-        f"Task success: {len(audit.ended) - len(audit.failures)}\n"
-        f"Task completed: {len(audit.ended)}\n\n"
-        "Tasks\n====="
-    )
-    click.echo(table(("task", "received"), audit.types.most_common()))
+    counts = {
+        "total": len(audit.received),
+        "errors": len(audit.failures),
+        "success": len(audit.ended) - len(audit.failures),
+        "completed": len(audit.ended),
+    }
+    if as_json:
+        tell({**counts, "received": dict(audit.types.most_common())})
+        return
+    sums = "\n".join(f"Task {what}: {count}" for what, count in counts.items())
+    click.echo(f"\nReport\n======\n{sums}\n\nTasks\n=====")
+    click.echo(table((names("task"), "received"), audit.types.most_common()))
 
 
 @logtool.command()
 @_files
-def traces(files: tuple[TextIO, ...]) -> None:
+@json_option("Print them as one JSON array.")
+def traces(files: tuple[TextIO, ...], as_json: bool) -> None:
     """Print the tracebacks, each behind the line that it belongs to."""
-    for trace in _audit(files).traces:
-        click.echo(trace)
+    _print(_audit(files).traces, as_json=as_json)
 
 
 @logtool.command()
 @_files
-def errors(files: tuple[TextIO, ...]) -> None:
+@json_option("Print them as one JSON array.")
+def errors(files: tuple[TextIO, ...], as_json: bool) -> None:
     """Print the lines that tell of tasks that did not succeed."""
-    for line in _audit(files).failures:
-        click.echo(line)
+    _print(_audit(files).failures, as_json=as_json)
 
 
 @logtool.command()
 @_files
-def incomplete(files: tuple[TextIO, ...]) -> None:
+@json_option("Print the ids as one JSON array.")
+def incomplete(files: tuple[TextIO, ...], as_json: bool) -> None:
     """Print the ids of tasks that were taken in and have not ended."""
-    for task_id in _audit(files).incomplete:
-        click.echo(f"Did not complete: {task_id}")
+    _print(_audit(files).incomplete, "Did not complete: ", as_json=as_json)
 
 
 @logtool.command()
 @_files
-def debug(files: tuple[TextIO, ...]) -> None:
+@json_option("Print them as one JSON array.")
+def debug(files: tuple[TextIO, ...], as_json: bool) -> None:
     """Print the lines that tell of no task."""
-    for line in _audit(files).rest:
-        click.echo(line)
+    _print(_audit(files).rest, as_json=as_json)
+
+
+def _print(found: Sequence[str], before: str = "", *, as_json: bool) -> None:
+    if as_json:
+        tell(found)
+        return
+    for one in found:
+        click.echo(before + one)

@@ -9,19 +9,14 @@ from pathlib import Path
 
 import click
 
+from emq_compat.cli.as_json import json_option
 from emq_compat.cli.migrate_messages import messages
 from emq_compat.cli.progress import progress
 from emq_compat.errors import ConfigurationError
+from emq_compat.migration import listing
 from emq_compat.migration.change import Plan, apply, as_diff, installed, rewritten
 from emq_compat.migration.finding import STATUSES
-from emq_compat.migration.listing import (
-    EXIT_UNSUPPORTED,
-    as_json,
-    as_lines,
-    exit_status,
-    selected,
-    summary,
-)
+from emq_compat.migration.listing import EXIT_UNSUPPORTED, as_lines, exit_status, selected, summary
 from emq_compat.migration.scan import scan as scan_tree
 from emq_compat.migration.verdicts import Verdicts
 from emq_compat.migration.worktree import uncommitted
@@ -39,7 +34,7 @@ migrate.add_command(messages)
 
 @migrate.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "json_", is_flag=True, help="Tell it as JSON.")
+@json_option("Tell it as one JSON object.")
 @click.option(
     "--exclude",
     multiple=True,
@@ -60,7 +55,7 @@ migrate.add_command(messages)
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option("--force", is_flag=True, help="Write although git could not give it back.")
 def scan(
-    paths: tuple[Path, ...], json_: bool, exclude: tuple[str, ...], only: tuple[str, ...], **how: bool
+    paths: tuple[Path, ...], as_json: bool, exclude: tuple[str, ...], only: tuple[str, ...], **how: bool
 ) -> None:
     """Find all that is Celery's in a code base, and tell what it comes to here.
 
@@ -68,7 +63,7 @@ def scan(
     not be read.
     """
     changes = how["write"] or how["only_diff"]
-    if json_ and changes:
+    if as_json and changes:
         raise click.UsageError("--json lists what is there: leave out --write and --diff")
     if how["install"] and not changes:
         raise click.UsageError("--install says how to change the code: add --write or --diff")
@@ -76,8 +71,8 @@ def scan(
     if changes:
         plan = installed(found.apps) if how["install"] else rewritten(found.python, found.findings)
         sys.exit(_change(plan, **how))
-    if json_:
-        click.echo(as_json(found))
+    if as_json:
+        click.echo(listing.as_json(found))
     else:
         for line in as_lines(selected(found.findings, only)):
             click.echo(line)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import click
 
 from emq_compat.address import Address
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import one_line_errors
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import printable
 from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError
+from emq_compat.table import printable
 from emq_compat.transfer import Found, Transfer, left_by, transfer
 from emq_compat.words import amount
 
@@ -34,9 +35,16 @@ EXIT_STAYED = 3
 )
 @click.option("-T", "--tasks", metavar="NAMES", help="Only messages of these tasks, joined by commas.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="Move so many messages.")
+@json_option()
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug shows tracebacks.")
 def messages(
-    source: str, dest: str, queues: str | None, tasks: str | None, limit: int | None, loglevel: str
+    source: str,
+    dest: str,
+    queues: str | None,
+    tasks: str | None,
+    limit: int | None,
+    as_json: bool,
+    loglevel: str,
 ) -> None:
     """Move what waits in the broker SOURCE to the broker DEST; both are addresses (emq://HOST).
 
@@ -49,12 +57,13 @@ def messages(
         known = {queue["name"]: queue["waiting"] + queue["delayed"] for queue in here.ask("queues")}
         stayed: Counter[str] = Counter()
         moved = 0
+        told: list[dict[str, object]] = []
         for queue, to in pairs.items():
             left = None if limit is None else limit - moved
-            with progress(printable(queue), known.get(queue, 0)) as tell:
+            with progress(printable(queue), known.get(queue, 0)) as looked_at:
 
-                def chosen(found: Found, tell: Callable[[int], None] = tell) -> bool:
-                    tell(1)
+                def chosen(found: Found, looked_at: Callable[[int], None] = looked_at) -> bool:
+                    looked_at(1)
                     return not wanted or found.headers.task in wanted
 
                 done = (
@@ -62,13 +71,21 @@ def messages(
                 )
             moved += done.moved
             stayed.update(done.stayed.values())
-            if done.moved or done.stayed:
+            told.append({"queue": queue, "to": to, "moved": done.moved, "stayed": len(done.stayed)})
+            if not as_json and (done.moved or done.stayed):
                 click.echo(_line(queue, to, done))
-        click.echo(f"{amount(moved, 'message')} moved" + (f", {stayed.total()} stayed:" if stayed else ""))
-        for why, count in stayed.most_common():
-            click.echo(f"  {count}: {why}")
+        if as_json:
+            tell({"moved": moved, "stayed": dict(stayed), "queues": told})
+        else:
+            _sum_up(moved, stayed)
     if stayed:
         sys.exit(EXIT_STAYED)
+
+
+def _sum_up(moved: int, stayed: Counter[str]) -> None:
+    click.echo(f"{amount(moved, 'message')} moved" + (f", {stayed.total()} stayed:" if stayed else ""))
+    for why, count in stayed.most_common():
+        click.echo(f"  {count}: {why}")
 
 
 def _client(url: str) -> Client:

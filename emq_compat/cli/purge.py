@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
 from emq_compat.cli.progress import progress
-from emq_compat.cli.table import printable
 from emq_compat.shim.app import Celery
+from emq_compat.table import printable
 from emq_compat.words import amount
 
 __all__ = ["purge"]
@@ -19,8 +20,11 @@ __all__ = ["purge"]
 )
 @click.option("-X", "--exclude-queues", metavar="NAMES", help="Leave these out.")
 @click.option("-f", "--force", is_flag=True, help="Don't ask first.")
+@json_option("Print how many of which queue as one JSON object.")
 @talks_to_broker
-def purge(connection: Connection, queues: str | None, exclude_queues: str | None, force: bool) -> None:
+def purge(
+    connection: Connection, queues: str | None, exclude_queues: str | None, force: bool, as_json: bool
+) -> None:
     """Drop all messages that wait in queues, those with an eta and those that await a chord included.
 
     What workers hold already is not touched. What a chord waits for ends as revoked. There is no way back.
@@ -39,20 +43,22 @@ def purge(connection: Connection, queues: str | None, exclude_queues: str | None
             wanted = _queues_of(load_app(connection.app_name))
         wanted = [name for name in wanted or sorted(known) if name not in _names(exclude_queues)]
         total = sum(known.get(name, 0) for name in wanted)
-        if not total:
+        if not total and not as_json:
             click.echo(f"Nothing waits in {_listed(wanted)}.")
             return
-        if not force:
+        if total and not force:
             click.confirm(
                 f"Drop {amount(total, 'message')} of {_listed(wanted)} for good?", abort=True, err=True
             )
-        dropped = 0
-        with progress("Dropping", total) as tell:
+        dropped: dict[str, int] = {}
+        with progress("Dropping", total) as done:
             for name in wanted:
-                count = client.ask("purge", queue=name)
-                dropped += count
-                tell(count)
-    click.echo(f"Dropped {amount(dropped, 'message')} of {_listed(wanted)}.")
+                dropped[name] = client.ask("purge", queue=name)
+                done(dropped[name])
+    if as_json:
+        tell({"dropped": dropped})
+    else:
+        click.echo(f"Dropped {amount(sum(dropped.values()), 'message')} of {_listed(wanted)}.")
 
 
 def _queues_of(app: Celery) -> list[str]:

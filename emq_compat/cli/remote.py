@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection
 from emq_compat.cli.context import CLIContext, indented, root_context
 from emq_compat.errors import OperationalError
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def reply_options(command: F) -> F:
     """Add ``-t``, ``-d`` and ``-j``."""
     for option in (
-        click.option("-j", "--json", "as_json", is_flag=True, help="Print the replies as JSON."),
+        json_option("Print the replies as JSON."),
         click.option(
             "-d",
             "--destination",
@@ -91,7 +91,7 @@ def ask(
     if not replies:
         nobody_replied("No nodes replied within time constraint")
     if as_json:
-        context.echo(json.dumps(replies, ensure_ascii=False, default=repr))
+        tell(replies, default=repr)
     return replies
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -15,12 +14,13 @@ import click
 import zmq
 
 from emq_compat import __version__
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
-from emq_compat.cli.table import printable
 from emq_compat.client import Client
 from emq_compat.errors import EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.exceptions import ImproperlyConfigured
+from emq_compat.table import printable
 from emq_compat.words import amount
 
 __all__ = ["hidden", "report"]
@@ -40,7 +40,7 @@ _HIDDEN = "(hidden)"
 
 
 @click.command()
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print it as one JSON object of lists of lines.")
+@json_option("Print it as one JSON object of lists of lines.")
 @talks_to_broker
 def report(connection: Connection, as_json: bool) -> None:
     """Print versions, settings and the broker's state, for a bug report.
@@ -54,8 +54,7 @@ def report(connection: Connection, as_json: bool) -> None:
         "Broker": _broker(connection),
     }
     if as_json:
-        told = {heading.lower(): list(lines) for heading, lines in sections.items()}
-        click.echo(json.dumps(told, ensure_ascii=False))
+        tell({heading.lower(): list(lines) for heading, lines in sections.items()})
         return
     for heading, lines in sections.items():
         click.echo(f"{heading}:")

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import printable
 from emq_compat.client import Client, StoredResult
 from emq_compat.message import FINAL_STATES, SUCCESS
+from emq_compat.table import printable
 
 __all__ = ["result", "show_result", "wait_for_result"]
 
@@ -27,7 +28,7 @@ __all__ = ["result", "show_result", "wait_for_result"]
     help="Wait for it, at most so long.",
 )
 @click.option("--traceback", is_flag=True, help="Show the worker's traceback, where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print all that is stored, as one JSON object.")
+@json_option("Print all that is stored, as one JSON object.")
 @talks_to_broker
 def result(
     connection: Connection, task_id: str, wait_s: float | None, traceback: bool, as_json: bool
@@ -49,7 +50,7 @@ def result(
             "or it has expired; or there is no such id"
         )
     if as_json:
-        click.echo(json.dumps({**stored.reply, "id": task_id, "state": stored.state}, ensure_ascii=False))
+        tell({**stored.reply, "id": task_id, "state": stored.state})
         sys.exit(0 if stored.state == SUCCESS else 1)
     show_result(task_id, stored, traceback=traceback)
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.table import printable, table
+from emq_compat.table import names, printable, table, whole
 from emq_compat.words import amount, duration
 
 __all__ = ["schedules"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print them as one JSON array.")
+@json_option("Print them as one JSON array.")
 @click.option(
     "--forget", metavar="SCHEDULE", help="Forget a schedule that no beat runs any more, with all its entries."
 )
@@ -29,18 +29,24 @@ def schedules(connection: Connection, as_json: bool, forget: str | None) -> None
             count = client.ask("periodic_forget", schedule=forget)
             if not count:
                 raise click.ClickException(f"there is no schedule {forget!r}")
-            click.echo(f"{amount(count, 'entry', 'entries')} of {printable(forget)} forgotten.")
+            if as_json:
+                tell({"schedule": forget, "forgotten": count})
+            else:
+                click.echo(f"{amount(count, 'entry', 'entries')} of {printable(forget)} forgotten.")
             return
         rows = client.ask("periodic")
-    click.echo(json.dumps(rows, ensure_ascii=False) if as_json else _text(rows))
+    if as_json:
+        tell(rows)
+    else:
+        click.echo(_text(rows))
 
 
 def _text(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "No beat has been started on this broker."
     return table(
-        ("schedule", "entry", "task", "when", "runs", "last run"),
-        [[*(printable(row[name]) for name in _TEXTS), row["total"], _last(row)] for row in rows],
+        (names("schedule"), names("entry"), names("task"), "when", "runs", whole("last run")),
+        [[*(row[text] for text in _TEXTS), row["total"], _last(row)] for row in rows],
     )
 
 

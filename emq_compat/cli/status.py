@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,27 @@ from typing import Any
 import click
 
 from emq_compat.cli import status_kombu
+from emq_compat.cli.as_json import tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.remote import NOBODY, reply_options
-from emq_compat.cli.table import printable, table
 from emq_compat.ids import plain_name
+from emq_compat.table import Column, names, table, whole
 from emq_compat.words import amount, duration
 
 __all__ = ["status"]
 
 #: Tasks that are listed of one worker.
 _TASKS_SHOWN = 10
+_WORKERS = (
+    names("worker"),
+    whole("state"),
+    names("host"),
+    whole("pid"),
+    whole("holds"),
+    "queues",
+    whole("heard"),
+)
+_TASKS = (names("worker"), names("task"), whole("id"), whole("state"), whole("since"), whole("process"))
 
 
 @click.command()
@@ -44,8 +54,7 @@ def status(connection: Connection, as_json: bool, destination: list[str] | None,
         worker["active"] = _of(running, worker["name"])
         worker["reserved"] = _of(reserved, worker["name"])
     if as_json:
-        document = {"broker": connection.url, "stats": stats, "workers": workers, "queues": queues}
-        click.echo(json.dumps(document, ensure_ascii=False))
+        tell({"broker": connection.url, "stats": stats, "workers": workers, "queues": queues})
     else:
         click.echo(_text(connection.url, stats, workers, queues))
     if not any(worker.get("present", True) for worker in workers):
@@ -58,7 +67,10 @@ def _over_kombu(
     nodes = [*map(plain_name, destination)] if destination else None
     with connection.app() as app:
         status = status_kombu.found(app, nodes, timeout_s)
-    click.echo(json.dumps(status, ensure_ascii=False) if as_json else status_kombu.text(status))
+    if as_json:
+        tell(status)
+    else:
+        click.echo(status_kombu.text(status))
     if not status["workers"]:
         sys.exit(NOBODY)
 
@@ -110,18 +122,19 @@ def _text(
             )
             for worker in workers
         ]
-        parts.append(table(("worker", "state", "host", "pid", "holds", "queues", "heard"), workers_shown))
-        lines = [line for worker in workers for line in _held(worker)]
-        if lines:
-            parts.append("\n".join(lines))
+        parts.append(table(_WORKERS, workers_shown))
+        tasks = [row for worker in workers for row in _held(worker)]
+        if tasks:
+            parts.append(table(_TASKS, tasks))
     else:
         parts.append("No worker is connected.")
     if queues:
         columns = ("name", "waiting", "delayed", "held", "parked", "in_flight", "workers")
-        heads: tuple[str, ...] = ("queue", "waiting", "delayed", "held", "parked", "in flight", "workers")
+        counts = ("waiting", "delayed", "held", "parked", "in flight", "workers")
+        heads = [names("queue"), *map(Column, counts)]
         rows = [[queue.get(column, 0) for column in columns] for queue in queues]
         if any(queue.get("paused") for queue in queues):
-            heads = (*heads, "state")
+            heads.append(whole("state"))
             rows = [
                 [*row, "paused" if queue.get("paused") else ""]
                 for row, queue in zip(rows, queues, strict=True)
@@ -130,17 +143,16 @@ def _text(
     return "\n\n".join(parts)
 
 
-def _held(worker: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for state in ("active", "reserved"):
+def _held(worker: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each task that a worker holds."""
+    rows: list[tuple[str, ...]] = []
+    for state, told in (("active", "running"), ("reserved", "not begun")):
         tasks = worker[state] or []
         for task in tasks[:_TASKS_SHOWN]:
-            since = ""
-            if task.get("time_start"):
-                took = duration(max(0.0, time.time() - task["time_start"]))
-                since = f", for {took} in process {task['worker_pid']}"
-            name = printable(f"{task['name']}[{task['id']}]")
-            lines.append(f"{worker['name']}: {'running' if state == 'active' else 'not begun'} {name}{since}")
+            began = task.get("time_start")
+            since = duration(max(0.0, time.time() - began)) if began else ""
+            process = str(task["worker_pid"]) if began else ""
+            rows.append((worker["name"], task["name"], task["id"], told, since, process))
         if len(tasks) > _TASKS_SHOWN:
-            lines.append(f"{worker['name']}: and {len(tasks) - _TASKS_SHOWN} more")
-    return lines
+            rows.append((worker["name"], f"and {len(tasks) - _TASKS_SHOWN} more", "", told, "", ""))
+    return rows

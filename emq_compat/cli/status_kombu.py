@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from emq_compat.cli.table import table
+from emq_compat.table import names, table, whole
 from emq_compat.words import amount
 
 __all__ = ["found", "text"]
@@ -70,10 +70,10 @@ def text(status: Mapping[str, Any]) -> str:
             )
             for worker in status["workers"]
         ]
-        parts.append(table(("worker", "pid", "runs", "holds", "queues"), rows))
+        parts.append(table((names("worker"), whole("pid"), whole("runs"), "holds", "queues"), rows))
     else:
         parts.append("No worker answers.")
     parts.append(
-        table(("queue", "waiting"), [(queue["name"], queue["waiting"]) for queue in status["queues"]])
+        table((names("queue"), "waiting"), [(queue["name"], queue["waiting"]) for queue in status["queues"]])
     )
     return "\n\n".join(parts)

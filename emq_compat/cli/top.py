@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -12,19 +10,19 @@ from collections.abc import Sequence
 
 import click
 
+from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.context import root_context
 from emq_compat.cli.report import hidden
 from emq_compat.cli.top_lines import Line, screen
 from emq_compat.cli.top_looks import Looks
 from emq_compat.errors import BrokerRefused, ConfigurationError, EmqError, NotPermitted
+from emq_compat.table import room
 
 __all__ = ["top"]
 
 #: Sections that are shown, and told as JSON.
 _TOLD = ("broker", "verdict", "totals", "queues", "workers", "failures")
-#: Where there is no terminal, lines are as long as they are.
-_UNCUT = 1 << 20
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -40,7 +38,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
     help="Between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print it once, after two looks, as text.")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print it once as one JSON object.")
+@json_option("Print it once as one JSON object.")
 @talks_to_broker
 def top(connection: Connection, every_s: float, once: bool, as_json: bool) -> None:
     """Show queues, workers, rates and failures on this terminal, and whether all is well.
@@ -70,12 +68,10 @@ def _print_once(looks: Looks, url: str, every_s: float, *, as_json: bool) -> Non
     except BrokerRefused as exc:
         raise _refused(exc, url) from exc
     if as_json:
-        told = {"url": url, **{name: looks.sections[name] for name in _TOLD}}
-        click.echo(json.dumps(told, ensure_ascii=False))
+        tell({"url": url, **{name: looks.sections[name] for name in _TOLD}})
         return
     plain = root_context().no_color
-    width = shutil.get_terminal_size((_UNCUT, 0)).columns if sys.stdout.isatty() else _UNCUT
-    for line in screen(looks.sections, url, width):
+    for line in screen(looks.sections, url, room()):
         # click leaves the colours out where there is no terminal.
         click.echo(line.text if plain else click.style(line.text, fg=_COLOURS.get(line.shown)))
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from emq_compat.cli.table import cut, fitted, printable
+from emq_compat.table import cut, fitted, printable
 from emq_compat.words import amount, roughly
 
 __all__ = ["KEYS", "Line", "screen"]

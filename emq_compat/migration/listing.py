@@ -11,6 +11,7 @@ from typing import Final
 
 from emq_compat.migration.finding import KINDS, STATUSES, UNREADABLE, UNSUPPORTED, Finding
 from emq_compat.migration.scan import Scan
+from emq_compat.table import table
 
 __all__ = ["EXIT_UNREADABLE", "EXIT_UNSUPPORTED", "as_json", "as_lines", "exit_status", "selected", "summary"]
 
@@ -45,14 +46,11 @@ def summary(scan: Scan) -> Iterator[str]:
     if not shown:
         return
     count = Counter((one.kind, one.status) for one in findings)
-    width = max(len(kind) for kind in KINDS)
+    counts = {kind: [count[kind, status] for status in shown] for kind in KINDS}
+    rows = [(kind, *(number or "-" for number in row)) for kind, row in counts.items() if any(row)]
+    rows.append(("all", *map(sum, zip(*counts.values(), strict=True))))
     yield ""
-    yield " " * width + "".join(f"  {status:>11}" for status in shown)
-    for kind in KINDS:
-        row = [count[kind, status] for status in shown]
-        if any(row):
-            yield f"{kind:<{width}}" + "".join(f"  {number or '-':>11}" for number in row)
-    yield f"{'all':<{width}}" + "".join(f"  {sum(count[k, s] for k in KINDS):>11}" for s in shown)
+    yield table(("", *shown), rows, right=range(1, len(shown) + 1))
     lacking: dict[tuple[str, str, str], list[Finding]] = {}
     for one in findings:
         if one.status == UNSUPPORTED:

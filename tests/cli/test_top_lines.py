@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from emq_compat.cli.table import cut, fitted
 from emq_compat.cli.top_lines import KEYS, Line, screen
 from emq_compat.cli.top_looks import Looks
 from emq_compat.errors import BrokerRefused, OperationalError
 from emq_compat.monitor.overview.history import History, away
+from emq_compat.table import cut, fitted
 from tests.monitor.dashboard.fake import FakeBroker
 from tests.monitor.overview.test_history import failure, overview, queue, worker
 

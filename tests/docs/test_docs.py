@@ -127,6 +127,20 @@ def test_readme_names_every_command() -> None:
     assert len(readme.splitlines()) <= 80
 
 
+def test_the_index_leads_to_everything() -> None:
+    """docs/index.md has each document that the README links to, and each that there is."""
+    text = (ROOT / "docs/index.md").read_text()
+    named = re.findall(r"\]\(([^)\s:#]+)", text)
+    for tree in re.findall(r"^```\{toctree\}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        named += [f"{line}.md" for line in tree.splitlines() if line and not line.startswith(":")]
+    found = {file.resolve() for name in named for file in (ROOT / "docs").glob(name)}
+    found |= {(ROOT / "docs" / name).resolve() for name in named if name.startswith("..")}
+    linked = re.findall(r"\]\(([^)\s:#]+\.md)", (ROOT / "README.md").read_text())
+    there = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")]
+    wanted = {(ROOT / link).resolve() for link in linked} | {file.resolve() for file in there}
+    assert [] == sorted(wanted - found - {ROOT / "docs/index.md"})
+
+
 def test_protocol_names_every_verb() -> None:
     """docs/protocol.md has the verbs that clients may ask the broker, and it a worker, and no other."""
     text = (ROOT / "docs/protocol.md").read_text()

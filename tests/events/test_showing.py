@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from emq_compat.celery_shim import Celery
-from emq_compat.shim.events.dumper import Dumper, humanize_type
+from emq_compat.shim.events.dumper import Dumper, JsonDumper, humanize_type
 from emq_compat.shim.events.screen import CursesMonitor
 from emq_compat.shim.events.snapshot import Polaroid
 from emq_compat.shim.events.state import State
 from tests.events.test_state import Feed
+from tests.test_table import cells
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +45,20 @@ def test_lines() -> None:
         f"None {when} own event",
     ] == out.getvalue().splitlines()
     assert "shutdown" == humanize_type("worker-offline")
+
+
+def test_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each event is one object with all that it has; what is said to people goes to standard error."""
+    out = io.StringIO()
+    dumper = JsonDumper(out)
+    dumper.say("-> evdump: starting capture...")
+    told = event("task-succeeded", uuid="a", result="'漢\n'")
+    dumper.on_event(told)
+    dumper.on_event(event("own", odd={1}))
+    first, second = out.getvalue().splitlines()
+    assert told == json.loads(first)
+    assert "{1}" == json.loads(second)["odd"]
+    assert "-> evdump: starting capture...\n" == capsys.readouterr().err
 
 
 class Window:
@@ -90,6 +106,15 @@ def test_the_screen(monitor: CursesMonitor) -> None:
     assert any("tasks: 30 workers: 1/1" in line for line in lines)
     for size in ((10, 40), (5, 20), (60, 200)):
         drawn(monitor, *size)
+
+
+def test_wide_characters_on_the_screen(monitor: CursesMonitor) -> None:
+    """Columns stand below each other whatever the tasks' names are, and nothing moves the cursor."""
+    names = ("proj.tasks.add", "注文.確認を送る", "proj." + "注文" * 40, "two\nlines")
+    rows = [monitor.format_row("id", name, "w@h", "09:00:00", "SUCCESS", 80) for name in names]
+    assert {80} == {cells(row) for row in rows}
+    assert all(row.isprintable() for row in rows)
+    assert 30 == cells(monitor.format_row("id", names[2], "w@h", "09:00:00", "SUCCESS", 30))
 
 
 def test_the_keys(monitor: CursesMonitor) -> None:

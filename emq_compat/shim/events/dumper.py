@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -10,7 +11,7 @@ from typing import Any, TextIO
 from emq_compat.shim import current
 from emq_compat.shim.surface.functional import LRUCache
 
-__all__ = ["Dumper", "evdump", "humanize_type"]
+__all__ = ["Dumper", "JsonDumper", "evdump", "humanize_type"]
 
 _SHOWN_AS = {
     "worker-offline": "shutdown",
@@ -72,10 +73,22 @@ class Dumper:
         self.say(f"{head}: {more}" if more else head)
 
 
-def evdump(app: Any = None, out: TextIO = sys.stdout) -> None:
+class JsonDumper(Dumper):
+    """Writes each event as a JSON object in a line; what isn't one goes to standard error."""
+
+    def say(self, msg: str) -> None:
+        """Write a line for people, at once."""
+        sys.stderr.write(f"{msg}\n")
+
+    def on_event(self, ev: Mapping[str, Any]) -> None:
+        """Write an event, with all its fields."""
+        print(json.dumps(ev, default=repr), file=self.out, flush=True)
+
+
+def evdump(app: Any = None, out: TextIO = sys.stdout, *, as_json: bool = False) -> None:
     """Write all events until Ctrl-C; where there is no broker it is tried again."""
     app = app or current.get_app()
-    dumper = Dumper(out=out)
+    dumper = JsonDumper(out=out) if as_json else Dumper(out=out)
     dumper.say("-> evdump: starting capture...")
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": dumper.on_event})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emq_compat.curses_terminal import coloured, taken_over
 from emq_compat.shim import current, states
 from emq_compat.shim.surface.text import abbr, abbrtask
+from emq_compat.table import cut, padded, printable
 
 if TYPE_CHECKING:
     from emq_compat.shim.events.records import Task
@@ -80,19 +81,20 @@ class CursesMonitor:
         return [task for _, task in found[:count]]
 
     def format_row(self, uuid: str, task: str, worker: str, timestamp: str, state: str, width: int) -> str:
-        """Return a line of the list of tasks, at most ``width`` characters."""
+        """Return a line of the list of tasks, at most ``width`` cells of the terminal."""
         left = max(width - _TIME - _STATE - 4, 24)
         uuid_width = min(_UUID, left // 3)
         task_width = (left - uuid_width) // 2
         worker_width = left - uuid_width - task_width
         cells = (
-            abbr(uuid, uuid_width).ljust(uuid_width),
-            abbr(worker, worker_width).ljust(worker_width),
-            abbrtask(task, task_width).ljust(task_width),
-            timestamp.ljust(_TIME),
-            state.ljust(_STATE),
+            (abbr(uuid, uuid_width), uuid_width),
+            (abbr(worker, worker_width), worker_width),
+            (abbrtask(task, task_width), task_width),
+            (timestamp, _TIME),
+            (state, _STATE),
         )
-        return " ".join(cells)[:width]
+        # Wide characters take two cells.
+        return cut(" ".join(padded(cut(printable(text), size), size) for text, size in cells), width)
 
     def lines(self, height: int, width: int) -> list[tuple[str, str]]:
         """Return what is drawn: lines of at most ``width`` characters, each with how it is shown.
@@ -124,7 +126,7 @@ class CursesMonitor:
             f"workers: {len(alive)}/{len(self.state.workers)}",
             f"Keys: {self.help}",
         ]
-        drawn += [(abbr(" ".join(line.split()), width), "") for line in footer]
+        drawn += [(cut(printable(" ".join(line.split())), width), "") for line in footer]
         return drawn[:height]
 
     def _selected(self) -> Task | None:

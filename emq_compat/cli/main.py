@@ -39,7 +39,7 @@ COMMANDS = {
     "result": "Show a task's result.",
     "status": "Show workers and queues.",
     "top": "Show queues, workers, rates and failures, live.",
-    "health": "Tell whether a broker or a worker lives, or is ready.",
+    "health": "Tell whether a broker, worker or beat lives, or is ready.",
     "dashboard": "Serve a page with queues, workers, failures.",
     "inspect": "Ask workers what they do.",
     "control": "Have workers change something.",
@@ -106,6 +106,16 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
         context.exit()
 
 
+def _without_colours(context: click.Context, option: click.Parameter, asked: bool) -> bool:
+    """Return whether there are to be none; processes that are started here are told by NO_COLOR, too.
+
+    That says so whatever it holds, be it ``0``, unless it is empty (no-color.org).
+    """
+    if asked:
+        os.environ["NO_COLOR"] = "1"
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def _change_folder(context: click.Context, option: click.Parameter, folder: str | None) -> None:
     if folder is not None:
         os.chdir(folder)
@@ -130,7 +140,13 @@ def _change_folder(context: click.Context, option: click.Parameter, folder: str 
     callback=_change_folder,
     help="Change to this folder first.",
 )
-@click.option("-C", "--no-color", envvar="NO_COLOR", is_flag=True, help="Print without colours.")
+@click.option(
+    "-C",
+    "--no-color",
+    is_flag=True,
+    callback=_without_colours,
+    help="Print without colours; NO_COLOR says so, too.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print less.")
 @click.option("--skip-checks", is_flag=True, help="Don't run Django's checks first.")
 @click.option(

@@ -267,9 +267,12 @@ class Logging:
         return proxy  # type: ignore[no-any-return]
 
     def supports_color(self, colorize: bool | None = None, logfile: LogFile = None) -> bool:
-        """Return whether lines have colours: asked for, or nothing said, and written to a terminal."""
+        """Return whether lines have colours: asked for, or nothing said, and written to a terminal.
+
+        The variable NO_COLOR, where it isn't empty, says that there are none.
+        """
         wanted = self.colorize if colorize is None else colorize
-        if wanted is not None and not wanted:
+        if (wanted is not None and not wanted) or os.environ.get("NO_COLOR"):
             return False
         stream = sys.__stderr__
         return logfile is None and stream is not None and not stream.closed and stream.isatty()

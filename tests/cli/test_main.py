@@ -95,6 +95,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     for name in GLOBAL:
         monkeypatch.setenv(f"CELERY_{name}", "")
         monkeypatch.delenv(f"CELERY_{name}")
+    monkeypatch.setenv("NO_COLOR", "")
     return dict(os.environ)
 
 

@@ -264,7 +264,8 @@ def test_a_format_that_names_what_is_not_there(app: Celery, out: io.StringIO) ->
 
 
 def test_colour_only_on_a_terminal(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines have colours on a terminal unless the setting, or the caller, says no; never in a file."""
+    """Lines have colours on a terminal unless setting, caller or NO_COLOR say no; never in a file."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -276,5 +277,8 @@ def test_colour_only_on_a_terminal(app: Celery, monkeypatch: pytest.MonkeyPatch)
         app.log.supports_color(False),
         app.log.supports_color(True, "file"),
     ]
+    monkeypatch.setenv("NO_COLOR", "0")
+    assert not app.log.supports_color(True)
+    monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr(sys, "__stderr__", io.StringIO())
     assert not app.log.supports_color(True)

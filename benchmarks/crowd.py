@@ -1,6 +1,7 @@
 """What many queues, workers and clients cost: rates with a crowd beside those of the simple case, in one run.
 
     python benchmarks/crowd.py [--queues 100] [--workers 50] [--clients 500] [-n 2000] [--drain 10000] [-r 1]
+                               [--celery PYTHON]
 
 The simple case: one queue, one worker of two children, one client. The crowd: tasks go to ``--queues``
 queues in turn, ``--workers`` workers of one process each listen on all of them, ``--clients`` clients are
@@ -8,15 +9,18 @@ connected. Printed for both, and as the ratio: messages a second that one client
 confirmed, and in bulk; those of all clients at once, one message of each under way; tasks a second once
 ``--drain`` tasks wait and the workers, which were stopped, go on; ms from a publish to its result (median);
 beside the rates, microseconds of CPU for each message, and how often threads of workers were woken up for it.
-The promise is: no rate falls below half of the simple case.
+The promise is: no rate falls below half of the simple case. With ``--celery`` the same of genuine Celery on
+Redis: published one by one, and from a publish to its result.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import signal
+import socket
 import statistics
 import subprocess
 import time
@@ -25,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import zmq
-from _site import Cost, Site, ours, pss_mb, running, tree, until
+from _site import Cost, Site, offer_celery, ours, pss_mb, running, theirs, tree, until
 
 from emq_compat.client import Client
 from emq_compat.message import Headers, Job, Publish, new_id
@@ -34,6 +38,38 @@ from emq_compat.wire import Wire
 
 #: Results that are waited for, one after the other.
 ASKED = 300
+
+#: A client of genuine Celery's: publishes to queues, and waits for results.
+PUBLISHER = """
+import json, os, statistics, sys, time
+from bench_tasks import app, count, echo
+
+workers, n, asked, queues = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split(",")
+while len(app.control.ping(timeout=2)) < workers:
+    pass
+counted = os.environ["BENCH_COUNT"]
+
+
+def publish(k):
+    before = os.stat(counted).st_size
+    began = time.perf_counter()
+    for i in range(k):
+        count.apply_async(queue=queues[i % len(queues)])
+    rate = k / (time.perf_counter() - began)
+    while os.stat(counted).st_size < before + k:
+        time.sleep(0.01)
+    return rate
+
+
+publish(len(queues))
+told = {"one by one/s": publish(n)}
+times = []
+for i in range(asked):
+    began = time.perf_counter()
+    echo.apply_async((5,), queue=queues[i % len(queues)]).get(timeout=30)
+    times.append(time.perf_counter() - began)
+print(json.dumps({**told, "to the result, ms": 1e3 * statistics.median(times)}))
+"""
 
 
 def message(queue: str, task: str, *, no_result: bool = False) -> Publish:
@@ -65,8 +101,8 @@ class Clients:
         deadline = time.monotonic() + 120
         while count > 0:
             assert time.monotonic() < deadline, f"{count} clients have no answer"
-            for socket, _ in self._poller.poll(1000):
-                wire = self._wires[socket]
+            for readable, _ in self._poller.poll(1000):
+                wire = self._wires[readable]
                 for command in wire.receive():
                     if isinstance(command, kind):
                         count -= 1
@@ -179,6 +215,28 @@ def measure(
         return rates
 
 
+def measure_celery(site: Site, workers: int, queues: list[str], clients: int, n: int) -> dict[str, float]:
+    """The same of genuine Celery: rates of one case."""
+    argv = [*site.worker[:-1], "1", "-P", "solo"] if workers > 1 else site.worker
+    listen = ["--without-gossip", "--without-mingle", "-Q", ",".join(queues)]
+    redis = "127.0.0.1", int(site.env["BENCH_BROKER"].rpartition(":")[2].partition("/")[0])
+
+    def connects() -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(redis) == 0
+
+    until(connects, 10, "Redis is here")
+    with ExitStack() as stack:
+        for i in range(workers):
+            stack.enter_context(running([*argv, *listen, "-n", f"worker-{i}@crowd"], site.folder, site.env))
+        for _ in range(clients):
+            stack.enter_context(socket.create_connection(redis))
+        asked = [site.python, "-c", PUBLISHER, str(workers), str(n), str(ASKED), ",".join(queues)]
+        told = subprocess.run(asked, env=site.env, cwd=site.folder, stdout=subprocess.PIPE, check=True)
+        rates: dict[str, float] = json.loads(told.stdout)
+        return {f"Celery, {kind}": rate for kind, rate in rates.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,6 +247,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=2000)
     parser.add_argument("--drain", type=int, default=10_000)
     parser.add_argument("-r", "--rounds", type=int, default=1)
+    offer_celery(parser)
     options = parser.parse_args()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
@@ -199,6 +258,9 @@ def main() -> None:
         for name, (workers, listened, clients) in cases.items():
             with ours() as site:
                 row = measure(site, workers, listened, clients, options.n, options.drain)
+            if options.celery is not None:
+                with theirs(options.celery) as site:
+                    row |= measure_celery(site, workers, listened, clients, options.n)
             found.setdefault(name, []).append(row)
     simple, crowd = (
         {kind: statistics.median(row[kind] for row in rows) for kind in rows[0]} for rows in found.values()

@@ -17,7 +17,7 @@ from emq_compat.broker.workers import Worker
 __all__ = ["TURN_S", "Askers"]
 
 #: How long a worker's turn lasts, from its first message on.
-TURN_S: Final = 0.05
+TURN_S: Final = 0.2
 
 #: Less is served first: minus the weight of the heaviest queues, minus the number of idle slots.
 _Rank: TypeAlias = tuple[int, int]

@@ -2,7 +2,7 @@
 
 Members: ``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``process``, ``pid``, ``message``; where the
 line is about a task, or was logged while one ran, ``task_id``, ``task_name``, ``queue``, and at its end
-``state`` and ``runtime_s``; ``exception``, a traceback.
+``state`` and ``runtime_s``; ``exception``, a traceback; ``stack``, where the line was asked to have it.
 
 Facts of a task are in a record's attribute ``data``, where Celery has them, too: id, name, queue, state,
 runtime, and traceback where the message ends with it. Nothing else of it is written: Celery has arguments
@@ -73,20 +73,29 @@ class JsonLines(logging.Formatter):
             told = {member: data.get(name) for name, member in _MEMBERS.items()}
             told["state"] = told["state"] or _state_of(data)
             line.update({member: value for member, value in told.items() if value is not None})
-            traceback = str(data.get("traceback") or "")
+            traceback = _in_words(data.get("traceback") or "")
         if traceback:
             line["message"] = message.removesuffix(traceback).rstrip("\n")
         elif record.exc_info:
             traceback = _printed(record, self.formatException)
         if traceback:
             line["exception"] = traceback.rstrip("\n")
+        if record.stack_info:
+            line["stack"] = record.stack_info
         # ASCII: whatever the encoding of where it is written to, it stays JSON.
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=_in_words)
+
+
+def _in_words(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as exc:  # noqa: BLE001 - the value's own method: a line must not be lost
+        return f"<{type(value).__name__}: can't be shown: {type(exc).__name__}>"
 
 
 def _state_of(data: Mapping[str, Any]) -> str | None:
     """Return the state of which a line of Celery's own tells."""
-    return "SUCCESS" if "return_value" in data else _DESCRIBED.get(str(data.get("description")))
+    return "SUCCESS" if "return_value" in data else _DESCRIBED.get(_in_words(data.get("description")))
 
 
 def _printed(record: logging.LogRecord, printed: Callable[[Any], str]) -> str:

@@ -41,6 +41,24 @@ def test_a_line_is_an_object() -> None:
     assert {"level", "logger", "process", "pid", "message", "task_id", "task_name"} == set(line)
 
 
+class Mute:
+    """Can't be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@unit
+def test_no_line_is_lost() -> None:
+    """A value whose own method fails is told of as far as it goes; the stack that was asked for is there."""
+    record = _record("said", data={"id": "t1", "name": Mute(), "description": Mute(), "traceback": Mute()})
+    record.stack_info = "Stack (most recent call last): …"
+    line = _line(record)
+    assert "t1" == line["task_id"]
+    assert "Mute" in line["task_name"]
+    assert "Stack (most recent call last): …" == line["stack"]
+
+
 @unit
 def test_facts_of_a_task_are_members() -> None:
     """What a record says of a task is told, but its arguments and value; a traceback is apart."""

@@ -84,10 +84,11 @@ class Signals:
     def close(self) -> None:
         """Put the handlers back and close the descriptor."""
         self.restore()
-        for fd in (self._read, self._write):
+        fds = (self._read, self._write)
+        self._read = self._write = -1  # first: a signal that comes meanwhile must not write to another's
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self._read = self._write = -1
 
     def take(self) -> list[int]:
         """Return what came since the last call, and make ``fd`` quiet."""

@@ -126,6 +126,16 @@ class Browser:
         """Run a script in the page; returns what it does."""
         return self._driver.execute_script(script)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes of the accessibility tree: what screen readers are told, but for those ignored."""
+        found: list[dict[str, Any]] = self._driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        return found
+
+    def block(self, *urls: str) -> None:
+        """Have the browser not load what these patterns match."""
+        self._driver.execute_cdp_cmd("Network.enable", {})
+        self._driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": list(urls)})
+
     def errors(self) -> list[str]:
         """What the console tells of as an error, since the last call."""
         return [line["message"] for line in self._driver.get_log("browser") if line["level"] == "SEVERE"]

@@ -66,6 +66,7 @@ class Watch:
         self._looks = 0
         self._dead_seen = -1
         self._soon = asyncio.Event()
+        self._over = False
         # A thread of its own: those that ask workers may all be waiting for one that doesn't answer.
         self._thread = ThreadPoolExecutor(1, "look")
 
@@ -89,7 +90,7 @@ class Watch:
         self._soon.set()
 
     async def updates(self) -> AsyncGenerator[str, None]:
-        """Yield JSON objects of sections of the page, first all, then what has changed; without end."""
+        """Yield JSON objects of sections of the page, first all, then what has changed, until ``end``."""
         browser = _Browser()
         if self._sections:
             self._tell_all(browser)
@@ -97,10 +98,16 @@ class Watch:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         try:
-            while True:
+            while not self._over:
                 yield await browser.queue.get()
         finally:
             self._browsers.discard(browser)
+
+    def end(self) -> None:
+        """End what is told to browsers, with one more message to each."""
+        self._over = True
+        for browser in self._browsers:
+            browser.tell("{}")
 
     async def close(self) -> None:
         """Look no more."""

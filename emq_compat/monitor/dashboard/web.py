@@ -225,7 +225,10 @@ class _Site:
                     if not done:
                         yield ": quiet\n\n"
                         continue
-                    text, pending = pending.result(), None
+                    try:
+                        text, pending = pending.result(), None
+                    except StopAsyncIteration:
+                        break
                     if self._access.session(cookie) is not None:
                         yield f"data: {text}\n\n"
             finally:

@@ -301,33 +301,27 @@ def test_a_task_is_found_with_its_workflow(scene: Scene) -> None:
 
 def test_workflows_are_listed_and_lead_to_their_trees(scene: Scene) -> None:
     """A chain while it runs and when it is done, a group, and a chord that failed; a row opens the tree."""
-    steps = chain(
-        scene.tasks.add.s(1, 2), scene.tasks.wait_for.si(str(scene.folder / "go")), scene.tasks.add.si(3, 4)
-    )
-    last = steps.apply_async()
-    first = last.parent.parent
-    row = f'[data-workflow="{first.id}"]'
+    add, go = scene.tasks.add, scene.folder / "go"
+    first = chain(add.s(1, 2), scene.tasks.wait_for.si(str(go)), add.si(3, 4)).apply_async().parent.parent
+    together = group([add.s(n, n) for n in range(3)]).apply_async(queue="idle")
+    header = chord([add.s(1, 1), add.s(1, "1")])(add.si(0, 0)).parent
+    row, idle = f'[data-workflow="{first.id}"]', f'[data-workflow="{together.id}"]'
     scene.row(row, f"{NAME}.add", "chain", "runs", f"with {NAME}.wait_for")
+    scene.row(idle, f"{NAME}.add", "group", "waits", "3")
+    scene.row(f'[data-workflow="{header.id}"]', f"{NAME}.add", "chord", "failed")
     scene.window.click(f"{row} button")
     scene.row("#task", "done", "runs", "to come")
     scene.window.click("#task [data-close]")
-    (scene.folder / "go").touch()
-    scene.row(row, "✓ done", "3")
-    scene.window.click(f"{row} button")
-    scene.row("#task", f"{NAME}.add", "Workflow")
-    assert 3 == scene.window.count("#task .tree li")
-    assert 3 == scene.window.count("#task .tree .tag.ok")
-    scene.window.click("#task [data-close]")
-    together = group([scene.tasks.add.s(n, n) for n in range(3)]).apply_async(queue="idle")
-    row = f'[data-workflow="{together.id}"]'
-    scene.row(row, f"{NAME}.add", "group", "waits", "3")
-    scene.window.click(f"{row} button")
+    go.touch()
+    scene.window.click(f"{idle} button")
     scene.row("#task", "3 tasks together", "waits in idle")
     assert 4 == scene.window.count("#task .tree li")
     scene.window.click("#task [data-close]")
-    body = chord([scene.tasks.add.s(1, 1), scene.tasks.add.s(1, "1")])(scene.tasks.add.si(0, 0))
-    row = f'[data-workflow="{body.parent.id}"]'
-    scene.row(row, f"{NAME}.add", "chord", "failed")
+    scene.row(row, "✓ done", "3")
+    scene.window.click(f"{row} button")
+    scene.row("#task", f"{NAME}.add", "Workflow")
+    assert (3, 3) == (scene.window.count("#task .tree li"), scene.window.count("#task .tree .tag.ok"))
+    scene.window.click("#task [data-close]")
     scene.client.ask("purge", queue="idle")
 
 

@@ -125,6 +125,26 @@ def test_a_slow_page_begins_anew() -> None:
     run(scene)
 
 
+def test_at_the_end_pages_are_let_go() -> None:
+    """What is told to them ends by itself, so that the server needn't cut their connections off."""
+
+    async def to_the_end(updates: AsyncIterator[str]) -> None:
+        async for _ in updates:
+            pass
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        updates = [watch.updates() for _ in range(3)]
+        await asyncio.gather(*map(anext, updates))
+        reading = [asyncio.create_task(to_the_end(one)) for one in updates]
+        looks = watch.looks
+        await until(broker, lambda: watch.looks >= looks + 2)
+        watch.end()
+        await asyncio.gather(*reading)
+        assert 0 == watch.browsers
+
+    run(scene)
+
+
 def test_a_broker_that_is_away_is_told_and_comes_back() -> None:
     """While it doesn't answer the page says so; then it is as before."""
 

@@ -77,7 +77,7 @@ def test_the_page_is_of_one_piece() -> None:
     page = Site().get("/").text
     for forbidden in ("http://", "https://", "<style", "style=", "onclick", "javascript:", "<script>"):
         assert forbidden not in page
-    scripts, found = ["/dashboard.js"], ""
+    scripts, found = ["/dashboard.js", "/old.js"], ""
     for path in scripts:  # each adds those that it imports
         response = Site().get(path)
         assert 200 == response.status_code, path

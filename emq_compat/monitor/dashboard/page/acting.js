@@ -1,18 +1,24 @@
 // What somebody does: it is asked for first where it can't be taken back, and what came of it is told.
 
 import { request } from "./asking.js";
-import { $, button, h, say } from "./elements.js";
+import { $, button, h, rest, say } from "./elements.js";
 
 export function tell(text, bad = false) {
   const box = h("div", { class: bad ? "bad" : "" }, h("span", {}, text));
-  box.append(button("×", () => box.remove(), { "aria-label": "Dismiss" }));
+  const close = () => {
+    const focused = box.contains(document.activeElement);
+    box.remove();
+    if (focused) ($("told").querySelector("button") ?? $("main")).focus({ preventScroll: true });
+  };
+  const later = () => setTimeout(() => (box.matches(":hover, :focus-within") ? later() : close()), 6000);
+  box.append(button("×", close, { "aria-label": `Dismiss: ${text}` }));
   $("told").append(box);
   while ($("told").childElementCount > 3) $("told").firstElementChild.remove();
-  if (!bad) setTimeout(() => box.remove(), 6000);
+  if (!bad) later();
 }
 
 export async function act(action, given, control) {
-  if (control) control.disabled = true;
+  if (control) rest(control, true);
   try {
     tell((await request(`api/do/${action}`, given)).ok);
     return true;
@@ -20,7 +26,7 @@ export async function act(action, given, control) {
     tell(error.message, true);
     return false;
   } finally {
-    if (control) control.disabled = false;
+    if (control) rest(control, false);
   }
 }
 

@@ -3,4 +3,5 @@
 import "./colours.js";
 import { start } from "./session.js";
 
+document.documentElement.dataset.begun = "yes"; // old.js looks whether it has
 start();

@@ -2,7 +2,7 @@
 
 import { act, confirmed, tell } from "./acting.js";
 import { request } from "./asking.js";
-import { $, button, h, keyed, say } from "./elements.js";
+import { $, button, h, idle, keyed, rest, say } from "./elements.js";
 import { state } from "./state.js";
 import { openTask } from "./task.js";
 import { ago, clock, count, plural } from "./words.js";
@@ -25,11 +25,12 @@ export function showDead(rows) {
 
 function makeDead(letter) {
   const { key, task, task_id: id, reason, queue, at } = letter;
-  const requeue = button("Requeue", () => act("requeue", { key }, requeue), { "aria-label": `Requeue ${task || id || key}` });
+  const named = `${task || "a plain job"} ${id || key}`;
+  const requeue = button("Requeue", () => act("requeue", { key }, requeue), { "aria-label": `Requeue ${named}` });
   const drop = button("Drop…", async () => {
     const yes = await confirmed({ head: "Drop this dead letter?", text: `${task || "The message"} ${id} is gone for good then.`, yes: "Drop" });
     if (yes) act("drop", { key }, drop);
-  }, { class: "grave", "aria-label": `Drop ${task || id || key}` });
+  }, { class: "grave", "aria-label": `Drop ${named}` });
   const since = h("td", { class: "n", "data-label": "Since", title: clock(at) });
   const more = h("small", { class: "id" });
   const open = id
@@ -55,14 +56,15 @@ function makeDead(letter) {
 $("dead-more").querySelector("button").addEventListener("click", async (event) => {
   const rows = state.sections.dead ?? [];
   const shown = [...rows, ...olderDead];
-  event.target.disabled = true;
+  if (!idle(event.target)) return;
+  rest(event.target, true);
   try {
     olderDead.push(...(await request(`api/dead?after=${shown[shown.length - 1].key}`)));
     showDead(rows);
   } catch (error) {
     tell(error.message, true);
   }
-  event.target.disabled = false;
+  rest(event.target, false);
 });
 
 document.querySelector('[data-do="requeue-all"]').addEventListener("click", async (event) => {

@@ -21,7 +21,46 @@ export function say(element, text) {
 }
 
 export function button(text, does, attributes = {}) {
-  return h("button", { type: "button", ...attributes, on: { click: does } }, text);
+  const pressed = (event) => idle(event.currentTarget) && does(event);
+  return h("button", { type: "button", ...attributes, on: { click: pressed } }, text);
+}
+
+// Whether a button can be pressed now. One that can't keeps the focus, which `disabled` would take from it.
+export function idle(control) {
+  return control.getAttribute("aria-disabled") !== "true";
+}
+
+export function rest(control, rests) {
+  if (rests) control.setAttribute("aria-disabled", "true");
+  else control.removeAttribute("aria-disabled");
+}
+
+const FOCUSABLE = "a[href], button, input, summary, [tabindex]";
+
+// Puts other children into an element. What had the focus among the old ones gives it to what is the same among
+// the new ones, or else to `otherwise`; what was opened stays open.
+export function redraw(parent, children, otherwise) {
+  const same = (element) => `${element.tagName} ${element.title} ${element.textContent}`;
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
+  const place = focused && [...parent.querySelectorAll(FOCUSABLE)].filter((one) => same(one) === same(focused)).indexOf(focused);
+  const open = new Set([...parent.querySelectorAll("details[open] > summary")].map(same));
+  parent.replaceChildren(...children);
+  for (const summary of parent.querySelectorAll("summary")) if (open.has(same(summary))) summary.parentElement.open = true;
+  if (!focused) return;
+  const found = [...parent.querySelectorAll(FOCUSABLE)].filter((one) => same(one) === same(focused));
+  (found[place] ?? found[0] ?? otherwise).focus({ preventScroll: true });
+}
+
+// Takes an element away; the focus, if it was there, goes to the same place in a neighbour, or else to the
+// heading of its section.
+function leave(element) {
+  if (element.contains(document.activeElement)) {
+    const neighbour = element.nextElementSibling ?? element.previousElementSibling;
+    const place = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+    const found = neighbour?.querySelectorAll(FOCUSABLE)[place] ?? element.closest("section")?.querySelector("h2");
+    found?.focus({ preventScroll: true });
+  }
+  element.remove();
 }
 
 export function tag(text, kind = "") {
@@ -64,7 +103,7 @@ export function keyed(parent, rows, key, make, fill) {
   for (const [name, element] of known) {
     if (!wanted.has(name)) {
       known.delete(name);
-      element.remove();
+      leave(element);
     }
   }
   const section = parent.closest("section") ?? parent;

@@ -16,7 +16,7 @@ export function tickFailures() {
 }
 
 function makeFailure(group) {
-  const parts = { count: h("span", { class: "count" }), message: h("span", { class: "message" }), when: h("span", { class: "when" }), trace: h("pre", { tabindex: "0" }), ids: h("ul", { class: "ids" }), since: h("p", { class: "hint" }) };
+  const parts = { count: h("span", { class: "count" }), message: h("span", { class: "message" }), when: h("span", { class: "when" }), trace: h("pre", { tabindex: "0", role: "region", "aria-label": `Traceback of ${group.exception} in ${group.task}` }), ids: h("ul", { class: "ids" }), since: h("p", { class: "hint" }) };
   const details = h(
     "details",
     { "data-failure": group.task },

@@ -1,7 +1,7 @@
 // Queues.
 
 import { act, confirmed } from "./acting.js";
-import { $, button, h, keyed, number, retag, say } from "./elements.js";
+import { $, button, h, keyed, number, rest, retag, say } from "./elements.js";
 import { draw, spark } from "./sparks.js";
 import { state } from "./state.js";
 import { count, plural, rate, span } from "./words.js";
@@ -45,7 +45,7 @@ function makeQueue({ name }) {
     cell("running", "Running"),
     cell("in", "In"),
     cell("out", "Out"),
-    h("td", { class: "wide" }, cells.spark),
+    h("td", { class: "wide", "data-label": "Last 90 s" }, cells.spark),
     cell("workers", "Workers"),
     h("td", { class: "acts" }, h("div", { class: "do" }, cells.pause, cells.purge)),
   );
@@ -77,6 +77,6 @@ function fillQueue(row, queue) {
   retag(cells.tags, tags);
   say(cells.pause, queue.paused ? "Resume" : "Pause");
   cells.pause.setAttribute("aria-label", `${queue.paused ? "Resume" : "Pause"} ${queue.name}`);
-  cells.purge.disabled = !cells.total;
+  rest(cells.purge, !cells.total);
   draw(cells.spark, state.sparks.queues[queue.name] ?? [], `${queue.name}: ${rate(queue.out_s)} a second handed out`);
 }

@@ -2,7 +2,7 @@
 
 import { act, confirmed } from "./acting.js";
 import { request, watch } from "./asking.js";
-import { $, button, h, say, tag } from "./elements.js";
+import { $, button, h, redraw, say, tag } from "./elements.js";
 import { state } from "./state.js";
 import { clock, plural, span } from "./words.js";
 
@@ -21,6 +21,7 @@ export function openTask(id) {
   say($("task-head"), "Task");
   body.replaceChildren(h("p", { class: "hint" }, "Looking …"));
   if (!$("task").open) $("task").showModal();
+  else $("task-head").focus();
   let shown = "";
   watch(
     $("task"),
@@ -29,9 +30,11 @@ export function openTask(id) {
       try {
         const told = await request(`api/task?id=${encodeURIComponent(id)}`);
         const text = JSON.stringify(told);
-        if (wanted() && text !== shown && !body.contains(document.activeElement)) {
+        // What is being copied stays as it is.
+        const copied = !getSelection().isCollapsed && body.contains(getSelection().anchorNode);
+        if (wanted() && text !== shown && !copied) {
           shown = text;
-          drawTask(body, told);
+          redraw(body, partsOf(told), $("task-head"));
         }
       } catch (error) {
         if (wanted()) body.replaceChildren(h("p", { class: "wrong" }, error.message));
@@ -42,14 +45,13 @@ export function openTask(id) {
   );
 }
 
-function drawTask(body, { asked, found, unsearched, cut, tree }) {
+function partsOf({ asked, found, unsearched, cut, tree }) {
   if (!found) {
-    body.replaceChildren(
+    return [
       h("p", {}, h("strong", {}, "The broker knows no task with this id."), " It may keep no result, its result has expired, or the id has a slip."),
       h("p", { class: "id" }, asked),
       unsearched ? h("p", { class: "hint" }, "Plain tasks that wait were not looked through: too many wait at the moment.") : "",
-    );
-    return;
+    ];
   }
   const node = within(tree, asked) ?? tree;
   say($("task-head"), node.task || "Task");
@@ -61,12 +63,12 @@ function drawTask(body, { asked, found, unsearched, cut, tree }) {
     const revoke = button("Revoke", () => act("revoke", { id: asked }, revoke));
     parts.push(h("div", { class: "do left" }, revoke, button("Terminate…", () => terminate(asked, node.task), { class: "grave" })));
   }
-  if (node.traceback) parts.push(h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0" }, node.traceback)));
+  if (node.traceback) parts.push(h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0", role: "region", "aria-label": "Traceback" }, node.traceback)));
   if (tree.children.length || tree.id !== asked) {
     parts.push(h("h3", {}, "Workflow"), h("ul", { class: "tree" }, branch(tree, asked)));
     if (cut) parts.push(h("p", { class: "hint" }, "It is larger than what is shown."));
   }
-  body.replaceChildren(...parts);
+  return parts;
 }
 
 function within(node, id) {

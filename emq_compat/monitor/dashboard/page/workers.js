@@ -2,7 +2,7 @@
 
 import { act } from "./acting.js";
 import { request, watch } from "./asking.js";
-import { $, button, h, keyed, retag, say, tag } from "./elements.js";
+import { $, button, h, keyed, redraw, retag, say, tag } from "./elements.js";
 import { openTask, terminate } from "./task.js";
 import { count, now, span } from "./words.js";
 
@@ -25,7 +25,7 @@ function makeWorker(worker) {
   const fewer = button("−", () => act("shrink", { worker: name }, fewer), { "aria-label": `One slot less on ${worker.node}`, title: "Run one less at once" });
   const more = button("+", () => act("grow", { worker: name }, more), { "aria-label": `One slot more on ${worker.node}`, title: "Run one more at once" });
   parts.stepper = h("span", { class: "stepper acts" }, fewer, more);
-  const details = h("details", {}, h("summary", {}, "Children"), parts.kids);
+  const details = h("details", {}, h("summary", {}, "Children", h("span", { class: "unseen" }, ` of ${worker.node}`)), parts.kids);
   details.addEventListener("toggle", () => details.open && showKids(details, name, parts.kids));
   parts.details = details;
   const card = h(
@@ -86,7 +86,7 @@ function showKids(details, name, into) {
     async () => {
       try {
         const told = await request(`api/worker?name=${encodeURIComponent(name)}`);
-        if (!into.contains(document.activeElement)) drawKids(into, told);
+        drawKids(into, told, details.firstElementChild);
       } catch (error) {
         into.replaceChildren(h("p", { class: "wrong" }, error.message));
       }
@@ -94,7 +94,7 @@ function showKids(details, name, into) {
   );
 }
 
-function drawKids(into, told) {
+function drawKids(into, told, summary) {
   const rows = told.children.map((child) =>
     h(
       "tr",
@@ -106,10 +106,8 @@ function drawKids(into, told) {
     ),
   );
   const facts = [`Pool ${told.pool}`, told.memory_kb ? `${Math.round(told.memory_kb / 1024)} MB at most in its parent` : "", told.uptime_s === null ? "" : `up ${span(told.uptime_s)}`, told.autoscaled ? "scales itself" : ""];
-  into.replaceChildren(
-    h("p", { class: "hint" }, facts.filter(Boolean).join(" · ")),
-    rows.length
-      ? h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "Child"), h("th", {}, "Runs"), h("th", { class: "n" }, "For"), h("th", { class: "n" }, "Done"))), h("tbody", {}, ...rows))
-      : h("p", {}, "It has no child processes: its pool runs tasks in threads, or in itself."),
-  );
+  const head = (text, name = "") => h("th", { scope: "col", class: name }, text);
+  const table = () => h("table", {}, h("thead", {}, h("tr", {}, head("Child"), head("Runs"), head("For", "n"), head("Done", "n"))), h("tbody", {}, ...rows));
+  const none = "It has no child processes: its pool runs tasks in threads, or in itself.";
+  redraw(into, [h("p", { class: "hint" }, facts.filter(Boolean).join(" · ")), rows.length ? table() : h("p", {}, none)], summary);
 }

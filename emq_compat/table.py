@@ -17,8 +17,8 @@ __all__ = ["UNCUT", "Column", "cut", "fitted", "names", "padded", "printable", "
 
 #: The width of lines where there is no terminal: they are as long as they are.
 UNCUT: Final = 1 << 20
-#: A column isn't made narrower than so, to make the others fit.
-_LEAST: Final = 8
+#: How narrow columns become so that all fit, one step after the other: those that may lose something, or all.
+_STEPS: Final = ((16, False), (16, True), (8, False), (8, True))
 
 
 class Column(NamedTuple):
@@ -79,16 +79,19 @@ def fitted(
 ) -> list[str]:
     """Return heads and rows as lines of at most ``width`` cells of a terminal.
 
-    The widest columns give room first, then those that are to be whole, and those of ``right`` (numbers,
-    which stand to the right) never; what doesn't fit even so is cut off at the end.
+    The widest columns give room first, those that are to be whole only before others become too narrow to
+    be read, and those of ``right`` (numbers, which stand to the right) never; what doesn't fit even so is
+    cut off at the end.
     """
     kinds = [Column(one) if isinstance(one, str) else one for one in columns]
     at_right = frozenset(right)
     cells = [[kind.head for kind in kinds], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(_cells(row[i]) for row in cells) for i in range(len(kinds))]
-    for giving in (("end", "middle"), ("nothing",)):
-        givers = [i for i, kind in enumerate(kinds) if i not in at_right and kind.loses in giving]
-        _narrow(widths, givers, width)
+    for least, every in _STEPS:
+        givers = [
+            i for i, kind in enumerate(kinds) if i not in at_right and (every or kind.loses != "nothing")
+        ]
+        _narrow(widths, givers, least, width)
     return [
         cut(
             "  ".join(
@@ -101,17 +104,16 @@ def fitted(
     ]
 
 
-def _narrow(widths: list[int], givers: Iterable[int], width: int) -> None:
+def _narrow(widths: list[int], givers: Iterable[int], least: int, width: int) -> None:
     """Make these columns narrower, until all fit or none of them has more than the least."""
     while (over := sum(widths) + 2 * (len(widths) - 1) - width) > 0:
-        text = [i for i in givers if widths[i] > _LEAST]
+        text = [i for i in givers if widths[i] > least]
         if not text:
             return
         widest = max(text, key=lambda i: widths[i])
         # Down to the next widest, so that two long columns share what there is.
-        next_width = max((widths[i] for i in text if i != widest), default=_LEAST)
-        least = max(_LEAST, min(next_width, widths[widest] - 1))
-        widths[widest] = max(least, widths[widest] - over)
+        next_width = max((widths[i] for i in text if i != widest), default=least)
+        widths[widest] = max(least, min(next_width, widths[widest] - 1), widths[widest] - over)
 
 
 def _shortened(cell: str, width: int, kind: Column) -> str:

@@ -30,7 +30,7 @@ class BeatWatch:
         ticked_at: when it did so last; None: not yet.
         entries: how many there are; None: this beat doesn't know.
         due_at: when it looks at the first of them again; None: it doesn't know.
-        sent, failed: entry → its runs that were published, and that could not be.
+        sent, failed: entry → its runs that were published, and that could not be; 0 for those that are known.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -68,8 +68,17 @@ class BeatWatch:
         self.ticks += 1
         self.ticked_at = self.turned_at
         heap = getattr(scheduler, "_heap", None)
+        if heap is not None and len(heap) != self.entries:
+            for event in heap:
+                self._counted_from_now(event.entry)
         self.entries = None if heap is None else len(heap)
         self.due_at = self._due(scheduler, heap) if heap else None
+
+    def _counted_from_now(self, entry: Any) -> None:
+        """Have an entry's counts begin at 0, so that its first run is seen as an increase."""
+        name = str(getattr(entry, "name", entry))
+        self.sent.setdefault(name, 0)
+        self.failed.setdefault(name, 0)
 
     def _due(self, scheduler: Any, heap: Any) -> float | None:
         """Return when the first entry is looked at again, by the clock that it counts by."""

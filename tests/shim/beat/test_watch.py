@@ -117,6 +117,7 @@ def test_when_the_next_entry_is_due(broker: BrokerHere) -> None:
     watch.ticked(scheduler, wait_s)
     assert (2, 1, 100.0) == (watch.entries, watch.ticks, watch.ticked_at)
     assert watch.due_at == pytest.approx(110, abs=0.5)
+    assert {"soon": 0, "later": 0} == watch.sent == watch.failed
 
     watch.ticked(None)
     assert (None, None, 2) == (watch.entries, watch.due_at, watch.ticks)

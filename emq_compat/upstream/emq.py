@@ -317,6 +317,8 @@ class EmqUpstream(Session):
             case commands.Heartbeat():
                 if self._state is State.INFORMED:
                     self._go_live(now, events, ours=False)
+                elif self.ours and now >= self._answers_beats_at:
+                    self._next_beat = now
                 if self.on_heartbeat is not None:
                     self.on_heartbeat(command.msgid, (str(command.timestamp),))
             case commands.Hello():
@@ -359,7 +361,7 @@ class EmqUpstream(Session):
         self._complain_at = 0.0
         if not ours:
             self.dead_after_s = self.timings.stock_dead_after_s
-        self._next_beat = now + (self.dead_after_s / 4 if ours else self.timings.stock_interval_s)
+        self._beaten(now)
         kind = "the broker" if ours else "a stock router"
         # Whoever reads the log takes "connected" for the end of a cut: where there was none, it isn't said.
         level = logging.DEBUG if self._introduced else logging.INFO

@@ -38,6 +38,9 @@ from emq_compat.upstream.base import Disconnected, Key, Upstream, UpstreamEvent
 from emq_compat.wire import DirectWire, Wire, identity
 from emq_compat.wire.multipart import Socket
 
+#: A HEARTBEAT of its own waits so much longer than its interval for the broker's, to go with that.
+BEAT_SLACK = 1.25
+
 __all__ = ["NOBODY", "Session", "State", "Timings"]
 
 #: Why there is no connection where nobody listens.
@@ -141,6 +144,8 @@ class Session(Upstream):
         self._due = 0.0
         self._last_received = 0.0
         self._next_beat = 0.0
+        #: Monotonic time from which on a HEARTBEAT of the broker's is answered by one.
+        self._answers_beats_at = 0.0
         self._last_step = 0.0
         self._failures = 0
         self._leaving = False
@@ -299,9 +304,17 @@ class Session(Upstream):
         self._due = now + self.timings.answer_s
         self._send_inform()
 
-    def _beat(self, now: float) -> None:
+    def _beaten(self, now: float) -> None:
+        """Note that the next HEARTBEAT is due after an interval from now on.
+
+        With our broker's next one, which wakes this process up anyway, if that comes at about the time.
+        """
         interval = self.dead_after_s / 4 if self.ours else self.timings.stock_interval_s
-        self._next_beat = now + interval
+        self._answers_beats_at = now + interval / 2
+        self._next_beat = now + (interval * BEAT_SLACK if self.ours else interval)
+
+    def _beat(self, now: float) -> None:
+        self._beaten(now)
         if self._leaving and not self.ours:
             return  # it has been said goodbye to: anything more from this name is a stranger's message
         not_begun = tuple(msgid for (msgid, _), begun in self._held.items() if not begun) if self.ours else ()

@@ -42,9 +42,7 @@ class Bench:
     def upstream(self, name: str = "w1@here", **settings: Any) -> Driven:
         """Return a started upstream."""
         made = Driven(
-            KombuUpstream(
-                name=name, queues=((10, self.queue),), settings=replace(self.settings, **settings)
-            )
+            KombuUpstream(name=name, queues=((10, self.queue),), settings=replace(self.settings, **settings))
         )
         self.made.append(made)
         made.upstream.start()

@@ -15,6 +15,7 @@ from emq_compat.protocol import commands
 from emq_compat.upstream.base import Asked, Connected, Delivered, Disconnected, Told
 from emq_compat.upstream.emq import EmqUpstream
 from emq_compat.upstream.session import Timings
+from tests.processes import wait_until
 from tests.upstream.fake_broker import OK, QUICK, FakeBroker, only
 
 pytestmark = pytest.mark.integration
@@ -191,13 +192,47 @@ def test_a_silent_broker_is_lost_and_tried_again(broker: FakeBroker, upstream: E
 
 
 def test_it_beats_with_what_has_not_begun(broker: FakeBroker, upstream: EmqUpstream) -> None:
-    """A HEARTBEAT goes out each quarter of dead_after and lists the msgids that have not begun."""
+    """A HEARTBEAT goes out soon after a quarter of dead_after and lists the msgids that have not begun."""
     broker.welcome(upstream, dead_after_s=1.0)
     broker.deliver("m1")
     broker.deliver("m2")
     broker.drive(upstream, lambda: len(upstream.held()) == 2)
     upstream.began([("m1", 1)])
     assert broker.wait_for(upstream, commands.Heartbeat).not_begun == ("m2",)
+
+
+def test_it_beats_when_the_broker_does(broker: FakeBroker) -> None:
+    """A HEARTBEAT goes with the broker's next one where half of its time is over, and else somewhat later."""
+    heard: list[str] = []
+
+    def beats(count: int) -> None:
+        def heard() -> bool:
+            broker.listen()
+            return broker.count(commands.Heartbeat) == count
+
+        upstream.deadline()  # sends
+        wait_until(heard, 5.0, what=f"{count} HEARTBEATs")
+
+    upstream = EmqUpstream(
+        name="w", addresses=[broker.address], timings=QUICK, on_heartbeat=lambda msgid, _: heard.append(msgid)
+    )
+    upstream.start()
+    try:
+        broker.welcome(upstream, dead_after_s=40.0)
+        broker.say(commands.Heartbeat(msgid="soon", timestamp=time.time()))
+        broker.drive(upstream, lambda: "soon" in heard)
+        live_at = time.monotonic()
+        assert live_at + 12.0 < (upstream.deadline() or 0.0)
+        broker.say(commands.Heartbeat(msgid="later", timestamp=time.time()))
+        while "later" not in heard:
+            upstream.step(live_at + 6.0)
+        beats(1)
+        upstream.step(live_at + 6.0 + 12.0)
+        assert 12.4 < (upstream.deadline() or 0.0) - (live_at + 6.0) < 12.6
+        upstream.step(live_at + 6.0 + 12.6)
+        beats(2)
+    finally:
+        upstream.stop(0.0)
 
 
 def test_any_message_keeps_the_broker_alive(broker: FakeBroker, upstream: EmqUpstream) -> None:

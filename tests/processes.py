@@ -377,11 +377,11 @@ _BESIDE = {"--backup", "--check", "--salvage", "--help", "-h"}
 
 
 def _with_http(argv: list[str]) -> list[str]:
-    """Have brokers and workers serve health and metrics, if EMQ_TEST_HTTP=1 wants it of all of them."""
+    """Have brokers, workers and beats serve health and metrics, if EMQ_TEST_HTTP=1 wants it."""
     if os.environ.get("EMQ_TEST_HTTP") != "1" or "--http" in argv or not _BESIDE.isdisjoint(argv):
         return argv
     ours = Path(argv[0]).name == "emq-compat" or argv[1:3] == ["-m", "emq_compat"]
-    command = next((word for word in argv if word in ("broker", "worker")), None)
+    command = next((word for word in argv if word in ("broker", "worker", "beat")), None)
     if not ours or command is None:
         return argv
     after = argv.index(command) + 1

@@ -27,7 +27,7 @@ from emq_compat.genuine.ledgers import ledger_of
 from emq_compat.genuine.log import in_json
 from emq_compat.leading.base import LastRun, Ledger
 from emq_compat.leading.leader import Deposed, Leader
-from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
+from emq_compat.shim.beat.watch import BeatWatch
 
 __all__ = ["LedBeat", "LedScheduler", "LedService"]
 
@@ -240,8 +240,7 @@ class LedService(Service):
         """Run until TERM, INT or ``stop``."""
         scheduler = self.scheduler  # what is wrong with it is told before anybody is told of the start
         age_s = getattr(self.app.conf, "beat_remote_control_max_tick_age", None)  # Celery 5.7 has it
-        self._watch.limit_s = STUCK_S if age_s is None else float(age_s)
-        self._watch.begin(scheduler.leader if isinstance(scheduler, LedScheduler) else None)
+        self._watch.begin(scheduler.leader if isinstance(scheduler, LedScheduler) else None, age_s)
         self._ready()
         super().start(embedded_process=embedded_process or self._embedded)
 

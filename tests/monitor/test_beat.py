@@ -155,7 +155,7 @@ def test_a_broker_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> N
         answered.wait()
 
     watch = BeatWatch()
-    watch.begin(None)
+    watch.begin(None, None)
     monitor = BeatMonitor("0", "clock@here", watch, hang)
     monitor.start()
     try:

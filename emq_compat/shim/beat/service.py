@@ -16,7 +16,7 @@ from emq_compat.shim.beat.clock import StepWatch
 from emq_compat.shim.beat.persistent import PersistentScheduler
 from emq_compat.shim.beat.remote import Answering, AnsweringOverKombu
 from emq_compat.shim.beat.scheduler import Scheduler, logger
-from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
+from emq_compat.shim.beat.watch import BeatWatch
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.surface.imports import load_extension_class_names, symbol_by_name
 from emq_compat.shim.surface.names import host_format, nodename, nodesplit
@@ -121,10 +121,9 @@ class Service:
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
         self.effective_max_interval = self.scheduler.max_interval
-        age_s = self.app.conf.beat_remote_control_max_tick_age
-        self.watch.limit_s = STUCK_S if age_s is None else float(age_s)
         self.scheduler.watch = self.watch
-        self.watch.begin(getattr(self.scheduler, "leader", None))
+        age_s = self.app.conf.beat_remote_control_max_tick_age
+        self.watch.begin(getattr(self.scheduler, "leader", None), age_s)
         answering = self._answering()
         steps = StepWatch()
         try:

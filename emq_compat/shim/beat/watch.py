@@ -11,8 +11,8 @@ from emq_compat.leading.leader import Leader
 __all__ = ["STUCK_S", "BeatWatch"]
 
 #: A loop that is as late as this is stuck, unless beat_remote_control_max_tick_age says otherwise, in
-#: seconds: a broker, or what keeps the lock, that is silent holds it up for less.
-STUCK_S: Final = 60.0
+#: seconds: a broker that is silent holds it up for less, of Celery's beat with four attempts of 30 s each.
+STUCK_S: Final = 180.0
 
 
 class BeatWatch:
@@ -47,9 +47,18 @@ class BeatWatch:
         self.sent: dict[str, int] = {}
         self.failed: dict[str, int] = {}
 
-    def begin(self, leader: Leader | None) -> None:
-        """Note that all is set up, and the loop is about to run."""
+    def begin(self, leader: Leader | None, max_age_s: float | None) -> None:
+        """Note that all is set up, and the loop is about to run.
+
+        Args:
+            leader: who knows whether this beat leads.
+            max_age_s: the setting beat_remote_control_max_tick_age.
+        """
         self.leader = leader
+        if max_age_s is not None:
+            self.limit_s = float(max_age_s)
+        elif leader is not None:  # while the store is silent it holds the loop up for the lock's life
+            self.limit_s = max(STUCK_S, 2 * leader.ledger.life_s)
         self.turned()
         self.started = True
 

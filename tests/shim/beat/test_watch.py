@@ -11,8 +11,8 @@ from emq_compat.celery_shim import Celery
 from emq_compat.celery_shim.beat import BeatLazyFunc, Scheduler
 from emq_compat.leading.base import Held
 from emq_compat.leading.leader import Leader
-from emq_compat.shim.beat.watch import BeatWatch
-from tests.leading.test_leader import Kept, Store
+from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
+from tests.leading.test_leader import LIFE_S, Kept, Store
 from tests.shim.beats import BrokerHere, app_on, beat, every, run_due
 
 pytestmark = pytest.mark.unit
@@ -34,18 +34,23 @@ def test_a_loop_that_does_not_come_back_is_stuck() -> None:
     clock.now += 1000
     assert ("", {"started": "the schedule is being read"}) == (watch.stuck(), watch.checks())
 
-    watch.begin(None)
-    clock.now += 60
+    watch.begin(None, None)
+    clock.now += 180
     assert {"started": "", "loop": ""} == watch.checks()
     clock.now += 1
-    assert {"started": "", "loop": "the loop has not turned for 61 s"} == watch.checks()
+    assert {"started": "", "loop": "the loop has not turned for 181 s"} == watch.checks()
 
     watch.turned(300.0)
-    clock.now += 360
+    clock.now += 480
     assert "" == watch.stuck()
     clock.now += 1
-    assert "the loop has not turned for 361 s" == watch.stuck()
-    watch.limit_s = 0.0
+    assert "the loop has not turned for 481 s" == watch.stuck()
+
+    watch.begin(None, 5)
+    clock.now += 6
+    assert "the loop has not turned for 6 s" == watch.stuck()
+    watch.begin(None, 0)
+    clock.now += 1e6
     assert "" == watch.stuck()
 
 
@@ -56,9 +61,14 @@ def test_who_leads_is_told() -> None:
     leaders = [Leader(Kept(store, owner), clock=lambda: store.now) for owner in ("one", "two")]
     for leader, watch in zip(leaders, (first, second), strict=True):
         leader.ask()
-        watch.begin(leader)
+        watch.begin(leader, None)
+        assert STUCK_S == watch.limit_s
     assert (True, False, None) == (first.leads, second.leads, BeatWatch().leads)
     assert "" == first.checks()["leader"]
+    leaders[0].ledger.life_s = STUCK_S
+    first.begin(leaders[0], None)
+    assert 2 * STUCK_S == first.limit_s
+    leaders[0].ledger.life_s = LIFE_S
 
     store.away = 1
     leaders[0].ask()

@@ -30,7 +30,7 @@ __all__ = ["BeatMonitor", "question_for"]
 logger = logging.getLogger(__name__)
 
 #: How long the broker may take to answer: less than a probe usually waits.
-ANSWERS_WITHIN_S: Final = 2.5
+ANSWERS_WITHIN_S: Final = 1.5
 #: What it has answered, or not, counts so long: it isn't asked for each of many who ask here.
 _ASKED_AGAIN_S: Final = 2.0
 
@@ -92,13 +92,13 @@ class _Broker:
     def __init__(self, ask: Callable[[], object]) -> None:
         self._ask = ask
         self._asked: asyncio.Future[str] | None = None
-        self._asked_at = 0.0
+        self._asked_at = self._answered_at = 0.0
 
     async def trouble(self) -> str:
         """Return why it doesn't answer; empty: it does."""
         now = time.monotonic()
         answer = self._asked
-        if answer is None or (answer.done() and now - self._asked_at > _ASKED_AGAIN_S):
+        if answer is None or (answer.done() and now - self._answered_at > _ASKED_AGAIN_S):
             here = asyncio.get_running_loop()
             answer = self._asked = here.create_future()
             self._asked_at = now
@@ -116,6 +116,7 @@ class _Broker:
             why = ""
         except Exception as exc:  # noqa: BLE001 - each of kombu's transports has errors of its own
             why = str(exc) or repr(exc)
+        self._answered_at = time.monotonic()
         try:
             home.call_soon_threadsafe(answer.set_result, why)
         except RuntimeError:  # the server has ended meanwhile

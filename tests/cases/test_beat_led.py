@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leading.beats import Beats, one_of_two_leads, projects
+from tests.leading.beats import Beats, one_of_two_leads, pages_without_a_leader, projects
 from tests.processes import Procs
 
 pytestmark = [pytest.mark.integration, pytest.mark.cases]
@@ -42,8 +42,9 @@ def test_without_a_place_for_a_lock_it_is_said(beats: Callable[..., Beats], amqp
     """The last runs are in Celery's file then, and only one beat may run; it answers a ping, too."""
     here = beats(amqp_url, "cache+memory://")
     node = f"{here.name}@here"
-    beat = here.start("--enable-remote-control", "-n", node, ready="run one only")
+    beat = here.start("--enable-remote-control", "-n", node, "--http", "0", ready="run one only")
     here.wait_more(2)
+    pages_without_a_leader(here, beat, entries=3)
     ping = here.procs.emq("inspect", "-b", amqp_url, "-d", node, "-t", "5", "ping")
     assert 0 == ping.wait(60), ping.tail()
     assert f"{node}: OK" in ping.output()

@@ -12,9 +12,8 @@ import pytest
 from celery.beat import ScheduleEntry
 
 from tests.broker_process import Broker
-from tests.leading.beats import Beats, one_of_two_leads, projects, their_pages_say_who_leads
-from tests.monitor.pages import address_of, metrics, page
-from tests.processes import Procs, wait_until
+from tests.leading.beats import Beats, one_of_two_leads, pages_without_a_leader, projects
+from tests.processes import Procs
 
 pytestmark = pytest.mark.integration
 
@@ -85,8 +84,9 @@ def test_a_scheduler_of_the_projects_own_is_used(beats: Callable[..., Beats], re
 def test_without_a_place_for_a_lock_it_is_said(beats: Callable[..., Beats], amqp_url: str) -> None:
     """Celery's own file is used then, and only one beat may run."""
     here = beats(amqp_url, None)
-    beat = here.start(ready="run one only")
+    beat = here.start("--http", "0", ready="run one only")
     here.wait_more(2)
+    pages_without_a_leader(here, beat, entries=4)
     assert 0 == beat.stop()
     assert list(here.folder.glob("home*/celerybeat-schedule*"))
 
@@ -106,23 +106,3 @@ def test_what_cant_be_used_is_an_error_of_one_line(
     beat = procs.emq("beat", "-A", "proj", "-S", "proj:None.at", cwd=here.folder)
     assert 1 == beat.wait(30)
     assert "the scheduler 'proj:None.at' can't be imported" in beat.tail(1)
-
-
-def test_pages_say_who_leads(beats: Callable[..., Beats], redis_url: str) -> None:
-    """`--http` tells which of two beats leads, and counts what it has sent."""
-    their_pages_say_who_leads(beats(redis_url, redis_url), entries=3)
-
-
-def test_pages_of_a_beat_without_a_lock(beats: Callable[..., Beats], amqp_url: str) -> None:
-    """Celery's own scheduler is counted, too, and no leader is told."""
-    here = beats(amqp_url, None)
-    beat = here.start("--http", "0", ready="run one only")
-    http = address_of(beat)
-    here.wait_more(2)
-    wait_until(lambda: page(http, "/ready").wrong == {}, 30)
-    assert page(http, "/ready").document["leads"] is None
-    found = metrics(http)
-    assert 2 <= found['emq_beat_messages_sent_total{entry="often"}'] <= len(here.sent("often")) + 1
-    assert (4, 1) == (found["emq_beat_entries"], found["emq_beat_broker_answers"])
-    assert found["emq_beat_last_tick_seconds"] < 10
-    assert 0 == beat.stop()

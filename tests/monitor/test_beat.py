@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from emq_compat.monitor.beat import BeatMonitor
 from emq_compat.monitor.beat_figures import MOST_NAMES, BeatCounts
 from emq_compat.shim.beat.watch import BeatWatch
-from tests.leading.beats import Beats, projects, their_pages_say_who_leads
 from tests.monitor.pages import address_of, health, metrics, page
-from tests.processes import Procs, wait_until
+from tests.processes import wait_until
 from tests.site import NAME, Site
 
 #: Two entries that are sent and one that can't be; a loop that a file holds up.
@@ -116,19 +113,6 @@ def test_states_of_a_beat(site: Site) -> None:
     held_up.write_text("")
     assert 0 == beat.stop()
     assert 1 == health("--live", *at)[0]
-
-
-@pytest.fixture
-def beats(procs: Procs, tmp_path: Path) -> Iterator[Callable[..., Beats]]:
-    """Makes projects; their queues go with the test."""
-    with projects(procs, tmp_path, "emq_compat.celery_shim") as make:
-        yield make
-
-
-@pytest.mark.integration
-def test_pages_say_who_leads(beats: Callable[..., Beats], redis_url: str, tmp_path: Path) -> None:
-    """Where a broker arbitrates nothing one beat leads, the others stand by, and both are ready."""
-    their_pages_say_who_leads(beats(redis_url, f"db+sqlite:///{tmp_path}/results.db"), entries=4)
 
 
 @pytest.mark.unit

@@ -8,12 +8,12 @@ from typing import Any
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers, Job
 from emq_compat.monitor.dashboard.broker import Broker, ask_worker
-from emq_compat.monitor.dashboard.watch import DEAD_SHOWN
 
 __all__ = ["arguments_in", "dead_letter", "dead_letters", "worker"]
 
-#: Characters of arguments that are shown.
+#: Characters of arguments that are shown; dead letters that are told at once.
 _SHOWN = 4000
+_MORE = 100
 
 
 def worker(broker: Broker, name: str, *, show_args: bool) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _running(task: Mapping[str, Any] | None, *, show_args: bool) -> dict[str, An
 
 def dead_letters(broker: Broker, after: int) -> list[dict[str, Any]]:
     """Return the dead letters behind this one."""
-    rows: list[dict[str, Any]] = broker.ask("dead_list", after=after, limit=DEAD_SHOWN)
+    rows: list[dict[str, Any]] = broker.ask("dead_list", after=after, limit=_MORE)
     return rows
 
 

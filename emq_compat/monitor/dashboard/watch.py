@@ -24,7 +24,7 @@ __all__ = ["DEAD_SHOWN", "Watch"]
 logger = logging.getLogger("emq_compat.dashboard")
 
 #: Dead letters that the page lists at first.
-DEAD_SHOWN = 100
+DEAD_SHOWN = 25
 _QUEUE = 4
 #: Schedules and workflows are asked for with the first of so many overviews.
 _SELDOM = 3
@@ -136,8 +136,10 @@ class Watch:
         except EmqError as exc:
             sections = away(str(exc))
         except Exception as exc:
-            logger.exception("the broker's answer was not understood")
-            sections = away(f"its answer was not understood: {exc!r}")
+            why = f"its answer was not understood: {exc!r}"
+            if self._sections.get("verdict") != json.dumps(away(why)["verdict"], separators=(",", ":")):
+                logger.exception("the broker's answer was not understood")
+            sections = away(why)
         changed: dict[str, str] = {}
         for name, value in sections.items():
             text = json.dumps(value, separators=(",", ":"))

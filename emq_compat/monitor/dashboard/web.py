@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -106,7 +107,7 @@ def application(client: Client, access: Access, shown: Shown, watch: Watch) -> S
             for path, handler, method in guarded
         ),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _elsewhere})
 
 
 def _files() -> Iterator[tuple[str, Callable[[Request], Awaitable[Response]]]]:
@@ -291,6 +292,14 @@ class _Site:
 
 def _peer(request: Request) -> str:
     return request.client.host if request.client is not None else "?"
+
+
+async def _elsewhere(request: Request, exc: Exception) -> Response:
+    """Answer what is none of our paths, or asked for in another way."""
+    assert isinstance(exc, HTTPException)
+    response = _error(exc.status_code, exc.detail)
+    response.headers.update({**_HEADERS, **(exc.headers or {})})
+    return response
 
 
 def _error(status: int, text: str) -> Response:

@@ -162,12 +162,15 @@ def test_a_broker_that_is_away_is_told_and_comes_back() -> None:
 
 
 def test_an_answer_that_isnt_understood_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A mistake of ours, or of another release, is logged and shown, and the next look is another."""
+    """A mistake of ours, or of another release, is logged once and shown, and the next look is another."""
 
     async def scene(broker: FakeBroker, watch: Watch) -> None:
         broker.answers["overview"] = {"broker": "b"}
         updates = watch.updates()
         assert "not understood" in await anext(updates)
+        asked = broker.count("overview")
+        await until(broker, lambda: broker.count("overview") >= asked + 3)
+        assert 1 == len(caplog.records)
         broker.answers["overview"] = overview(1.0)
         await told_of(updates, "queues")
         await updates.aclose()

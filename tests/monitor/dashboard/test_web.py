@@ -61,7 +61,18 @@ class Site:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/dashboard.js", "/queues.js", "/dashboard.css", "/icon.svg", "/api/session", "/api/task"]
+    "path",
+    [
+        "/",
+        "/dashboard.js",
+        "/queues.js",
+        "/dashboard.css",
+        "/icon.svg",
+        "/api/session",
+        "/api/task",
+        "/nothing",
+        "/api/do/x",
+    ],
 )
 def test_every_answer_has_the_headers(path: str) -> None:
     """The page may load and run only what is its own, nobody may frame it, and nothing is kept."""

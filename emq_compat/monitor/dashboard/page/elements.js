@@ -85,7 +85,8 @@ export function retag(element, tags) {
 
 const made = new WeakMap();
 
-export function keyed(parent, rows, key, make, fill) {
+// `settled`: put them in order all the same, since somebody has asked for others.
+export function keyed(parent, rows, key, make, fill, settled = false) {
   if (!made.has(parent)) made.set(parent, new Map());
   const known = made.get(parent);
   const wanted = new Set();
@@ -107,7 +108,7 @@ export function keyed(parent, rows, key, make, fill) {
     }
   }
   const section = parent.closest("section") ?? parent;
-  if (section.matches(":hover, :focus-within") || parent.querySelector("details[open]")) return;
+  if (!settled && (section.matches(":hover, :focus-within") || parent.querySelector("details[open]"))) return;
   let place = parent.firstElementChild;
   for (const row of rows) {
     const element = known.get(key(row));

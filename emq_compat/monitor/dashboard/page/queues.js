@@ -2,18 +2,26 @@
 
 import { act, confirmed } from "./acting.js";
 import { $, button, h, keyed, number, rest, retag, say } from "./elements.js";
+import { list } from "./lists.js";
 import { draw, spark } from "./sparks.js";
 import { state } from "./state.js";
 import { count, plural, rate, span } from "./words.js";
 
-export function showQueues(queues) {
-  $("queue-table").hidden = !queues.length;
+const orphaned = (queue) => queue.waiting > 0 && !queue.workers && !queue.paused;
+const late = (queue) => queue.oldest_s >= 60 && queue.waiting > 0;
+const shorten = list({
+  section: "queues",
+  noun: "queue",
+  name: (queue) => queue.name,
+  urgent: (queue) => (orphaned(queue) ? 0 : queue.paused ? 1 : late(queue) ? 2 : 3),
+  show: (settled) => showQueues(state.sections.queues, settled),
+});
+
+export function showQueues(queues, settled = false) {
+  const shown = shorten(queues, state.sections.totals?.queues ?? queues.length);
+  $("queue-table").hidden = !shown.length;
   $("queues-empty").hidden = queues.length > 0;
-  const total = state.sections.totals?.queues ?? queues.length;
-  $("queues-more").hidden = total <= queues.length;
-  say($("queues-more"), `And ${plural(total - queues.length, "more queue")} with less in them.`);
-  const sorted = [...queues].sort((a, b) => a.name.localeCompare(b.name));
-  keyed($("queue-table").tBodies[0], sorted, (queue) => queue.name, makeQueue, fillQueue);
+  keyed($("queue-table").tBodies[0], shown, (queue) => queue.name, makeQueue, fillQueue, settled);
 }
 
 function makeQueue({ name }) {
@@ -66,14 +74,14 @@ function fillQueue(row, queue) {
   say(cells.waitingMore, more.join(", "));
   say(cells.oldest, queue.oldest_s === null ? "–" : span(queue.oldest_s));
   cells.oldest.classList.toggle("zero", queue.oldest_s === null);
-  cells.oldest.classList.toggle("late", queue.oldest_s >= 60 && queue.waiting > 0);
+  cells.oldest.classList.toggle("late", late(queue));
   number(cells.running, queue.in_flight);
   number(cells.in, queue.in_s, `${rate(queue.in_s)}/s`);
   number(cells.out, queue.out_s, `${rate(queue.out_s)}/s`);
   number(cells.workers, queue.workers);
   const tags = [];
   if (queue.paused) tags.push(["paused", "warn"]);
-  else if (queue.waiting && !queue.workers) tags.push(["no worker", "bad"]);
+  else if (orphaned(queue)) tags.push(["no worker", "bad"]);
   retag(cells.tags, tags);
   say(cells.pause, queue.paused ? "Resume" : "Pause");
   cells.pause.setAttribute("aria-label", `${queue.paused ? "Resume" : "Pause"} ${queue.name}`);

@@ -3,12 +3,23 @@
 import { act } from "./acting.js";
 import { request, watch } from "./asking.js";
 import { $, button, h, keyed, redraw, retag, say, tag } from "./elements.js";
+import { list } from "./lists.js";
+import { state } from "./state.js";
 import { openTask, terminate } from "./task.js";
 import { count, now, span } from "./words.js";
 
-export function showWorkers(workers) {
+const shorten = list({
+  section: "workers",
+  noun: "worker",
+  name: (worker) => worker.node,
+  urgent: (worker) => (worker.present ? 1 : 0),
+  show: (settled) => showWorkers(state.sections.workers, settled),
+});
+
+export function showWorkers(workers, settled = false) {
+  const shown = shorten(workers, workers.length);
   $("workers-empty").hidden = workers.length > 0;
-  keyed($("worker-list"), workers, (worker) => worker.name, makeWorker, fillWorker);
+  keyed($("worker-list"), shown, (worker) => worker.name, makeWorker, fillWorker, settled);
 }
 
 function makeWorker(worker) {

@@ -10,7 +10,7 @@ import pytest
 
 from tests.environments import genuine_celery
 from tests.monitor.pages import health
-from tests.processes import Proc, Procs, wait_until
+from tests.processes import Proc, Procs, unused_port, wait_until
 from tests.site import NAME, Site
 
 pytestmark = [pytest.mark.integration]
@@ -128,9 +128,10 @@ def fail():
 
 def test_no_password_is_logged(site: Site) -> None:
     """What a worker says of brokers that it can't reach has no password in it, at any level."""
-    brokers = "amqp://user:hunter2@127.0.0.1:1//", "redis://:hunter2@127.0.0.1:1/0"
-    worker = site.start_worker("-b", brokers[0], "-b", brokers[1], "-l", "debug", ready="127.0.0.1:1")
-    for shown in ("amqp://user:**@127.0.0.1:1", "redis://:**@127.0.0.1:1"):
+    at = f"127.0.0.1:{unused_port()}"
+    brokers = f"amqp://user:hunter2@{at}//", f"redis://:hunter2@{at}/0"
+    worker = site.start_worker("-b", brokers[0], "-b", brokers[1], "-l", "debug", ready=at)
+    for shown in (f"amqp://user:**@{at}", f"redis://:**@{at}"):
         worker.wait_line(shown, count=2)  # in the banner, and in an error
     worker.stop()
     assert "hunter2" not in worker.output()

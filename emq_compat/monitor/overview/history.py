@@ -183,7 +183,7 @@ _CRONTAB = re.compile(r"<crontab: (.*) \(m/h/[^)]*\)>")
 def _when(shown: str) -> str:
     """Return a schedule, as Celery shows it, in words."""
     if found := _FREQUENCY.fullmatch(shown):
-        return f"every {found[1]}"
+        return f"every {found[1].replace('.00 ', ' ')}"
     if found := _CRONTAB.fullmatch(shown):
         return f"cron {found[1]}"
     return shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from tests.monitor.overview.test_history import overview
@@ -44,6 +46,14 @@ class FakeBroker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Wait until it is true, which is looked at with each question that is asked."""
+        asked = asyncio.Event()
+        self.on_ask = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
+        while not true():
+            await asked.wait()
+            asked.clear()
 
     def inspect(
         self,

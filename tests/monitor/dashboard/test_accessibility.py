@@ -64,6 +64,11 @@ const observer = new MutationObserver(note);
 for (const region of regions) observer.observe(region, what);
 return regions.length;
 """
+#: Whether each section has come.
+WHOLE = """
+const sections = ["queue", "worker", "failure", "dead", "workflow", "schedule"];
+return sections.every((name) => document.querySelector(`[data-${name}]`));
+"""
 #: The name of what has the focus, and whether that is seen.
 FOCUSED = """
 const one = document.activeElement, style = getComputedStyle(one);
@@ -148,7 +153,7 @@ class Scene:
 
     def open(self) -> None:
         self.window.open(self.url)
-        self.window.wait_for("live", "Needs you now", "t.send", "tidy", "group")
+        wait_until(lambda: self.window.ask(WHOLE), 30, interval_s=0.02, what="the page")
 
     def later(self, looks: int = 3) -> None:
         """Wait until the page has been told of as many further looks."""
@@ -362,8 +367,7 @@ def test_names_without_end_fit(scene: Scene, width: int) -> None:
     )
     shop.dead_as = {"task": name, "reason": name, "queue": name}
     scene.window.resize(width, 900)
-    scene.window.open(scene.url)
-    scene.window.wait_for("live", name)
+    scene.open()
     shop.crowd, shop.dead_as = ([], []), {}
     wide = scene.window.ask("return document.documentElement.scrollWidth")
     assert width - 15 <= wide <= width

@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import pytest
@@ -31,15 +30,6 @@ def run(scene: Callable[[FakeBroker, Watch], Coroutine[Any, Any, None]]) -> None
             await watch.close()
 
     asyncio.run(play())
-
-
-async def until(broker: FakeBroker, true: Callable[[], bool]) -> None:
-    """Wait until it is true, which is looked at with each question that the broker is asked."""
-    asked = asyncio.Event()
-    broker.on_ask = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
-    while not true():
-        await asked.wait()
-        asked.clear()
 
 
 async def told_of(updates: AsyncIterator[str], section: str) -> dict[str, Any]:
@@ -73,7 +63,7 @@ def test_nobody_asks_for_nobody() -> None:
         firsts = await asyncio.gather(*map(anext, pages))
         assert [True] * 10 == ["queues" in json.loads(text) for text in firsts]
         asked = watch.looks
-        await until(broker, lambda: watch.looks >= asked + 3)
+        await broker.until(lambda: watch.looks >= asked + 3)
         assert broker.count("overview") == watch.looks
         for page in pages:
             await page.aclose()
@@ -115,7 +105,7 @@ def test_a_slow_page_begins_anew() -> None:
         for n in range(8):
             broker.answers["overview"] = overview(200.0 + n, failures=[failure(n + 1)])
             looks = watch.looks
-            await until(broker, lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]
+            await broker.until(lambda at=looks: watch.looks >= at + 2)  # type: ignore[misc]
         texts = [json.loads(await anext(slow)) for _ in range(8)]
         assert any("sparks" in text and "workers" in text for text in texts)
         [browser] = watch._browsers
@@ -137,7 +127,7 @@ def test_at_the_end_pages_are_let_go() -> None:
         await asyncio.gather(*map(anext, updates))
         reading = [asyncio.create_task(to_the_end(one)) for one in updates]
         looks = watch.looks
-        await until(broker, lambda: watch.looks >= looks + 2)
+        await broker.until(lambda: watch.looks >= looks + 2)
         watch.end()
         await asyncio.gather(*reading)
         assert 0 == watch.browsers
@@ -169,7 +159,7 @@ def test_an_answer_that_isnt_understood_ends_nothing(caplog: pytest.LogCaptureFi
         updates = watch.updates()
         assert "not understood" in await anext(updates)
         asked = broker.count("overview")
-        await until(broker, lambda: broker.count("overview") >= asked + 3)
+        await broker.until(lambda: broker.count("overview") >= asked + 3)
         assert 1 == len(caplog.records)
         broker.answers["overview"] = overview(1.0)
         await told_of(updates, "queues")
@@ -186,12 +176,12 @@ def test_dead_letters_are_asked_for_when_their_number_changes() -> None:
         broker.answers["dead_list"] = [{"key": 1}]
         updates = watch.updates()
         assert [{"key": 1}] == json.loads(await anext(updates))["dead"]
-        await until(broker, lambda: watch.looks >= 5)
+        await broker.until(lambda: watch.looks >= 5)
         assert 1 == broker.count("dead_list")
         broker.answers["overview"] = overview(2.0, dead=2)
-        await until(broker, lambda: broker.count("dead_list") == 2)
+        await broker.until(lambda: broker.count("dead_list") == 2)
         watch.look_soon()
-        await until(broker, lambda: broker.count("dead_list") == 3)
+        await broker.until(lambda: broker.count("dead_list") == 3)
         await updates.aclose()
 
     run(scene)
@@ -204,7 +194,7 @@ def test_only_new_failures_are_asked_for() -> None:
         broker.answers["overview"] = overview(1.0, failures=[failure(41)])
         updates = watch.updates()
         await anext(updates)
-        await until(broker, lambda: watch.looks >= 2)
+        await broker.until(lambda: watch.looks >= 2)
         after = [arguments["failures_after"] for verb, arguments in broker.asked if verb == "overview"]
         assert [0, 41] == after[:2]
         await updates.aclose()

@@ -146,8 +146,7 @@ def test_updates_end_with_their_session() -> None:
 
     async def scene() -> None:
         updates = asyncio.create_task(site.ask("GET", "/api/updates"))
-        while site.watch.looks < 2:  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0)
+        await site.broker.until(lambda: site.watch.looks >= 2)
         await site.ask("POST", "/api/logout", json={}, headers=headers)
         response = await asyncio.wait_for(updates, 20)
         assert (200, True) == (response.status_code, '"verdict"' in response.text)
@@ -165,8 +164,7 @@ def test_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scene() -> None:
         first = asyncio.create_task(site.ask("GET", "/api/updates"))
-        while not site.watch.browsers:  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0)
+        await site.broker.until(lambda: site.watch.browsers)
         refused = await asyncio.wait_for(site.ask("GET", "/api/updates"), 20)
         assert (503, True) == (refused.status_code, "no more can be" in refused.json()["error"])
         first.cancel()

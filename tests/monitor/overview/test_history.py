@@ -293,7 +293,7 @@ def test_schedules_are_told_in_words_the_next_first() -> None:
     own = [{"key": "k", "task": "m.f", "queue": "q", "shown": "every 5 s", "next": 500.0}]
     rows = History().note(overview(periodic=periodic, schedules=own))["schedules"]
     expected = [
-        ("c", "every 30.00 seconds"),
+        ("c", "every 30 seconds"),
         ("m.f", "every 5 s"),
         ("b", "every day"),
         ("a", "cron 30 6 * * 1"),

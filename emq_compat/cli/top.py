@@ -73,7 +73,8 @@ def _print_once(looks: Looks, url: str, every_s: float, *, as_json: bool) -> Non
     plain = root_context().no_color
     for line in screen(looks.sections, url, room()):
         # click leaves the colours out where there is no terminal.
-        click.echo(line.text if plain else click.style(line.text, fg=_COLOURS.get(line.shown)))
+        colour = None if plain else _COLOURS.get(line.shown)
+        click.echo(line.text if colour is None else click.style(line.text, fg=colour))
 
 
 def _show(looks: Looks, url: str) -> None:

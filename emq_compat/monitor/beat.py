@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 #: How long the broker may take to answer: less than a probe usually waits.
 ANSWERS_WITHIN_S: Final = 1.5
 #: What it has answered, or not, counts so long: it isn't asked for each of many who ask here.
-_ASKED_AGAIN_S: Final = 2.0
+_ASKED_AGAIN_S: Final = 1.0
 
 
 class BeatMonitor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from emq_compat.monitor.beat import BeatMonitor
 from emq_compat.monitor.beat_figures import MOST_NAMES, BeatCounts
+from emq_compat.monitor.figures import Histogram
 from emq_compat.shim.beat.watch import BeatWatch
 from tests.monitor.pages import address_of, health, metrics, page
 from tests.processes import wait_until
@@ -37,7 +39,7 @@ app.conf.beat_schedule = {
     "hourly": {"task": "siteproj.ping", "schedule": 3600.0, "args": ("hourly",)},
     "broken": {"task": "siteproj.ping", "schedule": 0.4, "args": (BeatLazyFunc(broken),)},
 }
-app.conf.beat_remote_control_max_tick_age = 1.5
+app.conf.beat_remote_control_max_tick_age = 1.0
 app.conf.broker_connection_timeout = 0.3  # so long a look at the schedule takes without a broker
 """
 
@@ -152,3 +154,28 @@ def test_a_broker_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> N
     finally:
         answered.set()
         monitor.stop()
+
+
+@pytest.mark.unit
+def test_figures_follow_the_clock() -> None:
+    """Times grow and shrink with it, no further than 0; what isn't known, and who leads, has no figure."""
+    now = 100.0
+    watch = BeatWatch(lambda: now)
+    counts = BeatCounts(watch, lambda: now)
+
+    def figures(broker_answers: bool | None) -> dict[str, float | Histogram]:
+        found = counts.figures(broker_answers=broker_answers)
+        return {name.removeprefix("emq_beat_"): of[()] for name, of in found.items() if () in of}
+
+    assert {"ticks_total": 0.0, "uptime_seconds": 0.0} == figures(None)
+    event = SimpleNamespace(time=30.0, entry=SimpleNamespace(name="e"))
+    watch.ticked(SimpleNamespace(_heap=[event], _when=lambda entry, more_s: 20.0))
+    now += 4
+    known = {"ticks_total": 1.0, "entries": 1.0}
+    assert known | {
+        "uptime_seconds": 4.0, "last_tick_seconds": 4.0, "next_due_seconds": 6.0, "broker_answers": 1.0
+    } == figures(True)  # fmt: skip
+    now += 7
+    assert known | {
+        "uptime_seconds": 11.0, "last_tick_seconds": 11.0, "next_due_seconds": 0.0, "broker_answers": 0.0
+    } == figures(False)  # fmt: skip

@@ -13,23 +13,39 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["UNCUT", "Column", "cut", "fitted", "names", "padded", "printable", "room", "table", "whole"]
+__all__ = [
+    "UNCUT",
+    "Column",
+    "cut",
+    "fitted",
+    "ids",
+    "names",
+    "padded",
+    "printable",
+    "room",
+    "table",
+    "whole",
+]
 
 #: The width of lines where there is no terminal: they are as long as they are.
 UNCUT: Final = 1 << 20
-#: How narrow columns become so that all fit, one step after the other: those that may lose something, or all.
-_STEPS: Final = ((16, False), (16, True), (8, False), (8, True))
+#: How narrow columns become so that all fit, one step after the other, and those of which ranks.
+_STEPS: Final = ((16, 0), (16, 1), (8, 0), (8, 1), (8, 2))
 
 
 class Column(NamedTuple):
-    """A column: its head, and what its cells lose where there is too little room.
+    """A column.
 
-    That is their end; their middle, since of a name's parts the last one says most; or nothing, as long as
-    others can give more.
+    Attributes:
+        head: stands above it.
+        loses: what its cells lose where there is too little room: their end, or their middle, since of a
+            name's parts the last one says most.
+        rank: columns of a higher one give room later.
     """
 
     head: str
-    loses: Literal["end", "middle", "nothing"] = "end"
+    loses: Literal["end", "middle"] = "end"
+    rank: int = 0
 
 
 def names(head: str) -> Column:
@@ -37,9 +53,14 @@ def names(head: str) -> Column:
     return Column(head, "middle")
 
 
+def ids(head: str) -> Column:
+    """Return a column of ids or keys: whole, they can be copied; names are to be readable first."""
+    return Column(head, rank=1)
+
+
 def whole(head: str) -> Column:
-    """Return a column of what is short, or of ids, which somebody wants to copy."""
-    return Column(head, "nothing")
+    """Return a column of what says nothing if it isn't whole, such as times."""
+    return Column(head, rank=2)
 
 
 def room() -> int:
@@ -79,18 +100,15 @@ def fitted(
 ) -> list[str]:
     """Return heads and rows as lines of at most ``width`` cells of a terminal.
 
-    The widest columns give room first, those that are to be whole only before others become too narrow to
-    be read, and those of ``right`` (numbers, which stand to the right) never; what doesn't fit even so is
-    cut off at the end.
+    Of columns of one rank the widest give room first; those of ``right`` (numbers, which stand to the right)
+    never do. What doesn't fit even so is cut off at the end.
     """
     kinds = [Column(one) if isinstance(one, str) else one for one in columns]
     at_right = frozenset(right)
     cells = [[kind.head for kind in kinds], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(_cells(row[i]) for row in cells) for i in range(len(kinds))]
-    for least, every in _STEPS:
-        givers = [
-            i for i, kind in enumerate(kinds) if i not in at_right and (every or kind.loses != "nothing")
-        ]
+    for least, rank in _STEPS:
+        givers = [i for i, kind in enumerate(kinds) if i not in at_right and kind.rank <= rank]
         _narrow(widths, givers, least, width)
     return [
         cut(

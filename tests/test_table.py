@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emq_compat.table import UNCUT, Column, cut, fitted, names, room, table, whole
+from emq_compat.table import UNCUT, Column, cut, fitted, ids, names, room, table, whole
 
 pytestmark = pytest.mark.unit
 
 texts = st.text(max_size=30)
 columns = st.lists(
-    st.builds(Column, st.sampled_from(("queue", "task", "")), st.sampled_from(("end", "middle", "nothing"))),
+    st.builds(
+        Column, st.sampled_from(("q", "task", "")), st.sampled_from(("end", "middle")), st.integers(0, 2)
+    ),
     min_size=1,
     max_size=6,
 )
@@ -51,14 +53,23 @@ def test_columns_stand_below_each_other() -> None:
     assert "plain        6" == lines[-1]
 
 
-def test_names_lose_their_middle_and_ids_nothing() -> None:
+def test_names_lose_their_middle_and_ids_little() -> None:
     """The last part of a name says most; an id is to be copied; texts lose their end; numbers stay."""
-    heads = (names("task"), whole("id"), "why", "n")
+    heads = (names("task"), ids("id"), "why", "n")
     row = ("proj.orders.tasks.send_confirmation", "0f" * 18, "the worker was lost two times", "12")
     line = fitted(heads, [row], 76, right=(3,))[1]
     assert f"proj…onfirmation  {'0f' * 18}  the worker was …  12" == line
     narrow = fitted(heads, [row], 40, right=(3,))[1]
     assert "p…mation  0f0f0f0f0f0f0f0…  the wor…  12" == narrow
+
+
+def test_times_are_whole_for_longest() -> None:
+    """A time without its end says nothing: names and ids give all that they have before it."""
+    heads = (whole("since"), names("task"), ids("id"))
+    row = ("2026-11-26 09:03:47+00:00", "proj.orders.tasks.send_confirmation", "0f" * 18)
+    assert "2026-11-26 09:03:47+00:00  proj…onfirmation  0f0f0f0f0f0f0f0…" == fitted(heads, [row], 61)[1]
+    assert "2026-11-26 09:03:47+00:00  p…mation  0f0f0f0…" == fitted(heads, [row], 45)[1]
+    assert "2026-11-26 09:03:…  p…mation  0f0f0f0…" == fitted(heads, [row], 38)[1]
 
 
 def test_two_long_columns_share_the_room() -> None:

@@ -11,7 +11,7 @@ from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.progress import progress
 from emq_compat.client import Client
-from emq_compat.table import names, printable, table, whole
+from emq_compat.table import ids, names, printable, table, whole
 from emq_compat.words import amount
 
 __all__ = ["dead"]
@@ -52,7 +52,7 @@ def list_(connection: Connection, limit: int, after: int, as_json: bool) -> None
         (row["key"], _when(row["at"]), row["queue"], row["task"] or "-", row["task_id"] or "-", row["reason"])
         for row in rows
     ]
-    click.echo(table(("key", whole("since"), names("queue"), names("task"), "id", "reason"), lines))
+    click.echo(table(("key", whole("since"), names("queue"), names("task"), ids("id"), "reason"), lines))
     if len(rows) == limit and limit < total:
         click.echo(f"There are {total:,} in all; more: --after {after}", err=True)
 

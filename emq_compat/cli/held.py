@@ -9,7 +9,7 @@ import click
 
 from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.table import names, printable, table, whole
+from emq_compat.table import ids, names, printable, table, whole
 from emq_compat.words import amount, duration
 
 __all__ = ["held"]
@@ -76,7 +76,7 @@ def _text(keys: Mapping[str, Any], total: int) -> str:
             )
             for row in unique
         ]
-        parts.append(table((names("unique key"), whole("holder"), whole("at most"), "followers"), holders))
+        parts.append(table((names("unique key"), ids("holder"), whole("at most"), "followers"), holders))
         if total > len(unique):
             parts[-1] += f"\nand {total - len(unique):,} more"
     if gates:
@@ -96,5 +96,5 @@ def _text(keys: Mapping[str, Any], total: int) -> str:
             (row["body"], f"{row['ended']} of {row['parts']}", duration(row["silent_s"]) + " ago")
             for row in keys["chords"]
         ]
-        parts.append(table((whole("chord's body"), whole("parts ended"), "last heard of"), bodies))
+        parts.append(table((ids("chord's body"), whole("parts ended"), "last heard of"), bodies))
     return "\n\n".join(parts)

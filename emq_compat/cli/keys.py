@@ -20,7 +20,7 @@ from emq_compat.keys import (
     remove_client,
 )
 from emq_compat.permits import CLIENT, ROLES, patterns_in
-from emq_compat.table import names, table, whole
+from emq_compat.table import ids, names, table, whole
 
 __all__ = ["keys"]
 
@@ -164,4 +164,4 @@ def list_(folder: Path, as_json: bool) -> None:
         (one.name, one.role, ", ".join(one.publish) or "all", ", ".join(one.take) or "all", key.decode())
         for key, one in found.items()
     ]
-    click.echo(table((names("client"), whole("role"), "publish", "take", whole("public key")), rows))
+    click.echo(table((names("client"), whole("role"), "publish", "take", ids("public key")), rows))

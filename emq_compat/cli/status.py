@@ -14,7 +14,7 @@ from emq_compat.cli.as_json import tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.remote import NOBODY, reply_options
 from emq_compat.ids import plain_name
-from emq_compat.table import Column, names, table, whole
+from emq_compat.table import Column, ids, names, table, whole
 from emq_compat.words import amount, duration
 
 __all__ = ["status"]
@@ -30,7 +30,7 @@ _WORKERS = (
     "queues",
     whole("heard"),
 )
-_TASKS = (names("worker"), names("task"), whole("id"), whole("state"), whole("since"), whole("process"))
+_TASKS = (names("worker"), names("task"), ids("id"), whole("state"), whole("since"), whole("process"))
 
 
 @click.command()

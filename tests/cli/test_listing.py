@@ -236,7 +236,7 @@ def test_the_terminals_width_counts(site: Site) -> None:
     with Client(site.url) as client:
         client.publish(Publish(queue=LONG, headers=Headers(), payload=job))
     command = ("amqp", "-b", site.url, "queue.list")
-    screen = Screen(COMMAND, *command, folder=site.folder, size=(24, 40))
+    screen = Screen(COMMAND, *command, folder=site.folder, size=(24, 40), COLUMNS="")
     try:
         assert 0 == screen.ended()
         lines = screen.read().splitlines()

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.integration
         (
             "dashboard.py",
             ["-n", "500", "-r", "1", "--pages", "1"],
-            ["no page open", "1 pages open", "of the rate", "updates of a page", "one answer with"],
+            ["no page open", "1 pages open", "of the rate", "updates of a page", "one answer to"],
         ),
         (
             "canvases.py",

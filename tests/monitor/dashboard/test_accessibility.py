@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -88,8 +89,11 @@ class Shop(FakeBroker):
     def __init__(self) -> None:
         super().__init__()
         self.looks = 0
+        self.failed = 1
         self.dead = [1, 2, 3]
         self.dead_as: dict[str, str] = {}
+        #: What stands in its answers instead of these words.
+        self.words: dict[str, str] = {}
         self.traces = 0
         #: Further queues and workers.
         self.crowd: tuple[list[Any], list[Any]] = [], []
@@ -99,6 +103,12 @@ class Shop(FakeBroker):
         self.answers["workflows"] = workflows.told(members=members, ended=last)
 
     def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
+        text = json.dumps(self._answer(verb, timeout_s, arguments))
+        for word, instead in self.words.items():
+            text = text.replace(word, instead)
+        return json.loads(text)
+
+    def _answer(self, verb: str, timeout_s: float | None, arguments: dict[str, Any]) -> Any:
         if verb == "overview":
             return self._overview(arguments)
         if verb == "dead_list":
@@ -135,7 +145,7 @@ class Shop(FakeBroker):
             queues_total=len(queues),
             waiting=5,
             workers=[*workers, *self.crowd[1]],
-            failures=[failure(1)] if arguments["failures_after"] < 1 else [],
+            failures=[failure(self.failed)] if arguments["failures_after"] < self.failed else [],
             failed_by_task={"t": 1},
             dead=len(self.dead),
             counters={"published": 5 * looks, "finished": 5 * looks, "failed": 1},
@@ -354,6 +364,25 @@ def test_of_many_those_that_want_a_look_come_first(scene: Scene) -> None:
     wait_until(lambda: scene.window.count("[data-worker]") == 45, 20, what="all of them")
     assert "Workers" == scene.focused()
     scene.shop.crowd = [], []
+
+
+def test_what_is_told_is_text(scene: Scene) -> None:
+    """Whatever looks like markup, in each place where a name or a message stands."""
+    hostile = "<img src=x onerror=document.title=1>&<script>document.title=2</script>"
+    words = ("mail", "idle", "t.add", "w@here", "t.send", "rejected by the task", "tidy", "1.00 hour", "t.m1")
+    words += ("ValueError", "no 2", "Trace 2")
+    scene.shop.words, scene.shop.failed = dict.fromkeys(words, hostile), 2
+    scene.open()
+    scene.window.click("#failure-list summary")
+    scene.window.click(".running .link")
+    scene.window.wait_for("for")
+    scene.window.click("#task .grave")
+    tables = ("queue-table", "dead-table", "workflow-table", "schedule-table")
+    for place in (*tables, "reasons", "worker-list", "failure-list", "task", "ask"):
+        assert hostile in scene.window.text_of(f"#{place}"), place
+    assert (1, 2) == (scene.window.count("img"), scene.window.count("script"))
+    assert "Needs you now" in scene.window.ask("return document.title")
+    scene.shop.words = {}
 
 
 @pytest.mark.parametrize("width", [1300, 375])

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from emq_compat.monitor.beat import BeatMonitor
+from emq_compat.celery_shim import Celery
+from emq_compat.monitor.beat import BeatMonitor, question_for
 from emq_compat.monitor.beat_figures import MOST_NAMES, BeatCounts
 from emq_compat.monitor.figures import Histogram
 from emq_compat.shim.beat.watch import BeatWatch
@@ -179,3 +180,34 @@ def test_figures_follow_the_clock() -> None:
     assert known | {
         "uptime_seconds": 11.0, "last_tick_seconds": 11.0, "next_due_seconds": 0.0, "broker_answers": 0.0
     } == figures(False)  # fmt: skip
+
+
+@pytest.mark.unit
+def test_which_broker_is_asked() -> None:
+    """Ours is asked how it is; a stock router answers nothing, and its page has no such check."""
+    asked: list[str] = []
+
+    class Ours:
+        stock = False
+
+        def ask(self, verb: str, timeout_s: float) -> None:
+            asked.append(verb)
+
+    app = Celery("asked", set_as_current=False)
+    app.client = Ours()  # type: ignore[assignment]
+    question = question_for(app)
+    assert question is not None
+    question()
+    assert ["stats"] == asked
+
+    stock = question_for(Celery("stock", broker="tcp://127.0.0.1:47291", set_as_current=False))
+    assert stock is None
+    watch = BeatWatch()
+    watch.begin(None, None)
+    monitor = BeatMonitor("0", "clock@here", watch, stock)
+    monitor.start()
+    try:
+        assert {"started", "loop"} == page(monitor.address, "/ready").document["checks"].keys()
+        assert "emq_beat_broker_answers" not in metrics(monitor.address)
+    finally:
+        monitor.stop()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from emq_compat.errors import OperationalError
+from emq_compat.errors import BrokerRefused, OperationalError
 from emq_compat.monitor.dashboard.watch import Watch
 from tests.monitor.dashboard.fake import FakeBroker
+from tests.monitor.overview import test_workflows as workflows
 from tests.monitor.overview.test_history import failure, overview
 
 pytestmark = pytest.mark.unit
@@ -72,8 +73,10 @@ def test_nobody_asks_for_nobody() -> None:
         assert looking is not None
         await asyncio.wait((looking,))  # it ends by itself: there is nothing left that could ask
         assert watch._task is None
+        broker.answers["overview"] = overview(500.0, waiting=77)
         again = watch.updates()
-        assert "failures" in json.loads(await anext(again))
+        first = json.loads(await anext(again))
+        assert (77, True) == (first["totals"]["waiting"], "failures" in first), "not what was seen long ago"
         await again.aclose()
 
     run(scene)
@@ -182,6 +185,43 @@ def test_dead_letters_are_asked_for_when_their_number_changes() -> None:
         await broker.until(lambda: broker.count("dead_list") == 2)
         watch.look_soon()
         await broker.until(lambda: broker.count("dead_list") == 3)
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_workflows_are_those_of_one_broker() -> None:
+    """Each look goes on from the last one; with another broker it begins anew, without those known."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        last = [workflows.ended("a", "a", goes_on=True)]
+        broker.answers["workflows"] = workflows.told(
+            number=7, ended=last, members=[workflows.member("b", root_id="a")]
+        )
+        updates = watch.updates()
+        assert ["a"] == [row["id"] for row in (await told_of(updates, "workflows"))["workflows"]]
+        assert {"a": "t.a", "b": "t.b"} == watch.beside("b")
+        await broker.until(lambda: broker.count("workflows") >= 2)
+        asked = [arguments for verb, arguments in broker.asked if verb == "workflows"]
+        assert [{"after": 0, "ids": []}, {"after": 7, "ids": ["b"]}] == asked[:2]
+        broker.answers["overview"] = overview(1.0, broker="b2")
+        broker.answers["workflows"] = workflows.told()
+        while (await told_of(updates, "workflows"))["workflows"]:
+            pass
+        assert {} == watch.beside("b")
+        await updates.aclose()
+
+    run(scene)
+
+
+def test_an_older_broker_tells_of_no_workflows() -> None:
+    """One that doesn't know the verb: the page says so, and shows all the rest."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        broker.answers["workflows"] = BrokerRefused("MessageError: the verb 'workflows' is unknown")
+        updates = watch.updates()
+        told = json.loads(await anext(updates))
+        assert (None, "ok") == (told["workflows"], told["verdict"]["level"])
         await updates.aclose()
 
     run(scene)

@@ -157,6 +157,15 @@ def test_updates_end_with_their_session() -> None:
     asyncio.run(scene())
 
 
+def test_a_task_is_told_with_those_that_were_seen_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members of a group, which don't name each other, by what the watch has seen."""
+    site = Site()
+    monkeypatch.setattr(site.watch, "beside", lambda task_id: {"a": "t.a", "b": "t.b"})
+    site.broker.answers["trace"] = {one: {"where": "unknown", "state": "SUCCESS"} for one in "ab"}
+    tree = site.get("/api/task?id=a").json()["tree"]
+    assert ["t.a", "t.b"] == [child["task"] for child in tree["children"]]
+
+
 def test_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """So many pages can be open; a further one is refused, and told why."""
     monkeypatch.setattr(web, "_BROWSERS", 1)

@@ -196,6 +196,20 @@ def test_parts_that_name_each_other_nowhere_stand_together() -> None:
     assert ("a", "SUCCESS", ("b", "SUCCESS")) == outline(shown["tree"])
 
 
+def test_steps_to_come_are_not_asked_for() -> None:
+    """As long as the step before runs there are no messages of them that the broker could look for."""
+    asked: list[str] = []
+
+    class Asked(Traces):
+        def ask(self, verb: str, /, timeout_s: float | None = None, **arguments: Any) -> Any:
+            asked.extend(arguments["ids"])
+            return super().ask(verb, timeout_s, **arguments)
+
+    tasks = {"a": message(chain=[step("c"), step("b")], callbacks=[step("d")])}
+    workflow(Asked(tasks), "a", show_args=False)
+    assert ["a"] == asked
+
+
 def test_what_is_hostile_has_an_end() -> None:
     """Tasks that name each other as children, and ones with no end of them, make a tree that ends."""
     tasks = {"a": ended("SUCCESS", "b"), "b": ended("SUCCESS", "a", "b")}

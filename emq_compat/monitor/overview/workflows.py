@@ -208,7 +208,8 @@ def _row(key: str, one: _Workflow) -> dict[str, Any]:
         "state": one.state,
         "running": one.live.get("running", 0),
         "waiting": sum(one.live.values()) - one.live.get("running", 0),
-        "ended": max(ended, one.parts),
+        # The body of a chord is none of the parts that are counted.
+        "ended": ended if one.of is None else min(max(ended, one.parts), one.of),
         "failed": sum(state in (FAILURE, REVOKED) for state in states),
         "of": one.of,
         "more": len(states) >= MEMBERS,

@@ -79,6 +79,9 @@ def test_a_chord_is_one_with_its_parts_and_its_body() -> None:
     names = ("id", "opens", "kind", "state", "ended", "of", "waiting")
     assert [("c", "z", "chord", "runs", 1, 3, 1)] == shown(rows, *names)
     assert ["waits"] == [row["state"] for row in known.note(told(chords=[chord(ended=2)]))]
+    last = [ended(one, "c", chord="c") for one in "pqr"]
+    rows = known.note(told(ended=[*last, ended("z", "c")]))
+    assert [("c", "done", 3, 3)] == shown(rows, "id", "state", "ended", "of")
     rows = known.note(told(chords=[chord(body="", task="", failed=True)]))
     assert ["failed"] == [row["state"] for row in rows]
 

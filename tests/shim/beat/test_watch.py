@@ -11,6 +11,8 @@ from emq_compat.celery_shim import Celery
 from emq_compat.celery_shim.beat import BeatLazyFunc, Scheduler
 from emq_compat.leading.base import Held
 from emq_compat.leading.leader import Leader
+from emq_compat.shim.beat.clock import StepWatch
+from emq_compat.shim.beat.service import Service
 from emq_compat.shim.beat.watch import STUCK_S, BeatWatch
 from tests.leading.test_leader import LIFE_S, Kept, Store
 from tests.shim.beats import BrokerHere, app_on, beat, every, run_due
@@ -160,3 +162,21 @@ def test_a_scheduler_of_the_projects_own_is_counted() -> None:
     assert {"good", "bad"} == {*called}
     assert {"good": called.count("good")} == watch.sent
     assert {"bad": called.count("bad")} == watch.failed
+
+
+def test_a_beat_that_sleeps_is_seen_to_turn(broker: BrokerHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it sleeps, it says so again and again: it isn't stuck."""
+    monkeypatch.setattr("emq_compat.shim.beat.service._LOOK_S", 0.001)
+    service = Service(app_on(broker, {}))
+    turned: list[float] = []
+
+    class Seen(BeatWatch):
+        def turned(self, sleeps_s: float = 0.0) -> None:
+            turned.append(sleeps_s)
+            if len(turned) == 3:
+                service.stop()
+
+    service.watch = Seen()
+    turned.clear()
+    service._rest(60, StepWatch())
+    assert [0.0] * 3 == turned

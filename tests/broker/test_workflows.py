@@ -123,12 +123,24 @@ def test_a_look_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_after_a_restart_what_waits_is_told() -> None:
-    """Though nothing of it is in memory yet, since no worker has asked for it."""
+    """Though nothing of it is in memory yet, since no worker has asked for it; what runs is no part of it."""
     b = Bench()
     for n in range(3):
         send(b, f"w{n}", celery={"root_id": "root"})
+    b.worker()
     b.restart()
-    assert ["w0", "w1", "w2"] == [member["task_id"] for member in told(b)["members"]]
+    members = [(member["task_id"], member["where"]) for member in told(b)["members"]]
+    assert [("w0", "running"), ("w1", "waiting"), ("w2", "waiting")] == members
+
+
+def test_a_step_that_no_worker_ended_is_told() -> None:
+    """One that was revoked before it ran, a part of a chord or one that follows from another."""
+    b = Bench()
+    send(b, "p", chord="c:0")
+    send(b, "f", epilogue=True)
+    b.engine.steps.follows("f", "root")
+    b.ask("revoke", ids=["p", "f"])
+    assert [("p", "REVOKED", "c", "c", False), ("f", "REVOKED", "root", "", False)] == ends(b)
 
 
 def test_states_of_steps_are_told() -> None:
@@ -144,6 +156,18 @@ def test_wrong_arguments_are_refused() -> None:
     """`after` is a number, `ids` are texts and no more than 500."""
     for arguments in ({"after": "1"}, {"ids": "a"}, {"ids": [1]}, {"ids": ["x"] * 501}):
         assert "error" in Bench().ask("workflows", **arguments)
+
+
+def test_what_goes_on_keeps_its_workflow() -> None:
+    """A retry that its worker sends by itself ends nothing; what has ended already is no step to come."""
+    b, known = Bench(), steps.Steps()
+    known.follows("a", "root")
+    known.note(Headers(task_id="a"), "RETRY", b.now)
+    known.note(Headers(task_id="a"), "SUCCESS", b.now, [follow_up("b"), follow_up("x", settled="FAILURE")])
+    known.note(Headers(task_id="c", chord="d:0"), "SUCCESS", b.now, [follow_up("y", settled="FAILURE")])
+    told = [(one.task_id, one.root, one.goes_on) for one in known.since(0)]
+    assert [("a", "root", True), ("c", "d", False)] == told
+    assert {"b": "root"} == known.roots
 
 
 def test_what_is_known_of_steps_is_bounded() -> None:

@@ -108,6 +108,7 @@ def test_those_seen_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -
     """So many are kept, and so many steps of each; what runs stands first in the list."""
     monkeypatch.setattr(workflows, "_KEPT", 3)
     monkeypatch.setattr(workflows, "MEMBERS", 2)
+    monkeypatch.setattr(workflows, "_ASKED", 1)
     known = Workflows()
     for n in range(5):
         steps = [ended(f"{n}.{k}", f"r{n}", at=float(n), goes_on=True) for k in range(3)]
@@ -115,8 +116,9 @@ def test_those_seen_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -
     assert ["r4", "r3", "r2"] == [row["id"] for row in rows]
     assert {(2, True)} == set(shown(rows, "ended", "more"))
     assert ({}, ["4.0", "4.1"]) == (known.members("0.0"), list(known.members("4.1")))
-    rows = known.note(told(members=[member("2.0", root_id="r2")]))
-    assert "r2" == rows[0]["id"]
+    rows = known.note(told(members=[member("2.0", root_id="r2"), member("3.0", root_id="r3")]))
+    assert {"r2", "r3"} == {row["id"] for row in rows[:2]}
+    assert ["3.0"] == known.unsettled()
     known.clear()
     assert ([], 0) == (known.note(told()), known.after)
 

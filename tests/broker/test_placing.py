@@ -8,6 +8,7 @@ import pytest
 
 from emq_compat.broker.queues import ENTRY_BYTES, MessageQueue
 from emq_compat.broker.records import Dispatch, Waiting
+from emq_compat.broker.workers import Worker
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Capabilities, Inform, Ready
 from tests.broker.bench import Bench, nack
@@ -75,6 +76,25 @@ def test_weights_decide_between_queues() -> None:
     assert [*heavy, *light] == [
         d.msgid for d in b.handed((b"w.1", inform), (b"w.1", Ready(msgid="r", count=9)))
     ]
+
+
+def test_workers_that_have_not_changed_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that one of fifty idle workers gets, and its end, make the broker look at that one only."""
+    b = Bench()
+    for i in range(50):
+        b.worker(f"w.{i}".encode(), credit=5)
+    b.publish()
+    [first] = [s for s in b.sent if isinstance(s, Dispatch)]
+    b.reply(first)
+    looks: list[bytes] = []
+
+    def counted(worker: Worker) -> int:
+        looks.append(worker.identity)
+        return min(worker.credit, worker.slots - len(worker.in_flight))
+
+    monkeypatch.setattr(Worker, "idle_slots", property(counted))
+    b.publish()
+    assert {first.identity} == set(looks)
 
 
 def test_queues_where_nothing_waits_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,8 @@ def test_parts_that_name_each_other_nowhere_stand_together() -> None:
         parts = sorted([("p", "STARTED"), ("r", "FAILURE")], key=lambda part: part[0] != asked)
         assert ("", "", *parts, ("z", "PENDING")) == outline(shown["tree"])
         assert "3 tasks together" == shown["tree"]["task"]
+    shown = workflow(Traces(tasks), "gone", show_args=False, beside={"gone": "t", "p": "t"})
+    assert ("", "", ("gone", "UNKNOWN"), ("p", "STARTED")) == outline(shown["tree"])
     chain = {"a": ended("SUCCESS", "b"), "b": ended()}
     shown = workflow(Traces(chain), "b", show_args=False, beside={"a": "t.a", "b": "t.b"})
     assert "t.a" == shown["tree"]["task"]

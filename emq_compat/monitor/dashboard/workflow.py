@@ -148,7 +148,7 @@ class _Tree:
         bodies += [body for one in known if (body := self._body_of(one)) in known and body not in bodies]
         nodes = [] if first["id"] in bodies else [first]
         nodes += [self.node(one) for one in others if one not in self._placed and one not in bodies]
-        for body in bodies:
+        for body in dict.fromkeys(bodies):
             node = first if body == first["id"] else None if body in self._placed else self.node(body)
             if node is not None:
                 nodes.append({**node, "role": "when all parts have ended"})

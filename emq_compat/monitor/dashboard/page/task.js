@@ -46,7 +46,8 @@ export function openTask(id) {
 }
 
 function partsOf({ asked, found, unsearched, cut, tree }) {
-  if (!found) {
+  // Of one that keeps no result others of its workflow may be known.
+  if (!found && !tree.children.length) {
     return [
       h("p", {}, h("strong", {}, "The broker knows no task with this id."), " It may keep no result, its result has expired, or the id has a slip."),
       h("p", { class: "id" }, asked),

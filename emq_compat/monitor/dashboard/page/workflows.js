@@ -67,7 +67,7 @@ function fillWorkflow(row, workflow) {
   number(parts.running, workflow.running);
   number(parts.waiting, workflow.waiting);
   const ended = `${count(workflow.ended)}${workflow.of === null ? (workflow.more ? "+" : "") : ` of ${count(workflow.of)}`}`;
-  number(parts.ended, workflow.ended, workflow.failed ? `${ended}, ${count(workflow.failed)} failed` : ended);
+  number(parts.ended, workflow.ended, workflow.failed ? `${ended} (${count(workflow.failed)} failed)` : ended);
   say(parts.seen, ago(workflow.last_at));
   parts.seen.title = `First seen ${clock(workflow.first_at)}, last ${clock(workflow.last_at)}`;
 }

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.flights import Flights
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import Moment, queue_of
 from emq_compat.broker.withdrawals import Withdrawals
 

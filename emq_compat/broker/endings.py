@@ -17,7 +17,8 @@ from emq_compat.broker.desk import Desk
 from emq_compat.broker.entry import Entry
 from emq_compat.broker.failing import Failing
 from emq_compat.broker.locks import Locks
-from emq_compat.broker.queues import MessageQueue, QueueSet
+from emq_compat.broker.queue import MessageQueue
+from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import Moment, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.steps import Steps

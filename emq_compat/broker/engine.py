@@ -30,7 +30,8 @@ from emq_compat.broker.handout import HandOut
 from emq_compat.broker.intake import Intake
 from emq_compat.broker.journal import Journal
 from emq_compat.broker.periodic import Periodic
-from emq_compat.broker.queues import DEFAULT_QUEUE, MessageQueue
+from emq_compat.broker.queue import MessageQueue
+from emq_compat.broker.queues import DEFAULT_QUEUE
 from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import Dispatch, Moment, Send, queue_of
 from emq_compat.broker.results import Results

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.gates import Gates
-from emq_compat.broker.queues import MessageQueue, QueueSet
+from emq_compat.broker.queue import MessageQueue
+from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import MarkedMessage, Moment, home_key, marked, priority_of, queue_of
 from emq_compat.message import Headers
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 
 from emq_compat.broker.desk import Desk
-from emq_compat.broker.queues import MessageQueue, QueueSet
+from emq_compat.broker.queue import MessageQueue
+from emq_compat.broker.queues import QueueSet
 from emq_compat.errors import NotDeclared, NotEquivalent
 
 __all__ = ["KINDS", "Exchange", "Exchanges"]

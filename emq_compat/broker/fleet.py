@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.lost_events import events_of_loss
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import InFlight, Moment
 from emq_compat.broker.stock import has_stock_name, overdue_at
 from emq_compat.broker.topics import Topics

@@ -21,7 +21,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from emq_compat.broker.desk import Desk
-from emq_compat.broker.queues import WINDOW_MESSAGES, MessageQueue, QueueSet
+from emq_compat.broker.queue import MessageQueue
+from emq_compat.broker.queues import QueueSet
 from emq_compat.broker.records import (
     SEQUENCE_MASK,
     InFlight,
@@ -32,6 +33,7 @@ from emq_compat.broker.records import (
     priority_of,
     queue_of,
 )
+from emq_compat.broker.windows import WINDOW_MESSAGES
 from emq_compat.message import Headers
 from emq_compat.rate import SLACK_S, TokenBucket
 from emq_compat.terms import NOTHING_SHARED, Share, Shares

@@ -12,7 +12,7 @@ from emq_compat.broker.askers import TURN_S
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.fleet import Fleet
 from emq_compat.broker.flights import Flights
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import Dispatch, InFlight, Moment, Waiting
 from emq_compat.broker.results import failure_body
 from emq_compat.broker.stock import stock_headers, unfit

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.exchanges import Exchanges
 from emq_compat.broker.flights import Flights
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.receipts import Receipts
 from emq_compat.broker.records import LockRow, Moment, home_key
 from emq_compat.broker.results import Results, failure_body

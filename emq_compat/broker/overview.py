@@ -12,7 +12,7 @@ from typing import Any
 
 from emq_compat.broker.engine import Engine
 from emq_compat.broker.failing import Failed
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import InFlight, Moment, ScheduleRow, queue_of
 from emq_compat.broker.workers import Worker
 from emq_compat.errors import MessageError

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from emq_compat.broker.desk import Desk
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.workers import Worker
 from emq_compat.message import Headers, new_id
 from emq_compat.protocol.commands import Ask

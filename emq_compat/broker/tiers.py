@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 
 __all__ = ["Tier"]
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.flights import Flights
 from emq_compat.broker.gates import FOLLOWS
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import Moment, StoredResult, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.telling import tell_end

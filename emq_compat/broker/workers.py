@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import InFlight
 from emq_compat.broker.stock import SILENCE_S
 from emq_compat.broker.tiers import Tier

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from emq_compat.broker.queues import MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import Moment
 from emq_compat.broker.server import Server
 from emq_compat.monitor.figures import OTHER, Family, Figures, Histogram

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emq_compat.broker.queues import ENTRY_BYTES, MessageQueue
+from emq_compat.broker.queue import MessageQueue
 from emq_compat.broker.records import Dispatch, Waiting
+from emq_compat.broker.windows import ENTRY_BYTES
 from emq_compat.broker.workers import Worker
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Capabilities, Inform, Ready

@@ -19,6 +19,7 @@ demo: $(VENV)/.test-stamp ## a broker, a worker and a few tasks, with their resu
 	@$(BIN)/python examples/quickstart/demo.py
 
 test: $(VENV)/.test-stamp ## the tests, those that take minutes in a short form
+	@[ -e .celery-venv ] || echo 'installing Celery into .celery-venv, for the tests that want it: it takes a while'
 	@$(BIN)/python -m tests.environments >/dev/null # here, and not within the time that a test may take
 	@status=0; \
 	$(PYTEST) -q -m "not long" -n $(TESTS_AT_ONCE) --dist loadfile || status=1; \
@@ -61,18 +62,21 @@ clean: ## remove what was made here: environments, caches, running services
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
 # What is not compiled at its installation is compiled when it is imported first, which most of it never is.
 $(VENV)/.test-stamp: setup.cfg | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test]'
+	@echo 'installing into $(VENV): about a minute the first time'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test]'
 	@touch $@
 
 $(VENV)/.dev-stamp: setup.cfg | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test,dev]'
+	@echo 'installing into $(VENV): about a minute the first time'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[test,dev]'
 	@touch $(VENV)/.test-stamp $@
 
 $(VENV)/.docs-stamp: $(VENV)/.test-stamp
-	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[docs]'
+	@echo 'installing into $(VENV) what makes the site'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[docs]'
 	@touch $@

@@ -4,7 +4,7 @@ A Python block whose first line is a comment with a file's name is saved. In a b
 that begins with ``$`` is typed, and the lines below it are what is then seen (``...`` stands for any text).
 A comment in front of a block says what a reader does besides: ``<!-- background: TEXT -->``, the command
 goes on in another terminal, and is awaited until it has said TEXT; ``<!-- kill: COMMAND -->``, the block is
-done by killing what was started by this command.
+done to what was started by this command, whose number stands in for ``PID``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Type:
     Attributes:
         seen: what is then in the terminal; empty: nobody looks.
         background: what is awaited in another terminal; empty: it is this one, until it has ended.
-        kill: the command whose process is killed instead; empty: none.
+        kill: the command whose process ``PID`` is; empty: none.
     """
 
     command: str

@@ -1,8 +1,9 @@
-"""The tutorial, followed to the letter."""
+"""The tutorial and the README, followed to the letter."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -12,20 +13,16 @@ import pytest
 from tests.docs.session import Save, Type, fits, steps
 from tests.processes import Proc, Procs, unused_port
 
-TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+ROOT = Path(__file__).resolve().parents[2]
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 def test_tutorial(procs: Procs, tmp_path: Path) -> None:
     """Each file is saved, each command typed, and what is then seen is what it says."""
-    ports = {name: unused_port() for name in ("frontend", "backend", "admin")}
-    # Where others have another port: so that tests don't meet, and a machine's own broker isn't met.
+    ports, env = elsewhere()
     own = " ".join(f"--{name} tcp://127.0.0.1:{port}" for name, port in ports.items())
-    env = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "EMQ_BROKER_ADDR": f"emq://127.0.0.1:{ports['frontend']}?worker_port={ports['backend']}",
-    }
     running: dict[str, Proc] = {}
     done: list[str] = []
     for step in steps(TUTORIAL):
@@ -35,7 +32,9 @@ def test_tutorial(procs: Procs, tmp_path: Path) -> None:
         done.append(step.command)
         if step.kill:
             killed = running.pop(step.kill)
-            killed.send_signal(signal.SIGKILL)
+            told = re.search(r"broker (\d+): clients", killed.output().splitlines()[0])
+            assert told is not None, killed.output()
+            assert 0 == procs.start("sh", "-c", step.command.replace("PID", told[1])).wait()
             assert -signal.SIGKILL == killed.wait()
             continue
         command = step.command
@@ -52,6 +51,36 @@ def test_tutorial(procs: Procs, tmp_path: Path) -> None:
             assert fits(step.seen, proc.output()), f"{step.command}\n{proc.output()}"
     assert [] != done
     assert {"emq-compat broker", "emq-compat worker -A myproj -c 2"} == set(running)
+
+
+def test_the_readmes_own_project(procs: Procs, tmp_path: Path) -> None:
+    """The file is saved, and the commands typed, in their order; each says what its comment tells."""
+    text = README.read_text()
+    own = text[text.index("## Your own project") : text.index("## What it promises")]
+    file, commands = re.findall(r"^```.*\n(.*?)^```$", own, re.M | re.S)
+    (tmp_path / "myproj.py").write_text(file)
+    typed = [line.partition(" #")[0].strip() for line in commands.splitlines()]
+    venv, pip, dev, call, dashboard = typed
+    assert ("python3 -m venv venv && . venv/bin/activate", "pip install '.[reload,dashboard]'") == (venv, pip)
+    _, env = elsewhere()
+
+    # Where a project says where its broker is, that counts, and not the variable.
+    running = procs.start("sh", "-c", f"exec {dev} -B -b '{env['EMQ_BROKER_ADDR']}'", cwd=tmp_path, env=env)
+    running.wait_line("is ready", 60)
+    called = procs.start("sh", "-c", call, cwd=tmp_path, env=env)
+    assert (0, "5\n") == (called.wait(60), called.output())
+    page = procs.start("sh", "-c", f"exec {dashboard} --listen 127.0.0.1:{unused_port()}", cwd=tmp_path, env=env)
+    page.wait_line("The dashboard of", 60)
+
+
+def elsewhere() -> tuple[dict[str, int], dict[str, str]]:
+    """Ports for a broker's options, and the environment in which commands find it: so that tests don't meet,
+    and a machine's own broker isn't met."""
+    ports = {name: unused_port() for name in ("frontend", "backend", "admin")}
+    return ports, {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "EMQ_BROKER_ADDR": f"emq://127.0.0.1:{ports['frontend']}?worker_port={ports['backend']}",
+    }
 
 
 def test_a_session_is_read() -> None:

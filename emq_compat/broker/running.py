@@ -20,10 +20,13 @@ __all__ = ["handle_signals", "run_broker"]
 logger = logging.getLogger(__name__)
 
 
-def run_broker(config: BrokerConfig, watch: Callable[[Server], None] | None = None) -> None:
+def run_broker(
+    config: BrokerConfig, watch: Callable[[Server], None] | None = None, *, neighbours: int = logging.WARNING
+) -> None:
     """Run a broker in this process until TERM or INT.
 
-    ``watch`` is called with the server when it is about to begin.
+    ``watch`` is called with the server when it is about to begin; ``neighbours`` is the level at which it is
+    logged that other people's programs can use the broker.
 
     Raises:
         EmqError: it can't start; the message says why.
@@ -40,7 +43,7 @@ def run_broker(config: BrokerConfig, watch: Callable[[Server], None] | None = No
             )
             for note in server.store.notes:
                 logger.warning("%s", note)
-            warn_of_neighbours(config)
+            warn_of_neighbours(config, neighbours)
             if watch is not None:
                 watch(server)
             server.run()
@@ -69,13 +72,14 @@ def handle_signals(server: Server) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def warn_of_neighbours(config: BrokerConfig) -> None:
+def warn_of_neighbours(config: BrokerConfig, level: int = logging.WARNING) -> None:
     """Say so when other people's programs on this machine can use the broker as well."""
     if config.keys_dir is not None or not any(e.startswith("tcp://") for e in config.endpoints().values()):
         return
     if users := other_users():
         named = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
-        logger.warning(
+        logger.log(
+            level,
             "every user of this machine (%s) can connect to the broker: --ipc FOLDER keeps others out "
             "(emq+ipc://FOLDER), or --keys DIR",
             named,

@@ -108,6 +108,7 @@ _DEFAULTS = BrokerConfig()
     metavar="[HOST:]PORT",
     help="Serve /live, /ready and /metrics there; without a host for this machine alone.",
 )
+@click.option("--for-dev", is_flag=True, hidden=True, help="Begun by `emq-compat dev`, for an hour or two.")
 @json_option("With --check or --salvage: tell it as one JSON object.")
 @click.option(
     "--log-format",
@@ -138,6 +139,7 @@ def broker(
     check: bool,
     salvage: bool,
     http: str | None,
+    for_dev: bool,
     as_json: bool,
     log_format: str | None,
     loglevel: str,
@@ -190,7 +192,7 @@ def broker(
         collect_seldom()
         config = BrokerConfig(**options)
         if http is None:
-            run_broker(config)
+            run_broker(config, neighbours=logging.INFO if for_dev else logging.WARNING)
         else:
             from emq_compat.monitor.broker import monitored  # noqa: PLC0415 - a web server, for those who want it
 

@@ -94,7 +94,8 @@ def dev(
     """Run a broker and a worker in this terminal, until Ctrl-C.
 
     The worker starts again when a Python file changes (with the extra `reload`). Options that are not listed
-    here go to the worker: `emq-compat dev -A proj -c 2 -P threads`.
+    here go to the worker: `emq-compat dev -A proj -c 2 -P threads`; with -B it runs a beat, which periodic
+    tasks need. The broker keeps all in memory, unless --data DIR is given.
     """
     before = context.find_root().params
     app = app or before.get("app")
@@ -107,9 +108,8 @@ def dev(
         worker = ["worker", "-A", app, "-b", connection.url, "-l", loglevel, *worker_options]
         with Terminal(root_context()) as terminal:
             session = _Session(terminal, connection.url, worker)
-            session.run(
-                address, broker_argv(address, data, loglevel), None if no_reload else folders or (Path(),)
-            )
+            broker_options = [*broker_argv(address, data, loglevel), "--for-dev"]
+            session.run(address, broker_options, None if no_reload else folders or (Path(),))
 
 
 class _Session:

@@ -7,11 +7,15 @@ import pwd
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pytest_mock import MockerFixture
 
 from emq_compat.broker import running
 from emq_compat.broker.neighbours import other_users
+from emq_compat.broker.server import Server
+from emq_compat.cli.broker import broker
 from emq_compat.config import BrokerConfig
+from tests.processes import unused_port
 
 pytestmark = pytest.mark.unit
 
@@ -52,3 +56,18 @@ def test_open_tcp_is_warned_about(
     mocker.patch.object(running, "other_users", return_value=["ann", "bob", "cy", "dee"])
     running.warn_of_neighbours(BrokerConfig(**options))  # type: ignore[arg-type]
     assert warned == ("ann, bob, cy and 1 more" in caplog.text)
+
+
+@pytest.mark.parametrize(("options", "level"), [([], "WARNING"), (["--for-dev"], "INFO")])
+def test_a_broker_of_dev_warns_of_nothing(
+    options: list[str], level: str, tmp_path: Path, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a broker on its own warns about is information where `dev` has begun it."""
+    caplog.set_level("INFO")
+    mocker.patch.object(running, "other_users", return_value=["ann"])
+    mocker.patch.object(Server, "run")
+    for of_the_process in ("share_one_heap", "collect_seldom"):
+        mocker.patch(f"emq_compat.cli.broker.{of_the_process}")
+    ports = [f"--{name}=tcp://127.0.0.1:{unused_port()}" for name in ("frontend", "backend", "admin")]
+    assert 0 == CliRunner().invoke(broker, ["--memory", *ports, *options]).exit_code
+    assert [level] == [record.levelname for record in caplog.records if "(ann)" in record.getMessage()]

@@ -108,6 +108,8 @@ def test_worker_or_broker_that_ends_by_itself_ends_dev(site: Site) -> None:
     for victim in ("worker", "broker"):
         dev = start_dev(site, "--no-reload")
         [child] = [c for c in dev.children() if c.ppid() == dev.pid and victim in c.cmdline()[:6]]
+        # That others of this machine can use this broker isn't what a newcomer is to be warned of first.
+        assert ("--for-dev" in child.cmdline()) == (victim == "broker")
         child.terminate()
 
         assert 1 == dev.wait(START_S)

@@ -57,19 +57,21 @@ def test_the_readmes_own_project(procs: Procs, tmp_path: Path) -> None:
     """The file is saved, and the commands typed, in their order; each says what its comment tells."""
     text = README.read_text()
     own = text[text.index("## Your own project") : text.index("## What it promises")]
-    file, commands = re.findall(r"^```.*\n(.*?)^```$", own, re.M | re.S)
-    (tmp_path / "myproj.py").write_text(file)
+    file, commands = re.findall(r"^```\w*\n(.*?)^```$", own, re.M | re.S)
+    _, env = elsewhere()
+    (tmp_path / "myproj.py").write_text(file.replace("emq://127.0.0.1", env["EMQ_BROKER_ADDR"]))
     typed = [line.partition(" #")[0].strip() for line in commands.splitlines()]
     venv, pip, dev, call, dashboard = typed
     assert ("python3 -m venv venv && . venv/bin/activate", "pip install '.[reload,dashboard]'") == (venv, pip)
-    _, env = elsewhere()
-
-    # Where a project says where its broker is, that counts, and not the variable.
-    running = procs.start("sh", "-c", f"exec {dev} -B -b '{env['EMQ_BROKER_ADDR']}'", cwd=tmp_path, env=env)
+    assert "add -B" in commands
+    running = procs.start("sh", "-c", f"exec {dev} -B", cwd=tmp_path, env=env)
     running.wait_line("is ready", 60)
+    running.wait_line("beat: Starting", 60)
     called = procs.start("sh", "-c", call, cwd=tmp_path, env=env)
     assert (0, "5\n") == (called.wait(60), called.output())
-    page = procs.start("sh", "-c", f"exec {dashboard} --listen 127.0.0.1:{unused_port()}", cwd=tmp_path, env=env)
+    page = procs.start(
+        "sh", "-c", f"exec {dashboard} --listen 127.0.0.1:{unused_port()}", cwd=tmp_path, env=env
+    )
     page.wait_line("The dashboard of", 60)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
-from emq_compat.errors import ConfigurationError, OperationalError
+from emq_compat.errors import OperationalError
+from emq_compat.extras import require
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
 
@@ -112,10 +113,9 @@ class MemcachedStore(KeyValueStore):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(codec)
-        try:
-            from pymemcache import HashClient, MemcacheError  # noqa: PLC0415 - an optional extra
-        except ImportError as exc:
-            raise ConfigurationError(f"{url} needs the library pymemcache: {exc}") from exc
+        require("cache+memcached://…", ("pymemcache",), "pymemcache")
+        from pymemcache import HashClient, MemcacheError  # noqa: PLC0415 - an optional extra
+
         self.url = url
         self._errors = (OSError, MemcacheError)
         self._expires_s = min(int(expires_s), _LONGEST_S)

@@ -23,6 +23,7 @@ from emq_compat.backends.keyvalue import RecordCodec
 from emq_compat.backends.record import EXTENDED, record_of, result_of
 from emq_compat.backends.transactions import in_transaction
 from emq_compat.errors import ConfigurationError, OperationalError
+from emq_compat.extras import require
 from emq_compat.message import SUCCESS
 from emq_compat.stored import StoredResult
 
@@ -107,13 +108,9 @@ class DatabaseStore(ResultStore):
         create_tables: bool = True,
         on_engine: Callable[[Any], object] | None = None,
     ) -> None:
-        try:
-            import sqlalchemy  # noqa: PLC0415 - an optional extra
-        except ImportError as exc:
-            raise ConfigurationError(
-                "results in a database need the library SQLAlchemy: pip install 'emq-compat[sqlalchemy]' "
-                f"({exc})"
-            ) from exc
+        require("db+…", ("sqlalchemy",), "emq-compat[sqlalchemy]")
+        import sqlalchemy  # noqa: PLC0415 - an optional extra
+
         self.url = url
         self._sql = sqlalchemy
         self._codec = codec

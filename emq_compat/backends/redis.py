@@ -15,6 +15,7 @@ from emq_compat.backends.keyvalue import KeyValueStore, RecordCodec
 from emq_compat.backends.redis_chords import RedisChords
 from emq_compat.backends.watcher import PipedWatcher, Watcher
 from emq_compat.errors import ConfigurationError, OperationalError
+from emq_compat.extras import require
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
 
@@ -61,12 +62,9 @@ class RedisStore(KeyValueStore):
         chord_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(codec, prefix=prefix)
-        try:
-            import redis  # noqa: PLC0415 - an optional extra
-        except ImportError as exc:
-            raise ConfigurationError(
-                f"results in Redis need the library redis: pip install 'emq-compat[redis]' ({exc})"
-            ) from exc
+        require(f"{url.partition('://')[0]}://…", ("redis",), "emq-compat[redis]")
+        import redis  # noqa: PLC0415 - an optional extra
+
         self.url = url
         self._expires_s = int(expires_s)
         policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}

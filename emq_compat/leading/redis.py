@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from emq_compat.backends.base import without_password
 from emq_compat.backends.redis import library_url
 from emq_compat.errors import ConfigurationError, OperationalError
+from emq_compat.extras import require
 from emq_compat.leading.base import Held, LastRun, Ledger
 
 __all__ = ["RedisLedger"]
@@ -77,11 +78,12 @@ class RedisLedger(Ledger):
         Raises:
             ConfigurationError: the library is missing, or the URL can't be used.
         """
-        try:
-            import redis  # noqa: PLC0415 - an optional extra
+        require(f"a lock for beats in {without_password(url)}", ("redis",), "emq-compat[redis]")
+        import redis  # noqa: PLC0415 - an optional extra
 
+        try:
             client = redis.Redis.from_url(library_url(url), **options)
-        except (ImportError, ValueError, TypeError) as exc:
+        except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"a lock for beats in {without_password(url)}: {exc}") from exc
         return cls(client, schedule, owner, life_s, url=url, prefix=prefix)
 

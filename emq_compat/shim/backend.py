@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from emq_compat.backends.base import ResultStore, without_password
+from emq_compat.errors import ConfigurationError
 from emq_compat.failures import failure_of
 from emq_compat.shim import exceptions as errors
 from emq_compat.shim import states
@@ -55,9 +56,18 @@ class Backend(StoreAccess):
         store: ResultStore | None = None,
         **kwargs: Any,
     ) -> None:
-        """``store`` or ``url`` says where; Celery's further arguments have no effect."""
+        """``store`` or ``url`` says where; Celery's further arguments have no effect.
+
+        Raises:
+            ImproperlyConfigured: the URL can't be used, or a package is missing that it needs.
+        """
         self.url = url
-        super().__init__(app, store if store is not None else self._new_store(app, url))
+        if store is None:
+            try:
+                store = self._new_store(app, url)
+            except ConfigurationError as exc:
+                raise ImproperlyConfigured(str(exc)) from exc
+        super().__init__(app, store)
 
     def _new_store(self, app: Celery, url: str | None) -> ResultStore:
         raise ImproperlyConfigured(f"{type(self).__name__} has no store")

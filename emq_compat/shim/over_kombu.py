@@ -6,6 +6,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from emq_compat.errors import ConfigurationError
+from emq_compat.extras import require_for_broker
+from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.kombu_client import KombuClient
 from emq_compat.shim.kombu_line import KombuBroker
 from emq_compat.upstream.kombu_queues import Queues
@@ -46,6 +49,11 @@ class _AppQueues:
 
 
 def _broker_of(app: Sender, url: str) -> KombuBroker:
+    """Raises ImproperlyConfigured where a package is missing that the broker's transport needs."""
+    try:
+        require_for_broker(url)
+    except ConfigurationError as exc:
+        raise ImproperlyConfigured(str(exc)) from exc
     conf = app.conf
     queues = _AppQueues(app)
     return KombuBroker(

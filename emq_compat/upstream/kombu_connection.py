@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from emq_compat.decompression import bound
 from emq_compat.errors import OperationalError
+from emq_compat.extras import require_for_broker
 from emq_compat.upstream.kombu_tap import Arrival, KombuSettings, Tap
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ class Broker:
     Attributes:
         errors: what a lost connection raises.
         confirms: publishing waits for the broker's confirmation.
+
+    Raises:
+        ConfigurationError: a package is missing that its transport needs.
     """
 
     def __init__(self, name: str, settings: KombuSettings) -> None:
+        require_for_broker(settings.url)
         self._name = name
         self._settings = settings
         scheme = urlsplit(settings.url).scheme.lower()

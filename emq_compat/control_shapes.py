@@ -120,7 +120,9 @@ def told_of_revoke(ids: Iterable[str], ended: Mapping[str, str], *, terminate: b
 
 def _of_revoke(arguments: Mapping[str, Any], value: Any) -> Any:
     terminate = bool(arguments.get("terminate"))
-    return told_of_revoke(arguments.get("ids") or (), value or {}, terminate=terminate)
+    # What a worker held and hadn't begun has ended by this, too: Celery names it as what ran.
+    ended = {one: "terminating" if what == "revoked" else what for one, what in (value or {}).items()}
+    return told_of_revoke(arguments.get("ids") or (), ended, terminate=terminate)
 
 
 def _active(arguments: Mapping[str, Any], value: Iterable[Mapping[str, Any]]) -> list[Any]:

@@ -31,7 +31,7 @@ from emq_compat.manager.messages import (
     workers_address,
 )
 from emq_compat.manager.placement import Placement
-from emq_compat.manager.revokes import Revokes
+from emq_compat.manager.revokes import Revokes, RevokesTold
 from emq_compat.manager.settings import DEFAULT_WEIGHT, EventmqSettings, read_settings
 from emq_compat.manager.signals import Stage
 from emq_compat.manager.throttle import Throttle
@@ -173,6 +173,7 @@ class JobManager(Intake):
         self._credit_out: dict[Upstream, int] = {}
         self._turns: Turns[Upstream] = Turns()
         self._revoked: set[str] = set()
+        self._revokes_told = RevokesTold()
         self._losses = Losses()
         self.revokes = Revokes()
         self.revoked_tags = Revokes()

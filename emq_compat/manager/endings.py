@@ -16,6 +16,7 @@ from emq_compat.manager.inflight import JobInFlight
 from emq_compat.manager.life import Life
 from emq_compat.manager.losses import Losses, lost_too_often, reply_to_lost, revoked
 from emq_compat.manager.messages import state_in
+from emq_compat.manager.revokes import RevokesTold
 from emq_compat.manager.signals import Stage
 from emq_compat.message import REQUEUED, REVOKED, SUCCESS, Reply
 from emq_compat.pool.base import SOFTENS, Begun, Finished, Lost, PoolBroken, PoolEvent, Updated
@@ -48,6 +49,7 @@ class Endings(Life):
     #: None of eventmq's members is overridden: a shorter path leads to the same end.
     _quick: bool
     _revoked: set[str]
+    _revokes_told: RevokesTold
     _losses: Losses
 
     @abstractmethod
@@ -265,7 +267,8 @@ class Endings(Life):
         """Revoke jobs that this job manager holds; with ``terminate`` also those that run.
 
         Returns:
-            Task id → ``revoked``, ``terminating``, ``running`` (it goes on) or ``unknown`` (not here).
+            Task id → ``revoked``, ``terminating``, ``running`` (it goes on) or ``unknown`` (not here). Of
+            what an earlier revoke has just ended: what that returned.
         """
         wanted = dict.fromkeys(ids, "unknown")
         waiting = False
@@ -282,6 +285,11 @@ class Endings(Life):
                 wanted[job.task_id] = "running"
         if waiting:
             self._give_back_revoked(wanted, terminate, signum)
+        for task_id, what in wanted.items():
+            if what in ("revoked", "terminating"):
+                self._revokes_told.note(task_id, what)
+            elif what == "unknown" or terminate:  # gone, or still going
+                wanted[task_id] = self._revokes_told.get(task_id) or what
         return wanted
 
     def _give_back_revoked(self, wanted: dict[str, str], terminate: bool, signum: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from emq_compat.shim.program import ShimProgram
 from emq_compat.stamps import tags_of
 from emq_compat.upstream.base import Delivered
 from tests.jobmanager.fake_upstream import FakeUpstream, running
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -32,10 +34,10 @@ class Asker:
         """Return what a command is answered with."""
         return json.loads(self.upstream.ask("command", method=method, arguments=arguments))["ok"]
 
-    def deliver(self, msgid: str, **headers: Any) -> None:
-        """Deliver a call of the task add."""
-        payload = Job(path="proj", callable="add", args=(1, 2)).encode()
-        told = Headers(task="proj.add", task_id=msgid, **headers)
+    def deliver(self, msgid: str, task: str = "add", **headers: Any) -> None:
+        """Deliver a call of a task: of add, or of one without arguments."""
+        payload = Job(path="proj", callable=task, args=(1, 2) if task == "add" else ()).encode()
+        told = Headers(task=f"proj.{task}", task_id=msgid, **headers)
         delivery = Delivery(msgid=msgid, queue="celery", headers=told, payload=payload)
         self.upstream.put(Delivered(delivery=delivery))
 
@@ -47,6 +49,11 @@ def ask() -> Iterator[Asker]:
     @app.task(name="proj.add", rate_limit="100/s")
     def add(x: int, y: int) -> int:
         return x + y
+
+    @app.task(name="proj.nap")
+    def nap() -> None:
+        while True:
+            time.sleep(0.01)
 
     upstream = FakeUpstream()
     manager = JobManager(
@@ -74,8 +81,9 @@ def test_looking(ask: Asker) -> None:
     assert {"ok": "pong"} == ask("ping")
     assert [] == ask("active") == ask("reserved") == ask("scheduled")
     assert {} == ask("query_task", ids=["nobody"])
-    assert ["proj.add [rate_limit=100/s]"] == ask("registered")
-    assert ["proj.add [name=proj.add]"] == ask("registered", taskinfoitems=["name"])
+    assert ["proj.add [rate_limit=100/s]", "proj.nap"] == ask("registered")
+    named = ask("registered", taskinfoitems=["name"])
+    assert ["proj.add [name=proj.add]", "proj.nap [name=proj.nap]"] == named
     assert ["celery"] == [queue["name"] for queue in ask("active_queues")]
     assert {"total", "pid", "clock", "uptime", "broker", "prefetch_count", "pool", "rusage"} <= set(
         ask("stats")
@@ -107,6 +115,20 @@ def test_errors(ask: Asker) -> None:
     assert "nosuch" in ask("nosuch")["error"]
     assert "Pool restarts not enabled" in ask("pool_restart", modules=None, reload=False)["error"]
     assert "ValueError" in ask("pool_grow", n=-3)["error"]
+
+
+def test_what_is_terminated_twice_is_told_twice(ask: Asker) -> None:
+    """A second revoke of a task that the first has ended, running or held, is answered as the first was."""
+    for msgid in ("n1", "n2"):
+        ask.deliver(msgid, "nap")
+    wait_until(lambda: len(ask("active")) == 2)
+    ask.deliver("n3", "nap")
+    wait_until(lambda: [one["id"] for one in ask("reserved")] == ["n3"])
+    for msgid in ("n3", "n1", "n2"):
+        assert {"ok": f"terminate: {msgid}"} == ask("terminate", task_id=msgid, signal="KILL")
+        assert "REVOKED" == ask.upstream.reply_to(msgid).state
+        assert {"ok": f"terminate: {msgid}"} == ask("terminate", task_id=msgid, signal="KILL")
+    wait_until(lambda: ask("active") == [])
 
 
 def test_what_is_revoked_does_not_run_when_it_comes(ask: Asker) -> None:

@@ -11,7 +11,7 @@ import pytest
 from kombu.pidbox import Mailbox
 
 from emq_compat.errors import MessageError
-from emq_compat.manager.revokes import KEPT, KEPT_S, Revokes
+from emq_compat.manager.revokes import KEPT, KEPT_S, TOLD_S, Revokes, RevokesTold
 from emq_compat.pidbox import Command, answered, asked_in, exchange_of, namespace_of
 
 pytestmark = pytest.mark.unit
@@ -121,6 +121,21 @@ def test_revokes_are_forgotten() -> None:
     assert KEPT == len(revokes)
     assert "a" not in revokes
     assert "0" in revokes
+
+
+def test_what_a_revoke_came_to_is_forgotten() -> None:
+    """What a revoke came to is told again for a minute, as it was told last."""
+    now = 1.0
+    told = RevokesTold(lambda: now)
+    told.note("a", "revoked")
+    told.note("b", "terminating")
+    assert [None, "revoked", "terminating"] == [told.get(one) for one in ("c", "a", "b")]
+    now += TOLD_S / 2
+    told.note("a", "terminating")
+    now += TOLD_S / 2
+    assert [None, "terminating"] == [told.get(one) for one in ("b", "a")]
+    told.note("c", "revoked")
+    assert 2 == len(told._told)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from emq_compat.protocol.frames import encode
 from emq_compat.stored import StoredResult
 from emq_compat.subscription import Subscription
 from emq_compat.waiting import Waiting
+from emq_compat.words import amount
 
 __all__ = ["Client", "StoredResult", "client_for"]
 
@@ -361,7 +362,7 @@ class Client:
 
 def _cut_off(channel: Channel, cuts: int, limit_s: float) -> str:
     return (
-        f"the broker at {channel.address} cut the connection {cuts} times within {limit_s:g} s; "
+        f"the broker at {channel.address} cut the connection {amount(cuts, 'time')} within {limit_s:g} s; "
         "is a message larger than it allows?"
     )
 

@@ -23,6 +23,7 @@ from emq_compat.errors import ConfigurationError, NotAllowed, NotResolved
 from emq_compat.failures import failed, failure_of, reply_of
 from emq_compat.message import IGNORED, RETRY, SUCCESS, Delivery, Job, Outcome, Publish, Reply
 from emq_compat.run import Onlooker, Report, TaskPolicy
+from emq_compat.words import amount
 
 __all__ = ["AllowedPaths", "PathProgram", "callable_from_name", "path_program"]
 
@@ -244,7 +245,8 @@ class PathProgram:
         if not headers.retry_count or not delivery.attempt:
             logger.error("%s.%s failed", job.path, job.callable, exc_info=exc)
             return failed(exc)
-        logger.warning("%s.%s failed, %d tries left: %r", job.path, job.callable, headers.retry_count, exc)
+        tries = amount(headers.retry_count, "try", "tries")
+        logger.warning("%s.%s failed, %s left: %r", job.path, job.callable, tries, exc)
         left = headers.retry_count - 1
         again = replace(headers, retry_count=left, retries=headers.retries + 1, attempt=0, redelivered=False)
         follow_up = Publish(queue=delivery.queue, headers=again, payload=delivery.payload)

@@ -14,6 +14,7 @@ from emq_compat.errors import OperationalError
 from emq_compat.message import new_id
 from emq_compat.protocol.commands import Answer, Ask, Command, PublishTopic
 from emq_compat.protocol.frames import encode
+from emq_compat.words import amount
 
 __all__ = ["Subscription"]
 
@@ -158,6 +159,6 @@ class Subscription:
             raise refused
         if missed > self.missed:
             logger.warning(
-                "%d announcements were dropped: they were not taken in time", missed - self.missed
+                "dropped, for they were not taken in time: %s", amount(missed - self.missed, "announcement")
             )
         self.missed = missed

@@ -15,6 +15,7 @@ from emq_compat.message import FINAL_STATES, SUCCESS, new_id
 from emq_compat.protocol.commands import Ask, Reply
 from emq_compat.protocol.frames import encode
 from emq_compat.stored import StoredResult
+from emq_compat.words import amount
 
 __all__ = ["Waiting"]
 
@@ -140,7 +141,7 @@ class Waiting:
                 channel = self._channels.borrow(until, until - now)
             except OperationalError as exc:
                 if not self._told:
-                    logger.warning("still waiting for %d results: %s", len(self.pending), exc)
+                    logger.warning("still waiting for %s: %s", amount(len(self.pending), "result"), exc)
                 self._told = True
                 if deadline == math.inf:
                     return None  # so that whoever waits for ever hears of changes meanwhile

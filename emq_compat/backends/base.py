@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from emq_compat.backends.watcher import PollingWatcher, Watcher
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
+from emq_compat.words import amount
 
 if TYPE_CHECKING:
     from emq_compat.backends.chords import ChordCounter
@@ -148,7 +149,8 @@ def polled(
         if deadline is not None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise TimeoutError(f"{len(pending)} results are not there yet, {next(iter(pending))} is one")
+                missing = amount(len(pending), "result")
+                raise TimeoutError(f"still not there: {missing}, {next(iter(pending))} is one")
             pause_s = min(pause_s, left_s)
         time.sleep(pause_s)
 

@@ -18,6 +18,7 @@ from emq_compat.errors import ConfigurationError, OperationalError
 from emq_compat.extras import require
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
+from emq_compat.words import amount
 
 __all__ = ["RedisStore", "library_url"]
 
@@ -153,7 +154,7 @@ class RedisStore(KeyValueStore):
             except self._cut as exc:
                 if most is not None and tries >= most:
                     raise OperationalError(
-                        f"Redis at {without_password(self.url)}, tried {tries + 1} times: {exc}"
+                        f"Redis at {without_password(self.url)}, tried {amount(tries + 1, 'time')}: {exc}"
                     ) from exc
                 tries += 1
                 logger.warning("Redis at %s can't be reached: %s", without_password(self.url), exc)
@@ -250,8 +251,8 @@ class Listener:
             if self._failures >= self.TRIES:
                 raise OperationalError(f"Redis at {where} can't be reached: {exc}") from exc
             if self._failures == 1:
-                count = len(self._channels)
-                logger.warning("still waiting for %d results: Redis at %s: %s", count, where, exc)
+                count = amount(len(self._channels), "result")
+                logger.warning("still waiting for %s: Redis at %s: %s", count, where, exc)
             self.close()
             return []
 
@@ -281,7 +282,7 @@ class RedisWatcher(PipedWatcher):
         try:
             return self._listener.arrived(3600.0, self.wake_fd)
         except OperationalError as exc:
-            logger.error("still waiting for %d results: %s", len(pending), exc)
+            logger.error("still waiting for %s: %s", amount(len(pending), "result"), exc)
             return []
         finally:
             self._woken()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from emq_compat.errors import EmqError
 from emq_compat.message import FINAL_STATES
 from emq_compat.stored import StoredResult
+from emq_compat.words import amount
 
 if TYPE_CHECKING:
     from emq_compat.backends.base import ResultStore
@@ -197,7 +198,7 @@ class PollingWatcher(Watcher):
         try:
             read = self._store.read(pending)
         except EmqError as exc:
-            logger.warning("still waiting for %d results: %s", len(pending), exc)
+            logger.warning("still waiting for %s: %s", amount(len(pending), "result"), exc)
             return []
         return [
             (task_id, stored)

@@ -15,6 +15,7 @@ from emq_compat.broker.records import SEQUENCE_MASK, queue_of
 from emq_compat.broker.schema import SCHEMA_VERSION
 from emq_compat.errors import MessageError
 from emq_compat.message import Headers
+from emq_compat.words import amount
 
 __all__ = ["TABLES", "Checked", "Problem", "Progress", "check", "tables_of", "wrong_headers"]
 
@@ -177,7 +178,7 @@ def _messages(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
             ("delayed", kept_delayed, delayed[queue]),
         ):
             if kept != found:
-                said = f"{kept} messages are counted as {what}, there are {found}"
+                said = f"counted as {what}: {amount(kept, 'message')}, there are {found}"
                 yield Problem(table="queues", row=f"{queue} ({name})", what=said, minor=True)
 
 
@@ -218,9 +219,9 @@ def _chords(db: sqlite3.Connection, tell: Progress) -> Iterator[Problem]:
         if body is not None and (message is None or home is None):
             wrong = "the body that it holds isn't there"
         elif failure is None and values > arrived:
-            wrong = f"{arrived} parts are counted, {values} have a value"
+            wrong = f"parts counted: {arrived}, with a value: {values}"
         elif failure is not None and values:
-            wrong = f"it has failed, and keeps {values} values"
+            wrong = f"it has failed, and keeps {amount(values, 'value')}"
         elif size < -1 or arrived < 0:
             wrong = f"size {size}, arrived {arrived}"
         if wrong:

@@ -94,6 +94,7 @@ class Fleet:
         self._strangers.pop(identity, None)
         worker = self.workers.get(identity)
         told_before = worker is not None and worker.present
+        was_up = told_before and worker is not None and worker.gone is None
         if worker is None:
             worker = self.workers[identity] = Worker(identity, now.mono, present=True)
         self._forget_tasks(worker)
@@ -133,30 +134,30 @@ class Fleet:
                 [f for f in worker.in_flight.values() if (f.msgid, f.attempt) not in held]
             )
             hello = {**self._desk.about, "dead_after_s": self._desk.options.dead_after_s}
+            if not worker.consumer and not told_before and (name := self._namesake(worker)):
+                hello["namesake"] = name
+                self._desk.note("warning", f"a second worker is named {name}: give each its own name (-n)")
             self._desk.to_worker(identity, Hello(msgid=new_id(), about=hello))
-            if not worker.consumer:
-                self._warn_of_namesake(worker)
         if self.left is not None and before:
             self.left([queue for queue in before if queue not in worker.queues], now)
         self._beat_one(worker, now)
         for queue in worker.queues:
             queue.release()
         self._next_check = min(self._next_check, now.mono + self._desk.options.dead_after_s)
-        # A consumer of kombu's begins and ends to listen with each answer that it waits for.
-        again = worker.consumer and told_before
+        # A consumer of kombu's begins and ends to listen with each answer that it waits for; a worker says
+        # INFORM again for much that nobody wants to read, for instance before it leaves.
+        again = told_before if worker.consumer else was_up and worker.queues == before
         self._note_of(worker, ": " + ", ".join(q.name for q in worker.queues), "debug" if again else "info")
 
     def _note_of(self, worker: Worker, what: str, level: str = "info") -> None:
         self._desk.note(level, f"{'consumer' if worker.consumer else 'worker'} {worker.name}{what}")
 
-    def _warn_of_namesake(self, worker: Worker) -> None:
+    def _namesake(self, worker: Worker) -> str:
+        """Return the node name of a worker where another one that is here has it, too; empty: none has."""
         name = worker.name.rpartition(".")[0]
-        for other in self.workers.values():
-            if other is worker or other.consumer or not other.present or other.gone is not None:
-                continue
-            if name and other.name.rpartition(".")[0] == name:
-                self._desk.note("warning", f"a second worker is named {name}: give each its own name (-n)")
-                return
+        others = (one for one in self.workers.values() if one is not worker and not one.consumer)
+        here = (one for one in others if one.present and one.gone is None)
+        return name if any(one.name.rpartition(".")[0] == name for one in here) else ""
 
     def inform_scheduler(self, identity: bytes, command: Inform, now: Moment) -> None:
         """A stock scheduler is acknowledged and kept alive; the broker runs the schedules itself."""

@@ -20,6 +20,7 @@ from emq_compat.broker.records import InFlight, Moment, Waiting, queue_of
 from emq_compat.broker.results import Results, failure_body
 from emq_compat.broker.workers import Worker
 from emq_compat.message import FAILURE, FINAL_STATES, RETRY
+from emq_compat.words import amount
 
 __all__ = ["Flights"]
 
@@ -108,7 +109,8 @@ class Flights:
         more = {}
         if flight.late:
             more["exhausted"] = "redeliveries"
-            how += f"; it was lost {losses} times, and the limit is {limit} redeliveries"
+            allowed = amount(limit, "redelivery", "redeliveries")
+            how += f"; it was lost {losses} times, and the limit is {allowed}"
         payload = self.payload(flight)
         self.bury(flight, f"WorkerLostError: {how}", now, losses)
         body = failure_body("WorkerLostError", how, extra=more)
@@ -173,7 +175,8 @@ class Flights:
     def worker_lost(self, worker: Worker, now: Moment, how: str) -> None:
         """End or give back all that a lost worker held."""
         if worker.in_flight:
-            self._desk.note("warning", f"worker {worker.name} {how}; it held {len(worker.in_flight)} tasks")
+            held = amount(len(worker.in_flight), "task")
+            self._desk.note("warning", f"worker {worker.name} {how}; it held {held}")
         for flight in list(worker.in_flight.values()):
             if flight.late and flight.msgid in worker.not_begun:
                 self._requeue(flight, flight.losses)

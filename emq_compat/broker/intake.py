@@ -20,6 +20,7 @@ from emq_compat.message import FAILURE, FINAL_STATES, Headers, Publish, new_id
 from emq_compat.pidbox import namespace_of
 from emq_compat.protocol.commands import Request
 from emq_compat.terms import ELAPSED, FAIL, JOIN, REFUSE, Once
+from emq_compat.words import amount
 
 __all__ = ["Intake"]
 
@@ -87,7 +88,7 @@ class Intake:
             else:
                 limit = self._desk.options.queue_limit
                 if limit and queue.total >= limit and not (headers.awaits or headers.settled):
-                    text = f"the queue {queue.name!r} holds {limit} messages, its limit"
+                    text = f"the queue {queue.name!r} holds {amount(limit, 'message')}, its limit"
                     self._receipts.refuse(identity, msgid, "QueueFull", text)
                     return
                 self._seen.add(msgid)
@@ -121,7 +122,7 @@ class Intake:
         limit = self._desk.options.queue_limit
         for queue in queues:
             if limit and queue.total >= limit:
-                text = f"the queue {queue.name!r} holds {limit} messages, its limit"
+                text = f"the queue {queue.name!r} holds {amount(limit, 'message')}, its limit"
                 self._receipts.refuse(identity, msgid, "QueueFull", text)
                 return False
         self._seen.add(msgid)

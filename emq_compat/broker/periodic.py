@@ -17,6 +17,7 @@ from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment, PeriodicRow
 from emq_compat.errors import MessageError
 from emq_compat.message import Publish
+from emq_compat.words import amount
 
 __all__ = ["AHEAD_S", "NewEntry", "Periodic"]
 
@@ -92,7 +93,8 @@ class Periodic:
                 self._drop(row)
             if gone:
                 names = ", ".join(row.name for row in gone[:10])
-                self._desk.note("info", f"schedule {schedule!r}: {len(gone)} entries removed: {names}")
+                removed = amount(len(gone), "entry", "entries")
+                self._desk.note("info", f"schedule {schedule!r}: {removed} removed: {names}")
         for entry in entries:
             known = self._rows.get((schedule, entry.name))
             if known is None:

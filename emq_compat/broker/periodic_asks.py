@@ -12,6 +12,7 @@ from emq_compat.broker.records import Moment, PeriodicRow
 from emq_compat.errors import MessageError, QueueFull
 from emq_compat.message import Headers, Publish
 from emq_compat.protocol.limits import BadFrame, check_queue
+from emq_compat.words import amount
 
 __all__ = ["PERIODIC"]
 
@@ -74,7 +75,7 @@ def _send(engine: Engine, arguments: Arguments, now: Moment) -> dict[str, Any]:
     for message in messages:
         queue = engine.queues.by_name.get(message.queue)
         if limit and queue is not None and queue.waiting + queue.delayed >= limit:
-            raise QueueFull(f"the queue {message.queue!r} holds {limit} messages, its limit")
+            raise QueueFull(f"the queue {message.queue!r} holds {amount(limit, 'message')}, its limit")
     sent, row = engine.periodic.send(
         _text(arguments, "schedule"),
         _text(arguments, "name"),

@@ -290,7 +290,7 @@ def _settle(db: sqlite3.Connection, done: Salvaged) -> None:
         FROM chords WHERE failure IS NULL"""
     ).fetchall():
         if values != arrived:
-            done.notes.append(f"chord {chord}: {arrived} parts had ended, {values} values are there")
+            done.notes.append(f"chord {chord}: parts that had ended: {arrived}, values there: {values}")
             db.execute("UPDATE chords SET arrived = ? WHERE number = ?", (values, number))
     _bury_orphans(db, done)
     _count(db)

@@ -20,6 +20,7 @@ from emq_compat.migration.listing import EXIT_UNSUPPORTED, as_lines, exit_status
 from emq_compat.migration.scan import scan as scan_tree
 from emq_compat.migration.verdicts import Verdicts
 from emq_compat.migration.worktree import uncommitted
+from emq_compat.words import amount
 
 __all__ = ["migrate"]
 
@@ -105,7 +106,7 @@ def _change(plan: Plan, write: bool, only_diff: bool, yes: bool, force: bool, in
                 f"git could not give back what is there now: commit it, or use --force\n{shown}"
             )
         count = len(plan.changes)
-        files = "1 file" if count == 1 else f"{count} files"
+        files = amount(count, "file")
         if not yes:
             click.confirm(f"Write {files}?", abort=True, err=True)
         apply(plan.changes)

@@ -16,6 +16,7 @@ from typing import Any
 
 from emq_compat.errors import ConfigurationError
 from emq_compat.pool.base import Pool
+from emq_compat.words import amount
 
 __all__ = ["AUTOSCALE_KEEPALIVE", "Autoscaler"]
 
@@ -99,11 +100,11 @@ class Autoscaler:
         return True
 
     def _grow(self, n: int) -> None:
-        logger.info("scaling up by %d slots", n)
+        logger.info("scaling up by %s", amount(n, "slot"))
         self.pool.grow(n)
 
     def _shrink(self, n: int) -> None:
-        logger.info("scaling down by %d slots", n)
+        logger.info("scaling down by %s", amount(n, "slot"))
         self.pool.shrink(n)
 
     def update(self, max: int | None = None, min: int | None = None) -> tuple[int, int]:  # noqa: A002

@@ -28,6 +28,7 @@ from emq_compat.message import Reply
 from emq_compat.pool.base import Lost, Pool, PoolEvent
 from emq_compat.run import Program
 from emq_compat.upstream.base import Upstream, UpstreamEvent
+from emq_compat.words import amount
 
 __all__ = ["Life"]
 
@@ -192,27 +193,42 @@ class Life(ABC):
         self.received_disconnect = True
         self._stage_ends = math.inf
         if was is Stage.RUNNING:
-            # Who asked from this very process needs no telling.
-            asked_here = not cause and self._wanted_stage is stage
-            logger.log(logging.INFO if asked_here else logging.WARNING, "%s stops taking jobs", self.name)
             for upstream in self.upstreams:
                 upstream.leave()
             self._withdraw_credit()
             self._give_back(self._placement.take_back())
             self._placement.closed = True
+            # Who asked from this very process needs no telling.
+            level = logging.INFO if not cause and self._wanted_stage is stage else logging.WARNING
+            logger.log(level, "%s stops taking jobs%s", self.name, self._waits_for(stage, cause))
         if stage is Stage.WARM and self.kill_grace_period is not None:
             self._stage_ends = now + self.kill_grace_period
         elif stage is Stage.SOFT:
             self._stage_ends = now + self.soft_shutdown_timeout_s
             logger.warning("running jobs have %g s left", self.soft_shutdown_timeout_s)
         elif stage is Stage.COLD and self.jobs_in_flight:
-            logger.warning("cutting %d jobs off", len(self.jobs_in_flight))
+            logger.warning("cutting %s off", amount(len(self.jobs_in_flight), "job"))
             self._exit_code = self._exit_code or 1
         if was < Stage.SOFT:
             how = "Warm" if stage is Stage.WARM else "Cold"
             self.program.onlooker.shutting_down(cause, how, self._exit_code)
         if was is Stage.RUNNING and self._started:
             self.pool.close()  # idle children leave now: told after the onlooker
+
+    def _waits_for(self, stage: Stage, cause: str) -> str:
+        """Say what a warm end waits for, and what the signal that asked for it does when it comes again."""
+        running = len(self.jobs_in_flight)
+        if stage is not Stage.WARM or not running:
+            return ""
+        told = f"; it waits for {amount(running, 'running job')}"
+        if self.kill_grace_period is not None:
+            told += f", at most {self.kill_grace_period:g} s"
+        if cause:
+            them = "it" if running == 1 else "them"
+            left_s = self.soft_shutdown_timeout_s
+            then = f"leaves {them} {left_s:g} s" if left_s > 0 else f"cuts {them} off"
+            told += f": {'Ctrl-C' if cause == 'SIGINT' else cause} again {then}"
+        return told
 
     def end_soon(self, stage: Stage = Stage.WARM) -> None:
         """``shut_down`` from another thread; returns at once. Nothing once it has ended."""

@@ -21,6 +21,7 @@ from emq_compat.message import (
 )
 from emq_compat.pool.base import Lost
 from emq_compat.run import TaskPolicy
+from emq_compat.words import amount
 
 __all__ = ["Losses", "lost_too_often", "reply_to_lost", "revoked"]
 
@@ -105,7 +106,7 @@ def lost_too_often(lost: Lost, delivery: Delivery, losses: int, limit: int) -> R
     failure = _failure(
         "WorkerLostError",
         f"{delivery.headers.task or delivery.msgid}: {lost.detail or lost.reason}; it was lost {losses} "
-        f"times, and the limit is {limit} redeliveries",
+        f"times, and the limit is {amount(limit, 'redelivery', 'redeliveries')}",
     )
     outcome = Outcome(state=FAILURE, failure=failure, extra={"exhausted": "redeliveries"})
     return replace(outcome.encode(), unattended=True)

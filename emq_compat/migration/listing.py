@@ -12,6 +12,7 @@ from typing import Final
 from emq_compat.migration.finding import KINDS, STATUSES, UNREADABLE, UNSUPPORTED, Finding
 from emq_compat.migration.scan import Scan
 from emq_compat.table import table
+from emq_compat.words import amount
 
 __all__ = ["EXIT_UNREADABLE", "EXIT_UNSUPPORTED", "as_json", "as_lines", "exit_status", "selected", "summary"]
 
@@ -41,7 +42,8 @@ def summary(scan: Scan) -> Iterator[str]:
     """Yield the lines of the sum: a table of kinds, and each unsupported thing with its places."""
     findings = scan.findings
     files = len({one.path for one in findings})
-    yield f"{scan.files} files read, {len(scan.python)} of them Python; something of Celery in {files}"
+    read = amount(scan.files, "file")
+    yield f"{read} read, {len(scan.python)} of them Python; something of Celery in {files}"
     shown = [status for status in STATUSES if any(one.status == status for one in findings)]
     if not shown:
         return

@@ -22,6 +22,7 @@ from emq_compat.shim.results.arrivals import AsyncArrivals, late
 from emq_compat.shim.results.content import value_of
 from emq_compat.shim.results.tree import result_from_tuple
 from emq_compat.stored import StoredResult
+from emq_compat.words import amount
 
 if TYPE_CHECKING:
     from emq_compat.shim.app import Celery
@@ -128,7 +129,7 @@ class StoreAccess:
             except OperationalError as exc:
                 if pauses is None or (pause_s := next(pauses, None)) is None:
                     raise
-                logger.warning("still waiting for %d results: %s", len(pending), exc)
+                logger.warning("still waiting for %s: %s", amount(len(pending), "result"), exc)
                 time.sleep(pause_s if left_s is None else min(pause_s, left_s))
             except builtins.TimeoutError as exc:
                 if deadline is not None and time.monotonic() >= deadline:

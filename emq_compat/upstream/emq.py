@@ -20,6 +20,7 @@ from emq_compat.protocol import commands
 from emq_compat.upstream.base import Asked, Connected, Delivered, Key, Told, UpstreamEvent
 from emq_compat.upstream.session import NOBODY, Session, State
 from emq_compat.wire.direct import REFUSED
+from emq_compat.words import amount
 
 __all__ = ["EmqUpstream"]
 
@@ -200,9 +201,9 @@ class EmqUpstream(Session):
             if now >= end:
                 unheard = "" if self._given_back is None else ", nor what was given back"
                 logger.error(
-                    "%d replies were not acknowledged within %g s%s: the broker takes their tasks for lost",
-                    len(self._replies),
+                    "not acknowledged within %g s: %s%s; the broker takes their tasks for lost",
                     timeout_s,
+                    amount(len(self._replies), "reply", "replies"),
                     unheard,
                 )
                 break
@@ -345,6 +346,8 @@ class EmqUpstream(Session):
         if refused := hello.about.get("refused"):
             self._lose(now, events, f"it refuses this worker: {refused}")
             return
+        if isinstance(name := hello.about.get("namesake"), str):
+            logger.warning("another worker is named %s, too: give each its own name (-n)", name)
         dead_after = hello.about.get("dead_after_s")
         if isinstance(dead_after, (int, float)) and 0 < dead_after < 1e6:
             self.dead_after_s = float(dead_after)

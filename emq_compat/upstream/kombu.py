@@ -17,6 +17,7 @@ from emq_compat.upstream.base import Connected, Key, Upstream, UpstreamEvent
 from emq_compat.upstream.kombu_pipe import Pipe
 from emq_compat.upstream.kombu_tap import KombuSettings
 from emq_compat.upstream.kombu_thread import Worker
+from emq_compat.words import amount
 
 __all__ = ["KombuUpstream"]
 
@@ -174,8 +175,8 @@ class KombuUpstream(Upstream):
             logger.error("%s: the broker didn't let go within %g s", self.name, timeout_s)
         elif self._worker.unanswered:
             logger.error(
-                "%d replies could not be settled within %g s: the broker hands their messages out again",
-                self._worker.unanswered,
+                "%s could not be settled within %g s: the broker hands out again what they answer",
+                amount(self._worker.unanswered, "reply", "replies"),
                 timeout_s,
             )
         self._heard.close()

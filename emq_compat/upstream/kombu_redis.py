@@ -22,6 +22,7 @@ from emq_compat.celery_message import CeleryMessage
 from emq_compat.upstream.kombu_idle import WAITS, Idle, put_back
 from emq_compat.upstream.kombu_scripts import ACK, FETCH, RENEW, RESTORE, call
 from emq_compat.upstream.kombu_tap import Arrival, Saying, Tap
+from emq_compat.words import amount
 
 if TYPE_CHECKING:
     from kombu.connection import Connection
@@ -297,7 +298,8 @@ class RedisTap(Tap):
             redis.Redis.execute_command(client, "ZREM", self._holders, worker)
         self._seen.pop(worker, None)
         if count:
-            logger.warning("%s says no more that it lives: %d messages that it held go back", worker, count)
+            held_by_it = amount(count, "message")
+            logger.warning("%s says no more that it lives; what it held goes back: %s", worker, held_by_it)
 
     # The end.
 

@@ -26,6 +26,7 @@ from emq_compat.upstream.kombu_control import ControlNode
 from emq_compat.upstream.kombu_messages import Messages
 from emq_compat.upstream.kombu_pipe import Pipe
 from emq_compat.upstream.kombu_tap import KombuSettings
+from emq_compat.words import amount
 
 __all__ = ["Worker"]
 
@@ -196,8 +197,8 @@ class Worker(Messages, threading.Thread):
         if now >= self._complain_at:
             self._complain_at = now + _COMPLAINT_S
             logger.warning(
-                "%d messages wait here for their eta: no more are taken from %s before one is due",
-                self._ledger.waiting_for_eta,
+                "waiting here for their eta: %s; no more are taken from %s before one is due",
+                amount(self._ledger.waiting_for_eta, "message"),
                 self._broker.shown,
             )
 

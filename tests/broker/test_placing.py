@@ -11,7 +11,7 @@ from emq_compat.broker.records import Dispatch, Waiting
 from emq_compat.broker.windows import ENTRY_BYTES
 from emq_compat.broker.workers import Worker
 from emq_compat.message import new_id
-from emq_compat.protocol.commands import Capabilities, Inform, Ready
+from emq_compat.protocol.commands import Capabilities, Hello, Inform, Kbye, Ready
 from tests.broker.bench import Bench, nack
 
 pytestmark = pytest.mark.unit
@@ -145,3 +145,26 @@ def test_windows_of_many_queues_share_one_budget() -> None:
     for i, (name, msgids) in enumerate(published.items()):
         assert msgids == [d.msgid for d in b.worker(f"w.{i}".encode(), queues=(name,), slots=10, credit=10)]
     assert 0 == queues._budget.used
+
+
+def test_the_log_tells_what_changes_of_a_worker() -> None:
+    """A worker that says again what it is leaves no line; other queues, coming back and leaving do."""
+    b = Bench()
+
+    def told(name: str, *queues: str) -> tuple[list[str], list[object]]:
+        b.engine.desk.notes.clear()
+        b.worker(name.encode(), queues=queues)
+        lines = [text for level, text in b.engine.desk.notes if level != "debug"]
+        return lines, [hello.about.get("namesake") for hello in b.commands(Hello)]
+
+    second = "a second worker is named w@h: give each its own name (-n)"
+    assert (["worker w@h.1: q"], [None]) == told("w@h.1", "q")
+    assert ([second, "worker w@h.2: q"], ["w@h"]) == told("w@h.2", "q")
+    for name in ("w@h.1", "w@h.2"):
+        assert ([], [None]) == told(name, "q")
+    assert (["worker w@h.2: q, r"], [None]) == told("w@h.2", "q", "r")
+    b.engine.connection_gone(b"w@h.1", b.now)
+    assert (["worker w@h.1: q"], [None]) == told("w@h.1", "q")
+    b.engine.desk.notes.clear()
+    b.turn((b"w@h.1", Kbye(msgid="k")))
+    assert [("info", "worker w@h.1 leaves")] == b.engine.desk.notes

@@ -225,7 +225,7 @@ def test_tables_fit_the_terminal(
 
 
 #: Lines between tables.
-PROSE = re.compile(r"Broker |\d+ unique key|old.py:|\d+ files read")
+PROSE = re.compile(r"Broker |\d+ unique key|old.py:|\d+ files? read")
 
 
 @pytest.mark.integration

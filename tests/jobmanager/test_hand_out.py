@@ -69,10 +69,11 @@ def test_priorities(site: Site, pool: str) -> None:
 
 
 def test_two_workers_of_one_name(site: Site) -> None:
-    """The broker warns about a second worker of the same name; both work."""
+    """The broker warns about a second worker of the same name, and so does that one; both work."""
     broker = site.start_broker()
-    for _ in range(2):
-        site.start_worker("-n", "same@%h", "-c", "1")
+    first, second = (site.start_worker("-n", "same@%h", "-c", "1") for _ in range(2))
     broker.wait_line("a second worker is named same@")
+    second.wait_line("another worker is named same@")
+    assert "another worker" not in first.output()
     results = [site.tasks.sleep.delay(0.5, str(n)) for n in range(2)]
     assert ["0", "1"] == [result.get(timeout=10) for result in results]

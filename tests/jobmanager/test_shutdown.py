@@ -92,10 +92,12 @@ def test_a_second_interrupt_is_immediate(site: Site, pool: str) -> None:
     site.wait_runs("start", slots)
 
     worker.send_signal(signal.SIGINT)
-    worker.wait_line("stops taking jobs")
+    counted, them = ("1 running job", "it") if slots == 1 else ("2 running jobs", "them")
+    worker.wait_line(f"stops taking jobs; it waits for {counted}: Ctrl-C again cuts {them} off")
     worker.send_signal(signal.SIGINT)
 
     status, took_s = end(worker)
+    assert f"cutting {counted.replace('running ', '')} off" in worker.output()
     assert 1 == status
     assert took_s < 4
     with pytest.raises(WorkerLostError, match="shut down"):

@@ -16,6 +16,7 @@ from emq_compat.errors import MessageError
 from emq_compat.message import FINAL_STATES, Job
 from emq_compat.monitor.dashboard.broker import Broker
 from emq_compat.monitor.dashboard.details import arguments_in
+from emq_compat.words import amount
 
 __all__ = ["workflow"]
 
@@ -154,7 +155,7 @@ class _Tree:
                 nodes.append({**node, "role": "when all parts have ended"})
         if len(nodes) == 1:
             return nodes[0]
-        return {"id": "", "task": f"{len(nodes)} tasks together", "state": "", "children": nodes}
+        return {"id": "", "task": f"{amount(len(nodes), 'task')} together", "state": "", "children": nodes}
 
     def _body_of(self, task_id: str) -> str | None:
         task = self._tasks.get(task_id)
@@ -168,7 +169,7 @@ class _Tree:
         steps = [step for step in steps if isinstance(step, Mapping) and self._free(step)]
         rest: list[dict[str, Any]] = []
         if len(steps) > _STEPS:
-            more = f"… {len(steps) - _STEPS} more steps"
+            more = f"… {amount(len(steps) - _STEPS, 'more step')}"
             rest = [{"id": "", "task": more, "state": "PENDING", "children": []}]
         for step in reversed(steps[:_STEPS]):
             one = self._step(step, "next step")
@@ -292,4 +293,4 @@ def _id_of(step: Any) -> str:
 def _size(step: Mapping[str, Any]) -> str:
     kwargs = step.get("kwargs")
     members = kwargs.get("tasks") or kwargs.get("header") if isinstance(kwargs, Mapping) else None
-    return f"{len(members)} tasks" if isinstance(members, list) else "tasks"
+    return amount(len(members), "task") if isinstance(members, list) else "tasks"

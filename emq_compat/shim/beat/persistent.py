@@ -17,6 +17,7 @@ from emq_compat.shim.beat.kept import Kept, Run, kept_as
 from emq_compat.shim.beat.led import LedKept, ledger_of, needs_leader
 from emq_compat.shim.beat.scheduler import Scheduler, event_t, logger
 from emq_compat.shim.pipeline import collecting
+from emq_compat.words import amount
 
 __all__ = ["PersistentScheduler"]
 
@@ -152,7 +153,8 @@ class PersistentScheduler(Scheduler):
             self._take_over(entries)
         self._told = set(kept.begin(entries, only=True))
         self._begun = True
-        logger.info("beat: the %s keeps %d entries of the schedule %r", kept.by, len(entries), kept.name)
+        count = amount(len(entries), "entry", "entries")
+        logger.info("beat: the %s keeps %s of the schedule %r", kept.by, count, kept.name)
 
     def _take_over(self, entries: list[Any]) -> None:
         """Have entries that the broker doesn't know go on where Celery's beat has left them in its file."""

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from emq_compat.channel import Channel
-from emq_compat.errors import BrokerRefused, DuplicateTask, EmqError, NotPermitted, NotPublished, QueueFull
+from emq_compat.errors import (
+    BrokerRefused,
+    DuplicateTask,
+    EmqError,
+    JournalUnwritable,
+    NotPermitted,
+    NotPublished,
+    QueueFull,
+)
 from emq_compat.message import Publish
 from emq_compat.protocol.commands import Ack, Command, Reply, Request
 from emq_compat.protocol.frames import encode
@@ -40,6 +48,8 @@ def refused_as(error: object) -> BrokerRefused:
         kind, text = str(error.get("type", kind)), str(error.get("message", ""))
     if kind == QueueFull.__name__:
         return QueueFull(text or None)
+    if kind == JournalUnwritable.__name__:
+        return JournalUnwritable(text or None)
     if kind == NotPermitted.__name__:
         return NotPermitted(text or None)
     if kind == DuplicateTask.__name__ and isinstance(error, dict):

@@ -14,6 +14,7 @@ __all__ = [
     "EmqError",
     "JournalDamaged",
     "JournalError",
+    "JournalUnwritable",
     "LocalProtocolError",
     "MessageError",
     "NotAllowed",
@@ -95,6 +96,10 @@ class NotConfirmed(OperationalError):
 
 class BrokerRefused(OperationalError):
     """The broker refused the request."""
+
+
+class JournalUnwritable(BrokerRefused):
+    """The broker answers and changes nothing until its journal can be written again."""
 
 
 class QueueFull(BrokerRefused):

@@ -29,24 +29,30 @@ from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageErro
 from emq_compat.message import Headers, Job, new_id
 from emq_compat.protocol.commands import Answer, Ask
 
-__all__ = ["Asks"]
+__all__ = ["UNANSWERED", "Asks"]
 
 Arguments = dict[str, Any]
 
 #: A delayed message with a larger payload is shown without it.
 SHOWN_BYTES = 16_384
 
-#: Verbs that a client may use though it doesn't read: what they come to waits until it does.
-_SAYS_LITTLE = frozenset(["wait", "unwait"])
+#: Verbs whose answer nobody awaits: what they come to is pushed, and asked for again if it stays away.
+#: A client may use them though it doesn't read.
+UNANSWERED = frozenset(["wait", "unwait"])
 
 #: Begins to copy the journal to a file; the function is called, in the loop, with what went wrong or None.
 Backup = Callable[[Path, Callable[[EmqError | None], None]], None]
 
 
 class Asks:
-    """Answers clients' ASKs out of the engine."""
+    """Answers clients' ASKs out of the engine.
+
+    Attributes:
+        in_turn: (client, msgid) of this turn's whose answer is awaited: they are refused if it is undone.
+    """
 
     def __init__(self, engine: Engine, backup: Backup, now: Moment) -> None:
+        self.in_turn: list[tuple[bytes, str]] = []
         self._engine = engine
         self._backup = backup
         self.inspections = Inspections(engine, self._answer)
@@ -57,9 +63,11 @@ class Asks:
     def ask(self, client: bytes, command: Ask, now: Moment) -> None:
         """Answer one ASK."""
         verb = _VERBS.get(command.verb)
+        if command.verb not in UNANSWERED:
+            self.in_turn.append((client, command.msgid))
         unread = self._engine.desk.unread
         try:
-            if command.verb not in _SAYS_LITTLE and unread.full(client):
+            if command.verb not in UNANSWERED and unread.full(client):
                 raise BrokerRefused(f"{unread.of(client):,} bytes that were sent to this client are unread")
             if verb is None:
                 raise MessageError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from emq_compat.beat_lock import is_lock
 from emq_compat.broker.desk import Desk
 from emq_compat.broker.records import Moment, PeriodicRow
 from emq_compat.errors import MessageError
@@ -67,8 +68,9 @@ class Periodic:
         return self._next.get((row.schedule, row.name))
 
     def rows(self) -> list[PeriodicRow]:
-        """Return every entry of every schedule, in order."""
-        return [row for _, row in sorted(self._rows.items())]
+        """Return every entry of every schedule, in order, without the locks of beats that choose a leader."""
+        rows = [row for _, row in sorted(self._rows.items())]
+        return [row for row in rows if not is_lock(row.schedule, row.name, row.task, row.shown)]
 
     def age_s(self, row: PeriodicRow, now: Moment) -> float:
         """Return how many seconds ago, in real time, an entry was sent (or added)."""

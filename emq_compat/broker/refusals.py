@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from emq_compat.errors import LocalProtocolError, RemoteProtocolError
 from emq_compat.message import ReplyHeaders, new_id
-from emq_compat.protocol.commands import Command, Reply
+from emq_compat.protocol.commands import Answer, Command, Reply
 from emq_compat.protocol.roles import Role
 from emq_compat.wire.routers import Router
 
@@ -58,6 +58,12 @@ class Refusals:
         """Tell a client what was wrong with what it said, if that has an id."""
         if error.msgid:
             self.publish(identity, error.msgid, "ProtocolError", str(error))
+
+    def ask(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
+        """Answer a client's question with an error; ``kind`` names one of our exception classes."""
+        body = json.dumps({"error": {"type": kind, "message": text}}).encode()
+        with contextlib.suppress(LocalProtocolError):
+            self._clients.send(identity, Answer(msgid=new_id(), body=body, asked=msgid))
 
     def publish(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
         """Tell a client that something of its was not taken; ``kind`` names one of our exception classes."""

@@ -7,7 +7,6 @@ the journal once the disk takes a write again, while workers go on with what the
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -18,7 +17,7 @@ import zmq
 
 from emq_compat import __version__
 from emq_compat.broker import admin
-from emq_compat.broker.asks import Asks
+from emq_compat.broker.asks import UNANSWERED, Asks
 from emq_compat.broker.backups import Backups
 from emq_compat.broker.doors import Doors
 from emq_compat.broker.engine import Engine, EngineOptions
@@ -29,13 +28,18 @@ from emq_compat.broker.records import Dispatch, Moment, Send
 from emq_compat.broker.refusals import Refusals
 from emq_compat.broker.store import Store
 from emq_compat.config import BrokerConfig
-from emq_compat.errors import JournalDamaged, JournalError, LocalProtocolError, RemoteProtocolError
+from emq_compat.errors import (
+    JournalDamaged,
+    JournalError,
+    JournalUnwritable,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from emq_compat.memory import Spare
 from emq_compat.message import new_id
 from emq_compat.permits import FULL, Permit
 from emq_compat.protocol.commands import (
     Ack,
-    Answer,
     Ask,
     Command,
     Disconnect,
@@ -209,6 +213,7 @@ class Server:
         engine.close_turn(now)
         self.store.commit(told=bool(engine.desk.outbox))
         self._front.publishes = []
+        self.asks.in_turn.clear()
         self._send(engine.take_outbox())
         self._backups.begin()
         if published := engine.topics.take():
@@ -322,11 +327,7 @@ class Server:
         logger.error("%s; nothing of this batch was taken, %s", error, what_next)
         self._probe_at, self._failure = time.monotonic() + PROBE_S, str(error)
         self.doors.mute()
-        for identity, command in self._front.publishes:
-            self._refusals.publish(
-                identity, command.msgid, "BrokerRefused", f"the broker can't store it: {error}"
-            )
-        self._front.publishes = []
+        self._refuse_turn(f"the broker can't store it: {error}", *_unanswered(error))
         if not goes_on:
             raise error
 
@@ -335,17 +336,23 @@ class Server:
         logger.critical(
             "a mistake in the broker: please report it. Nothing of this batch was taken", exc_info=error
         )
-        for identity, command in self._front.publishes:
-            self._refusals.publish(
-                identity, command.msgid, "BrokerRefused", "the broker made a mistake: see its log"
-            )
-        self._front.publishes = []
+        why = "the broker made a mistake: see its log"
+        self._refuse_turn(why, "BrokerRefused", why)
         self._probe_at = time.monotonic()
         self.doors.mute()
         try:
             self._start_anew()
         except JournalError as exc:
             self._disk_failed(exc)
+
+    def _refuse_turn(self, publishes: str, kind: str, asks: str) -> None:
+        """Tell those whose publishes and questions are undone with this turn why."""
+        for identity, command in self._front.publishes:
+            self._refusals.publish(identity, command.msgid, "BrokerRefused", publishes)
+        for identity, msgid in self.asks.in_turn:
+            self._refusals.ask(identity, msgid, kind, asks)
+        self._front.publishes = []
+        self.asks.in_turn.clear()
 
     def _start_anew(self) -> bool:
         """Start anew from the journal; False: it takes no write yet."""
@@ -357,7 +364,7 @@ class Server:
         return True
 
     def _turn_without_disk(self) -> bool:
-        """Refuse publishes, keep workers company, and start anew once the disk takes a write again."""
+        """Refuse publishes and questions, keep workers company, start anew once the disk takes a write."""
         from_clients: list[Said] = [*self._front.line.take(), *self._receive(self.frontend)]
         for identity, command, _ in from_clients:
             if isinstance(command, Request):
@@ -369,11 +376,8 @@ class Server:
                 )
             elif isinstance(command, Hello):
                 self.frontend.send(identity, Hello(msgid=command.msgid, about=self._about))
-            elif isinstance(command, Ask) and command.verb == "stats":
-                # Who asks how it is hears it; other questions wait, or are asked again.
-                error = {"type": "BrokerRefused", "message": f"the broker can't store it: {self._failure}"}
-                body = json.dumps({"error": error}).encode()
-                self.frontend.send(identity, Answer(msgid=new_id(), body=body, asked=command.msgid))
+            elif isinstance(command, Ask) and command.verb not in UNANSWERED:
+                self._refusals.ask(identity, command.msgid, *_unanswered(self._failure))
         now = time.monotonic()
         if self._probe_at is not None and now >= self._probe_at:
             for worker in self.engine.fleet.workers.values():
@@ -422,3 +426,9 @@ class Server:
         self._backups.close()
         self.doors.close()
         self.store.close()
+
+
+def _unanswered(why: object) -> tuple[str, str]:
+    """Return the error's kind and text for a question that meets a disk without room."""
+    text = f"the broker answers and changes nothing until its journal can be written again: {why}"
+    return JournalUnwritable.__name__, text

@@ -13,7 +13,7 @@ import click
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.report import hidden
 from emq_compat.client import Client
-from emq_compat.errors import BrokerRefused, ConfigurationError, OperationalError
+from emq_compat.errors import BrokerRefused, ConfigurationError, JournalUnwritable, OperationalError
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -110,6 +110,8 @@ def _try(client: Client, url: str) -> None:
     """Say at once what would keep the page empty; a broker that is away may come."""
     try:
         client.ask("overview", timeout_s=2.0)
+    except JournalUnwritable as exc:
+        click.echo(f"{exc}; the page says so until then.", err=True)
     except BrokerRefused as exc:
         if "unknown" in str(exc):
             raise ConfigurationError(f"the broker at {hidden('', url)} is older and can't be shown") from exc

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from emq_compat.errors import BrokerRefused, EmqError
+from emq_compat.errors import BrokerRefused, EmqError, JournalUnwritable
 from emq_compat.monitor.overview.history import History, away
 from emq_compat.monitor.overview.look import Asker, look
 
 __all__ = ["Looks"]
 
 logger = logging.getLogger("emq_compat.top")
+
 
 class Looks:
     """What is known of a broker by looking at it.
@@ -59,6 +60,8 @@ class Looks:
             self._soon.clear()
             try:
                 self.look()
+            except JournalUnwritable as exc:
+                self.sections = {**self.sections, **away(str(exc))}
             except BrokerRefused as exc:
                 self.failed = exc
             except EmqError as exc:

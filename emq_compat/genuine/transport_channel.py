@@ -93,6 +93,8 @@ class Channel(virtual.Channel):
             if exc.kind == "NotEquivalent":
                 text = f"PRECONDITION_FAILED - {exc}"
                 raise ChannelError(text, (50, 10), f"Channel.{method}", "406") from exc
+            if exc.kind == "JournalUnwritable":  # worth another try, as a broker that is away is
+                raise BrokerLost(str(exc)) from exc
             raise
 
     # Exchanges, queues, bindings
@@ -370,9 +372,7 @@ class Channel(virtual.Channel):
         elif self.session is not None:
             self.session.settle(msgid, attempt, state)
 
-    def basic_qos(
-        self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
-    ) -> None:
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
         self.qos.prefetch_count = prefetch_count or 0
         if self.session is not None:
             self.session.limit(self.qos.prefetch_count)

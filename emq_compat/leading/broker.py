@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from emq_compat.backends.base import without_password
+from emq_compat.beat_lock import NAME, SHOWN, TASK, lock_of
 from emq_compat.ids import new_id
 from emq_compat.leading.base import Held, LastRun, Ledger
 
 __all__ = ["BrokerLedger"]
 
-_LEADER = "leader"
 _FREE = "nobody"
 
 
@@ -48,7 +48,7 @@ class BrokerLedger(Ledger):
         super().__init__(schedule, owner, life_s)
         self.where = f"the broker {without_password(url)}"
         self._client = client
-        self._lock = f"{schedule}:leader"
+        self._lock = lock_of(schedule)
         #: Entry → the token of its last run that was seen.
         self._tokens: dict[str, str] = {}
 
@@ -62,16 +62,16 @@ class BrokerLedger(Ledger):
         return Held.TAKEN if self._take(row["token"], self.owner) else Held.NO
 
     def _leader(self) -> dict[str, Any]:
-        row = {"name": _LEADER, "task": "beat", "shown": "who leads", "last_run_at": time.time(), "total": 0}
+        row = {"name": NAME, "task": TASK, "shown": SHOWN, "last_run_at": time.time(), "total": 0}
         rows = self._client.ask("periodic_begin", schedule=self._lock, entries=[row], only=True)
-        found: dict[str, Any] = rows[_LEADER]
+        found: dict[str, Any] = rows[NAME]
         return found
 
     def _take(self, was: str, owner: str) -> bool:
         answer = self._client.ask(
             "periodic_send",
             schedule=self._lock,
-            name=_LEADER,
+            name=NAME,
             was=was,
             token=f"{owner} {new_id()}",
             last_run_at=time.time(),

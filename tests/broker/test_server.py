@@ -14,8 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from emq_compat.broker.server import Server
 from emq_compat.client import Client
-from emq_compat.errors import BrokerRefused, NotPublished, OperationalError, QueueFull
+from emq_compat.config import BrokerConfig
+from emq_compat.errors import (
+    BrokerRefused,
+    JournalError,
+    JournalUnwritable,
+    NotPublished,
+    OperationalError,
+    QueueFull,
+)
 from emq_compat.message import Publish, ReplyHeaders, new_id
 from emq_compat.protocol.commands import Capabilities, Inform, Ready, Reply
 from emq_compat.terms import Once
@@ -158,6 +167,11 @@ def test_a_full_disk_refuses_and_recovers(broker: Broker) -> None:
     wait_until(fill, what="a refusal")
     with pytest.raises(BrokerRefused, match="disk"):
         broker.client.publish(message())
+    for verb, arguments in {"queues": {}, "purge": {"queue": "q"}, "results": {"ids": ["x"]}}.items():
+        with pytest.raises(JournalUnwritable, match="until its journal can be written again"):
+            broker.client.ask(verb, **arguments)
+    with pytest.raises(TimeoutError):  # who waits goes on waiting
+        next(broker.client.wait(["x"], 0.1))
     process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def publish() -> bool:
@@ -176,6 +190,36 @@ def test_a_full_disk_refuses_and_recovers(broker: Broker) -> None:
     proc.kill()
     broker.start()
     assert confirmed + 2 == broker.waiting()
+
+
+def test_a_question_whose_turn_is_undone_is_refused(
+    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the first to meet the full disk; it is told why, and the next one is answered."""
+    ports = {name: f"tcp://127.0.0.1:{free_port()}" for name in ("frontend", "backend", "admin")}
+    server = Server(BrokerConfig(**ports, memory=True))
+    real, full = server.store.commit, list[bool]()
+
+    def commit(*, told: bool = True) -> None:
+        if told and full and full.pop():
+            raise JournalError("no space left on device")
+        real(told=told)
+
+    monkeypatch.setattr(server.store, "commit", commit)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        with Client(ports["frontend"].replace("tcp", "emq")) as client:
+            client.ask("stats")
+            full.append(True)
+            with pytest.raises(JournalUnwritable, match="no space left"):
+                client.ask("purge", queue="q")
+            wait_until(lambda: not server.trouble, what="a broker that works again")
+            assert 0 == client.ask("purge", queue="q")
+    finally:
+        server.stop()
+        thread.join()
+        server.close()
 
 
 def test_a_second_broker_on_the_folder_is_refused(

@@ -8,7 +8,7 @@ import pytest
 
 from emq_compat.cli.top_lines import KEYS, Line, screen
 from emq_compat.cli.top_looks import Looks
-from emq_compat.errors import BrokerRefused, OperationalError
+from emq_compat.errors import BrokerRefused, JournalUnwritable, OperationalError
 from emq_compat.monitor.overview.history import History, away
 from emq_compat.table import cut, fitted
 from tests.monitor.dashboard.fake import FakeBroker
@@ -153,8 +153,12 @@ def test_looks() -> None:
     broker.answers["overview"] = OperationalError("away")
     with pytest.raises(OperationalError, match="away"):
         looks.look()
-    broker.answers["overview"] = BrokerRefused("no")
+    broker.answers["overview"] = JournalUnwritable("the disk is full")
     looks.begin()
+    while "the disk is full" not in str(looks.sections["verdict"]):
+        looks.look_soon()
+    assert looks.failed is None
+    broker.answers["overview"] = BrokerRefused("no")
     while looks.failed is None:
         looks.look_soon()
     assert "no" == str(looks.failed)

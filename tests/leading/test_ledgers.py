@@ -169,13 +169,15 @@ def test_a_lease_that_is_none_is_named(given: str) -> None:
 
 
 def test_the_broker_shows_what_an_entry_is() -> None:
-    """Its task and its schedule, for `emq-compat schedules`."""
+    """Its task and its schedule, for `schedules` and the dashboard, where the lock does not stand."""
     broker: Any = BrokerHere()
     broker.set_clock(datetime.now(timezone.utc))
     ledger = BrokerLedger(broker, "s", "first", LIFE_S, url="emq://here")
     ledger.shown = {"e": ("proj.t", "every minute")}
     ledger.lead()
     ledger.begin({"e": LastRun(at=100.0, total=0)}, only=True)
-    [row] = [row for row in broker.ask("periodic") if row["schedule"] == "s"]
+    [row] = broker.ask("periodic")  # the lock is no entry of anybody's
+    assert "s" == row["schedule"]
+    assert 1 == len(broker.ask("overview", schedules=True)["periodic"])
     assert ("proj.t", "every minute") == (row["task"], row["shown"])
     Bench.opened.pop().store.close()

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from emq_compat.errors import BrokerRefused, EmqError
+from emq_compat.errors import BrokerRefused, EmqError, JournalUnwritable
 from emq_compat.monitor.overview.history import History, away
 from emq_compat.monitor.overview.look import ANSWER_S, Asker, look
 from emq_compat.monitor.overview.workflows import Workflows
@@ -182,6 +182,8 @@ class Watch:
         known = self._workflows
         try:
             told = self._client.ask("workflows", timeout_s=ANSWER_S, after=known.after, ids=known.unsettled())
+        except JournalUnwritable:
+            raise
         except BrokerRefused:
             return None
         return known.note(told)

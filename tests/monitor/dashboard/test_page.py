@@ -145,6 +145,7 @@ def test_an_empty_broker_says_what_to_do(scene: Scene) -> None:
     text = scene.row("body", "Nothing has failed", "No dead letters.", "Nothing is scheduled.")
     assert "emq-compat beat -A myproj" in text
     scene.row("#verdict", "All is well")
+    assert 0 == scene.window.shown("#asking")  # which is there before the program is
     assert scene.broker.url in scene.window.text_of("#about")
 
 
@@ -412,6 +413,11 @@ def test_the_page_survives_the_brokers_restart(scene: Scene) -> None:
     scene.open()
     assert scene.broker.proc is not None
     scene.broker.proc.kill()
+    scene.row("#verdict", "The broker doesn't answer")
+    scene.row("#fresh", "what stands below is as it was")
+    scene.window.open("about:blank")
+    time.sleep(0.1)
+    scene.window.open(scene.home)
     scene.row("#verdict", "The broker doesn't answer")
     scene.broker.start()
     scene.row("#verdict", "No worker takes from idle")

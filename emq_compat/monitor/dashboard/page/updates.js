@@ -44,5 +44,6 @@ export function freshness() {
   const old = state.heard > 0 && late > 5;
   $("fresh").classList.toggle("old", old);
   if (old) say($("fresh"), `The dashboard is silent for ${span(late)}`);
-  else say($("fresh"), away ? "what stands below is as it was" : state.heard ? "live" : "");
+  else if (away) say($("fresh"), state.sections.queues ? "what stands below is as it was" : "nothing has been seen of it yet");
+  else say($("fresh"), state.heard ? "live" : "");
 }

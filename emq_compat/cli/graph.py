@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
-from emq_compat.cli.remote import NOBODY
+from emq_compat.cli.remote import NOBODY, namesakes_told
 from emq_compat.cli.report import hidden
 from emq_compat.errors import OperationalError
 from emq_compat.shim.graph import DependencyGraph, GraphFormatter
@@ -104,7 +104,7 @@ def _number(name: str, written: str) -> int:
 def _present(connection: Connection) -> dict[str, int]:
     """Return node → slots of the workers that answer; ends with 69 where no broker does."""
     try:
-        with connection.app() as app:
+        with connection.app() as app, namesakes_told():
             answers = app.control.inspect().stats() or {}
     except OperationalError as exc:
         click.echo(f"Error: {exc}", err=True)

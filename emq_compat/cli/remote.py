@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -15,9 +17,10 @@ from emq_compat.cli.connection import Connection
 from emq_compat.cli.context import CLIContext, indented, root_context
 from emq_compat.errors import OperationalError
 from emq_compat.shim.app import Celery
+from emq_compat.shim.exceptions import DuplicateNodenameWarning
 from emq_compat.shim.panel import Panel, controller_info_t
 
-__all__ = ["NOBODY", "ask", "nobody_replied", "reply_options"]
+__all__ = ["NOBODY", "ask", "namesakes_told", "nobody_replied", "reply_options"]
 
 #: What a command ends with when no node replied, or no broker did (EX_UNAVAILABLE).
 NOBODY = 69
@@ -83,7 +86,8 @@ def ask(
             arguments = _arguments(kind, command, words)
             told = None if as_json else functools.partial(_say, context)
             try:
-                replies = request(app, command, arguments, told)
+                with namesakes_told():
+                    replies = request(app, command, arguments, told)
             except ValueError as exc:
                 raise click.UsageError(f"{command}: {exc}") from exc
     except OperationalError as exc:
@@ -93,6 +97,20 @@ def ask(
     if as_json:
         tell(replies, default=repr)
     return replies
+
+
+@contextmanager
+def namesakes_told() -> Iterator[None]:
+    """Tell of workers of one name in a line of the command's own; Python's shows code besides."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", category=DuplicateNodenameWarning)
+        yield
+    told = dict.fromkeys(str(one.message) for one in caught if one.category is DuplicateNodenameWarning)
+    for line in told:
+        click.echo(f"Warning: {line}", err=True)
+    for one in caught:
+        if one.category is not DuplicateNodenameWarning:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def nobody_replied(why: str) -> NoReturn:

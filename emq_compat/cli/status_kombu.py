@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from emq_compat.cli.remote import namesakes_told
 from emq_compat.table import names, table, whole
 from emq_compat.words import amount
 
@@ -25,7 +26,7 @@ def found(app: Any, destination: Sequence[str] | None, timeout_s: float) -> dict
         inspection = app.control.inspect(destination=destination, timeout=timeout_s)
         return dict(getattr(inspection, question)() or {})
 
-    with ThreadPoolExecutor(len(_QUESTIONS)) as threads:
+    with namesakes_told(), ThreadPoolExecutor(len(_QUESTIONS)) as threads:
         stats, active, reserved, queues = threads.map(ask, _QUESTIONS)
     workers = [
         {

@@ -22,13 +22,15 @@ def result_text(task: Task[..., Any], value: Any) -> str:
     Raises:
         EncodeError: it can't be carried.
     """
+    hint = ""
     try:
         if isinstance(value, ResultBase):  # its name can be carried, in Celery's form
             value = value.as_tuple()
         if run_plan_of(task, task.app).plain_result:
+            hint = "; return what JSON has (texts, numbers, lists, dicts …), or set result_serializer"
             return dumps(value)
         conf = task.app.conf
         packed = pack(value, conf.result_serializer, conf.result_compression)
         return dumps({"__type__": MARKER, "__value__": packed})
     except (TypeError, ValueError, RecursionError) as exc:
-        raise EncodeError(f"the result of {task.name} can't be carried: {exc}") from exc
+        raise EncodeError(f"the result of {task.name} can't be carried: {exc}{hint}") from exc

@@ -264,7 +264,8 @@ class ShimProgram(AppProgram):
         try:
             reply = self._returned(task, outcome)
         except EncodeError as exc:
-            logger.error("%s", exc)
+            facts = about(delivery, FAILURE, task.name, time.monotonic() - began)
+            logger.error("Task %s[%s] failed: %s", task.name, request.id, exc, extra=facts)
             return self._ended(request, delivery, FAILURE, exc)
         logs = logger.isEnabledFor(logging.INFO)
         if logs or self.events.on:

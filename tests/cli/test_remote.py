@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
 
 from emq_compat.cli.main import cli
+from emq_compat.cli.remote import namesakes_told
 from emq_compat.client import Client
+from emq_compat.shim.inspection import flatten_reply
 from tests.cli.conftest import Site
 from tests.processes import Procs, unused_port, wait_until
 
@@ -68,6 +71,24 @@ def test_inspect_prints_as_celery_does(running: Site) -> None:
     assert '    "total_requests": ' in run(running, "inspect", "stats")
     quiet = CliRunner().invoke(cli, ["-q", "inspect", "ping", "-b", running.url])
     assert " remote@here: OK\n        pong\n" == quiet.output
+
+
+def test_workers_of_one_name_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two workers of one name are one plain line, once; other warnings stay Python's."""
+
+    def ask() -> None:
+        with namesakes_told():
+            for _ in range(2):
+                assert {"w@h": 2} == flatten_reply([{"w@h": 1}, {"w@h": 2}])
+            warnings.warn("another", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always")
+        ask()
+    assert ["another"] == [str(one.message) for one in others]
+    told = capsys.readouterr()
+    assert "" == told.out
+    assert "Warning: several workers are named w@h: give each a name of its own (-n)\n" == told.err
 
 
 def test_nobody_there_is_status_69(running: Site) -> None:

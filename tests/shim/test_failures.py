@@ -250,6 +250,8 @@ def test_a_result_that_json_lacks_is_a_failure_encodeerror(
     with pytest.raises(EncodeError, match=r"proj\.returns"):
         result.get(timeout=0)
     assert "the result of proj.returns can't be carried" in caplog.text
+    assert "or set result_serializer" in caplog.text
+    assert f"Task proj.returns[{result.id}]" in caplog.text
 
 
 def test_a_result_that_is_too_large_is_a_failure_encodeerror(

@@ -54,7 +54,7 @@ def refused_as(error: object) -> BrokerRefused:
         return NotPermitted(text or None)
     if kind == DuplicateTask.__name__ and isinstance(error, dict):
         return DuplicateTask(text or None, first=str(error.get("first", "")))
-    return BrokerRefused(f"{kind}: {text}" if text else kind)
+    return BrokerRefused(text or kind)
 
 
 def refusal(reply: Reply) -> BrokerRefused | None:

@@ -26,6 +26,7 @@ from emq_compat.message import new_id
 from emq_compat.protocol.commands import Command, Hello
 from emq_compat.protocol.frames import encode
 from emq_compat.wire import DirectWire, Wire
+from emq_compat.wire.direct import REFUSED
 
 __all__ = ["Channel", "Channels", "Cut", "Silent"]
 
@@ -312,7 +313,9 @@ class Channels:
                     f"{address}: {(why is _SILENCE and address.unresolved()) or why}"
                     for address, why in failed.items()
                 )
-                raise OperationalError(f"no broker within {limit_s:.3g} s at {tried}")
+                error = OperationalError(f"no broker within {limit_s:.3g} s at {tried}")
+                error.refused_here = all(a.is_loopback and why == REFUSED for a, why in failed.items())
+                raise error
             time.sleep(min(left_s, _pause_s(rounds)))
         raise AssertionError("unreachable")
 

@@ -87,7 +87,12 @@ class NotResolved(EmqError):
 
 
 class OperationalError(EmqError):
-    """The broker can't be reached, or does not answer in time."""
+    """The broker can't be reached, or does not answer in time.
+
+    ``refused_here``: each of its addresses is this machine's alone, and nobody listens there.
+    """
+
+    refused_here = False
 
 
 class NotConfirmed(OperationalError):

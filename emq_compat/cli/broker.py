@@ -11,6 +11,7 @@ import click
 from emq_compat.broker.running import run_broker
 from emq_compat.cli.as_json import json_option
 from emq_compat.cli.journal import check_journal, salvage_journal
+from emq_compat.cli.telling import line_of
 from emq_compat.client import client_for
 from emq_compat.config import BrokerConfig, default_data_dir
 from emq_compat.errors import ConfigurationError, EmqError
@@ -201,7 +202,7 @@ def broker(
     except EmqError as exc:
         if level == "DEBUG":
             raise
-        raise click.ClickException(str(exc)) from exc
+        raise click.ClickException(line_of(exc) or "") from exc
 
 
 def _private_folder(folder: Path) -> Path:

@@ -16,12 +16,14 @@ import click
 
 import emq_compat
 from emq_compat.address import DEFAULT_URL, Address, is_kombu
+from emq_compat.cli.telling import line_of
 from emq_compat.client import Client
 from emq_compat.errors import ConfigurationError, EmqError
 from emq_compat.shim.app import Celery
 from emq_compat.shim.current import given_app
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.find_app import AppNotFound, find_app, is_genuine, told
+from emq_compat.upstream.factory import shown
 
 __all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker", "viewed"]
 
@@ -50,6 +52,11 @@ class Connection:
         if os.environ.get("CELERY_BROKER_URL") or os.environ.get("CELERY_CONFIG_MODULE"):
             return _nameless().broker_url
         return os.environ.get("EMQ_BROKER_ADDR") or DEFAULT_URL
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return shown(self.url)
 
     @property
     def stock(self) -> bool:
@@ -87,6 +94,8 @@ class Connection:
             app = load_app(self.app_name)
         else:
             app = _nameless()
+            if self._broker:  # wins over the environment's, which names the broker of its connections
+                app.conf.update(broker_url=self._broker)
         if self.over_kombu:
             if self._broker:
                 app.conf.update(broker_url=self._broker)
@@ -131,16 +140,24 @@ _NOT_THE_PROJECT = ("<frozen importlib", importlib.__file__, str(Path(emq_compat
 
 
 @contextmanager
-def one_line_errors(loglevel: str) -> Iterator[None]:
-    """Turn what went wrong into one line and the exit status 1; with ``debug`` the traceback comes, too."""
+def one_line_errors(loglevel: str, where: Callable[[], str] = str) -> Iterator[None]:
+    """Turn what went wrong into one line and the exit status 1; with ``debug`` the traceback comes, too.
+
+    ``where`` returns the address of the broker that is talked to, for errors that don't name it.
+    """
     try:
         yield
-    except (EmqError, ImproperlyConfigured) as exc:
+    except Exception as exc:
+        line = line_of(exc)
+        if line is None:
+            raise
         if loglevel.lower() == "debug":
             traceback.print_exc()
         elif isinstance(exc, AppNotFound) and exc.__cause__ is not None:
             click.echo(_of_the_project(exc.__cause__), nl=False, err=True)
-        raise click.ClickException(str(exc)) from exc
+        if not isinstance(exc, (EmqError, ImproperlyConfigured)):
+            line = line_of(exc, where())
+        raise click.ClickException(line or "") from exc
 
 
 def _of_the_project(exc: BaseException) -> str:
@@ -174,7 +191,8 @@ def talks_to_broker(command: Callable[..., None]) -> Callable[..., None]:
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
             raise click.BadParameter(f"{loglevel!r} is none of debug, info, warning, error", param_hint="-l")
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-        with one_line_errors(loglevel):
-            command(Connection(app or before.get("app"), broker or before.get("broker")), **arguments)
+        connection = Connection(app or before.get("app"), broker or before.get("broker"))
+        with one_line_errors(loglevel, lambda: connection.shown):
+            command(connection, **arguments)
 
     return connected

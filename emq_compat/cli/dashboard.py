@@ -12,6 +12,7 @@ import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.cli.report import hidden
+from emq_compat.cli.telling import line_of
 from emq_compat.client import Client
 from emq_compat.errors import BrokerRefused, ConfigurationError, JournalUnwritable, OperationalError
 
@@ -117,4 +118,4 @@ def _try(client: Client, url: str) -> None:
             raise ConfigurationError(f"the broker at {hidden('', url)} is older and can't be shown") from exc
         raise
     except OperationalError as exc:
-        click.echo(f"{exc}; the page says so until it does.", err=True)
+        click.echo(f"{line_of(exc)}; the page says so until it does.", err=True)

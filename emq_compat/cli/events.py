@@ -80,7 +80,7 @@ def events(
         if camera is not None:
             _run_camera(app, camera, frequency, maxrate, files[1])
         elif dump or as_json or not _terminal():
-            evdump(app=app, as_json=as_json)
+            evdump(app=app, out=sys.stdout, as_json=as_json)
         else:
             from emq_compat.shim.events.screen import evtop  # noqa: PLC0415 - curses isn't everywhere
 

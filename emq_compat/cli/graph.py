@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from emq_compat.cli.connection import Connection, load_app, talks_to_broker
-from emq_compat.cli.remote import NOBODY, namesakes_told
+from emq_compat.cli.remote import namesakes_told, nobody_replied, unreachable
 from emq_compat.cli.report import hidden
-from emq_compat.errors import OperationalError
 from emq_compat.shim.graph import DependencyGraph, GraphFormatter
 
 __all__ = ["graph"]
@@ -106,9 +105,10 @@ def _present(connection: Connection) -> dict[str, int]:
     try:
         with connection.app() as app, namesakes_told():
             answers = app.control.inspect().stats() or {}
-    except OperationalError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(NOBODY)
+    except Exception as exc:
+        if (line := unreachable(exc, connection)) is None:
+            raise
+        nobody_replied(line)
     return {node: int(stats["pool"]["max-concurrency"]) for node, stats in sorted(answers.items())}
 
 

@@ -64,7 +64,11 @@ def health(
             checks = _of_broker(url, timeout_s)
     except ConfigurationError as exc:
         raise click.UsageError(str(exc)) from exc
-    wrong = [f"{name}: {why}" for name, why in checks.items() if why and (page == "ready" or name == "loop")]
+    wrong = [
+        why if name == "loop" else f"{name}: {why}"
+        for name, why in checks.items()
+        if why and (page == "ready" or name == "loop")
+    ]
     if as_json:
         tell({"ok": not wrong, "asked": page, "checks": checks})
     elif not context.find_root().params.get("quiet"):
@@ -128,6 +132,7 @@ def _answered(node: str, answers: Mapping[str, Mapping[str, object]]) -> dict[st
 def _over_kombu(url: str, node: str | None, timeout_s: float) -> dict[str, str]:
     """Ask another broker for a connection, or a worker on it for a ``ping``."""
     from emq_compat.cli.connection import Connection  # noqa: PLC0415 - heavy, for other brokers only
+    from emq_compat.shim.exceptions import ImproperlyConfigured  # noqa: PLC0415 - likewise
     from emq_compat.upstream.factory import shown  # noqa: PLC0415
 
     connection = Connection(None, url)
@@ -135,9 +140,11 @@ def _over_kombu(url: str, node: str | None, timeout_s: float) -> dict[str, str]:
         try:
             if node is None:
                 with app.connection_for_read(url) as kombu:
-                    kombu.ensure_connection(max_retries=1, timeout=timeout_s)
+                    kombu.ensure_connection(max_retries=1, interval_start=0.2, timeout=timeout_s)
                 return {"loop": ""}
             answers = app.control.inspect(destination=[node], timeout=timeout_s).ping()
+        except ImproperlyConfigured as exc:
+            return {"loop": str(exc)}
         except Exception as exc:  # noqa: BLE001 - whatever a transport raises
-            return {"loop": f"no answer from {shown(url)}: {type(exc).__name__}: {exc}"}
+            return {"loop": f"no answer from {shown(url)}: {str(exc) or type(exc).__name__}"}
     return {"loop": "" if answers else f"no answer from {node}"}

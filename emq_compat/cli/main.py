@@ -20,8 +20,9 @@ import click
 from emq_compat.cli.context import CLIContext
 from emq_compat.cli.plugins import plugin_command, plugin_names
 from emq_compat.cli.privileges import become_as_written
+from emq_compat.cli.telling import line_of
 from emq_compat.cli.user_options import with_user_options
-from emq_compat.errors import ConfigurationError, EmqError
+from emq_compat.errors import ConfigurationError
 from emq_compat.shim.alias.finder import install
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -210,16 +211,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     install()
     try:
         cli.main(args=None if argv is None else list(argv), prog_name="emq-compat")
-    except EmqError as exc:
-        if logging.getLogger().isEnabledFor(logging.DEBUG):
-            raise
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(1)
     except MemoryError:
         click.echo("Error: there is no memory left", err=True)
         sys.exit(1)
-    except OSError as exc:
-        if exc.errno not in _REMEDIES or logging.getLogger().isEnabledFor(logging.DEBUG):
+    except Exception as exc:
+        line = line_of(exc)
+        if isinstance(exc, OSError) and exc.errno in _REMEDIES:
+            line = f"{exc}: {_REMEDIES[exc.errno]}"
+        if line is None or logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
-        click.echo(f"Error: {exc}: {_REMEDIES[exc.errno]}", err=True)
+        click.echo(f"Error: {line}", err=True)
         sys.exit(1)

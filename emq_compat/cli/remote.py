@@ -15,12 +15,13 @@ import click
 from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection
 from emq_compat.cli.context import CLIContext, indented, root_context
-from emq_compat.errors import OperationalError
+from emq_compat.cli.telling import line_of
+from emq_compat.errors import EmqError, OperationalError
 from emq_compat.shim.app import Celery
-from emq_compat.shim.exceptions import DuplicateNodenameWarning
+from emq_compat.shim.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
 from emq_compat.shim.panel import Panel, controller_info_t
 
-__all__ = ["NOBODY", "ask", "namesakes_told", "nobody_replied", "reply_options"]
+__all__ = ["NOBODY", "ask", "namesakes_told", "nobody_replied", "reply_options", "unreachable"]
 
 #: What a command ends with when no node replied, or no broker did (EX_UNAVAILABLE).
 NOBODY = 69
@@ -90,8 +91,10 @@ def ask(
                     replies = request(app, command, arguments, told)
             except ValueError as exc:
                 raise click.UsageError(f"{command}: {exc}") from exc
-    except OperationalError as exc:
-        nobody_replied(str(exc))
+    except Exception as exc:
+        if (line := unreachable(exc, connection)) is None:
+            raise
+        nobody_replied(line)
     if not replies:
         nobody_replied("No nodes replied within time constraint")
     if as_json:
@@ -111,6 +114,13 @@ def namesakes_told() -> Iterator[None]:
     for one in caught:
         if one.category is not DuplicateNodenameWarning:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def unreachable(exc: Exception, connection: Connection) -> str | None:
+    """Return what is told of an exception if it says that no broker answers; None: it says something else."""
+    if isinstance(exc, (EmqError, ImproperlyConfigured)) and not isinstance(exc, OperationalError):
+        return None
+    return line_of(exc, connection.shown)
 
 
 def nobody_replied(why: str) -> NoReturn:

@@ -14,6 +14,7 @@ from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.curve import client_curve
 from emq_compat.wire.descriptors import require_descriptors
+from emq_compat.wire.direct import REFUSED
 from emq_compat.wire.monitor import HANDSHAKE_FAILED, Watched
 from emq_compat.wire.multipart import Multipart, Socket
 
@@ -152,7 +153,7 @@ class Wire(Watched):
             self.failure = f"the handshake failed: {uses}, or it is no ZeroMQ peer"
         elif event == _CLOSED:
             if not self.cuts and not self.failure:
-                self.failure = "the connection was refused"
+                self.failure = REFUSED
         else:
             if not self._shaken and not self.failure:
                 why = "is its public key the right one?" if self._curve else "is it a broker?"

@@ -29,7 +29,7 @@ def test_ask_refused(broker: FakeBroker, client: Client) -> None:
     error = {"type": "UnknownVerb", "message": "no 'odd'"}
     broker.behaviour.answers["odd"] = lambda arguments: {"error": error}
 
-    with pytest.raises(BrokerRefused, match="UnknownVerb: no 'odd'"):
+    with pytest.raises(BrokerRefused, match=r"^no 'odd'"):
         client.ask("odd")
 
 

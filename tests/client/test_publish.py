@@ -100,7 +100,7 @@ def test_refused(broker: FakeBroker, client: Client) -> None:
 
     with pytest.raises(QueueFull, match="full holds 10 messages"):
         client.publish(message("full"))
-    with pytest.raises(BrokerRefused, match="NotAllowed: not here"):
+    with pytest.raises(BrokerRefused, match=r"^not here"):
         client.publish(message("odd"))
     client.publish(message())
 

@@ -37,6 +37,6 @@ def test_a_worker_on_redis(site: Site, redis_url: str) -> None:
     assert 1 == found[f'emq_worker_task_queued_seconds_count{{queue="{queue}"}}']
     assert (0, "ready") == health("-b", redis_url)
     assert (0, "ready") == health("-b", redis_url, "-d", node)
-    assert (1, f"not ready: loop: no answer from no-{node}") == health(
+    assert (1, f"not ready: no answer from no-{node}") == health(
         "-b", redis_url, "-d", f"no-{node}", "-t", "0.5"
     )

@@ -136,4 +136,4 @@ def test_no_password_is_logged(site: Site) -> None:
     worker.stop()
     assert "hunter2" not in worker.output()
     status, line = health("-b", brokers[0], "-t", "0.5")
-    assert (1, True, False) == (status, line.startswith("not ready: loop: no answer"), "hunter2" in line)
+    assert (1, True, False) == (status, line.startswith("not ready: no answer"), "hunter2" in line)

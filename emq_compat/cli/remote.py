@@ -108,12 +108,14 @@ def namesakes_told() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", category=DuplicateNodenameWarning)
         yield
-    told = dict.fromkeys(str(one.message) for one in caught if one.category is DuplicateNodenameWarning)
+    told: dict[str, None] = {}
+    for one in caught:
+        if one.category.__name__ == DuplicateNodenameWarning.__name__:  # or Celery's own, of its apps
+            told[" ".join(str(one.message).split())] = None
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     for line in told:
         click.echo(f"Warning: {line}", err=True)
-    for one in caught:
-        if one.category is not DuplicateNodenameWarning:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def unreachable(exc: Exception, connection: Connection) -> str | None:

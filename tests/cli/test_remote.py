@@ -74,13 +74,16 @@ def test_inspect_prints_as_celery_does(running: Site) -> None:
 
 
 def test_workers_of_one_name_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two workers of one name are one plain line, once; other warnings stay Python's."""
+    """Two workers of one name are one plain line, once, Celery's own too; other warnings stay Python's."""
+
+    celerys = type("DuplicateNodenameWarning", (UserWarning,), {})
 
     def ask() -> None:
         with namesakes_told():
             for _ in range(2):
                 assert {"w@h": 2} == flatten_reply([{"w@h": 1}, {"w@h": 2}])
             warnings.warn("another", UserWarning, stacklevel=1)
+            warnings.warn("Several\nreplies.", celerys, stacklevel=1)
 
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
@@ -88,7 +91,8 @@ def test_workers_of_one_name_are_told_in_a_line(capsys: pytest.CaptureFixture[st
     assert ["another"] == [str(one.message) for one in others]
     told = capsys.readouterr()
     assert "" == told.out
-    assert "Warning: several workers are named w@h: give each a name of its own (-n)\n" == told.err
+    ours = "Warning: several workers are named w@h: give each a name of its own (-n)\n"
+    assert f"{ours}Warning: Several replies.\n" == told.err
 
 
 def test_nobody_there_is_status_69(running: Site) -> None:

@@ -34,6 +34,8 @@ def claim(folder: Path) -> IO[str]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_owner(folder)
         lock = open(folder / _LOCK, "a+", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600))  # noqa: SIM115
+    except FileExistsError as exc:
+        raise JournalError(f"{folder} is a file, and a folder is wanted for the data") from exc
     except OSError as exc:
         raise JournalError(
             f"the data folder {folder} can't be used: {exc.strerror or exc}; the broker must be able to "

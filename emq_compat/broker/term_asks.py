@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from emq_compat.broker.engine import Engine
 from emq_compat.broker.gates import FOLLOWS, named
@@ -11,8 +11,13 @@ from emq_compat.broker.records import Moment, queue_of
 from emq_compat.errors import MessageError
 from emq_compat.message import FINAL_STATES, Headers
 from emq_compat.terms import Once
+from emq_compat.words import duration
 
-__all__ = ["TERM_VERBS"]
+__all__ = ["ENDED", "NOTHING_KNOWN", "TERM_VERBS"]
+
+#: What is told of a task that has left, before its state; and of one that the broker doesn't know.
+ENDED: Final = "has ended: "
+NOTHING_KNOWN: Final = "the broker has no message of this task"
 
 Arguments = dict[str, Any]
 
@@ -87,7 +92,8 @@ def _told(engine: Engine, task_id: str, now: Moment) -> str:
     """Return in words where the message of a task is, and what it waits for."""
     flights, journal = engine.flights, engine.desk.journal
     if (flight := flights.by_msgid.get(flights.by_task.get(task_id, ""))) is not None:
-        return f"handed out to the worker {flight.worker.decode('utf-8', 'replace')}"
+        worker = flight.worker.decode("utf-8", "replace")
+        return f"handed out to the worker {worker} {duration(max(0.0, now.mono - flight.since))} ago"
     if (chord := engine.chords.by_task.get(task_id)) is not None:
         parts = f"{chord.arrived} of {chord.size + chord.grown} parts" if chord.size >= 0 else "its parts"
         return f"held: {parts} of its chord {chord.id} have ended"
@@ -96,8 +102,8 @@ def _told(engine: Engine, task_id: str, now: Moment) -> str:
     if row is None:
         stored = engine.results.get((task_id,)).get(task_id)
         if stored is not None and stored.state in FINAL_STATES:
-            return f"has ended: {stored.state}"
-        return "the broker has no message of this task"
+            return f"{ENDED}{stored.state}"
+        return NOTHING_KNOWN
     message, home, gate = row
     headers = Headers.decode(message.header_text)
     queue = engine.queues.by_id[queue_of(message.key if home is None else home)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +204,13 @@ def broker(
     except EmqError as exc:
         if level == "DEBUG":
             raise
-        raise click.ClickException(line_of(exc) or "") from exc
+        line = line_of(exc) or ""
+        if os.strerror(errno.EADDRINUSE) in line:
+            line += (
+                ". A broker may run there: a worker uses it (`emq-compat worker -A …`). Else give other "
+                "ports: --frontend, --backend and --admin"
+            )
+        raise click.ClickException(line) from exc
 
 
 def _private_folder(folder: Path) -> Path:

@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from emq_compat.cli.connection import Connection, talks_to_broker
-from emq_compat.cli.result import show_result, wait_for_result
-from emq_compat.client import Client
+from emq_compat.cli.result import show_result, wait_for_result, where_it_is
 from emq_compat.errors import ConfigurationError
 from emq_compat.message import Headers, Job, Publish, new_id
 from emq_compat.shim.exceptions import ImproperlyConfigured
@@ -122,23 +121,18 @@ def call(
         with connection.client() as client:
             message = plain_publish(asked, stock=client.stock)
             client.publish(message)
-            queue = message.queue
     else:
-        queue = _publish_task(connection, asked, waits=wait_s is not None)
+        _publish_task(connection, asked, waits=wait_s is not None)
     if wait_s is None:
         click.echo(asked.task_id)
         return
     with connection.client() as client:
         stored = wait_for_result(client, asked.task_id, wait_s)
         if stored is None:
-            lonely = queue and not _is_listened_on(client, queue)
-            why = f": no worker listens on the queue {queue!r}" if lonely else ""
+            known = where_it_is(client, asked.task_id)
+            why = f": {known}" if known else ""
             raise click.ClickException(f"{asked.task_id} is published, and not done after {wait_s:g} s{why}")
     show_result(asked.task_id, stored, traceback=traceback)
-
-
-def _is_listened_on(client: Client, queue: str) -> bool:
-    return any(row["workers"] for row in client.ask("queues") if row["name"] == queue)
 
 
 def _json(option: str, text: str, kind: type) -> Any:

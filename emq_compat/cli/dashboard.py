@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +82,13 @@ def dashboard(
         at = listener.getsockname()[1]
         click.echo(f"The dashboard of {shown.url} is at http://{f'[{host}]' if ':' in host else host}:{at}/")
         run: Server = server(client, access, shown)
+
+        def end(*_: object) -> None:
+            run.should_exit = True
+
+        # uvicorn raises what it was ended by once more, after its end: then it comes here, and means nothing.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
         run.run(sockets=[listener])
 
 
@@ -104,6 +113,11 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise OperationalError(
+                f"--listen {host}:{port}: the address is in use; is it another dashboard? Give another "
+                "port, or 0 for a free one"
+            ) from exc
         raise OperationalError(f"--listen {host}:{port}: {exc.strerror or exc}") from exc
 
 

@@ -14,7 +14,7 @@ import click
 from emq_compat.address import Address
 from emq_compat.cli.connection import Connection, load_app, one_line_errors
 from emq_compat.cli.context import root_context
-from emq_compat.cli.own_broker import broker_argv, listens, own_address
+from emq_compat.cli.own_broker import broker_argv, in_use, listens, own_address
 from emq_compat.cli.terminal import Program, Terminal
 from emq_compat.errors import OperationalError
 
@@ -105,6 +105,8 @@ def dev(
         load_app(app)
         connection = Connection(app, broker or before.get("broker"))
         address = own_address(connection.url, "dev")
+        if listens(address):
+            raise in_use(address)
         worker = ["worker", "-A", app, "-b", connection.url, "-l", loglevel, *worker_options]
         with Terminal(root_context()) as terminal:
             session = _Session(terminal, connection.url, worker)

@@ -61,6 +61,21 @@ COMMANDS = {
 }
 
 
+#: What people look for → the command that shows it.
+_SHOWN_BY = {
+    "queues": "status",
+    "workers": "status",
+    "tasks": "status",
+    "results": "result",
+    "start": "worker",
+    "run": "worker",
+    "publish": "call",
+    "send": "call",
+    "config": "report",
+    "version": "report",
+}
+
+
 class _Commands(click.Group):
     """Imports a subcommand's module when it is called, so that the list and errors are quick."""
 
@@ -80,7 +95,8 @@ class _Commands(click.Group):
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             known = self.list_commands(ctx)
             if args[0] not in known:
-                near = difflib.get_close_matches(args[0], known, n=1)
+                near = [_SHOWN_BY[args[0]]] if args[0] in _SHOWN_BY else []
+                near = near or difflib.get_close_matches(args[0], known, n=1)
                 ctx.fail(f"no command {args[0]!r}" + (f"; is {near[0]} meant?" if near else ""))
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and command is not None:

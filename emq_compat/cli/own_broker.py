@@ -11,7 +11,7 @@ from emq_compat.address import Address
 from emq_compat.cli.companion import Companion
 from emq_compat.errors import ConfigurationError, OperationalError
 
-__all__ = ["OwnBroker", "broker_argv", "listens", "own_address"]
+__all__ = ["OwnBroker", "broker_argv", "in_use", "listens", "own_address"]
 
 _STARTS_S = 20.0
 
@@ -64,6 +64,14 @@ def listens(address: Address) -> bool:
     return True
 
 
+def in_use(address: Address) -> OperationalError:
+    """Return what is raised where somebody listens already, and a broker is to be started."""
+    return OperationalError(
+        f"somebody listens at {address} already. If it is a broker, `emq-compat worker -A …` uses it; else "
+        "start one at another port: -b emq://127.0.0.1:PORT"
+    )
+
+
 class OwnBroker(Companion):
     """A broker in a process and session of its own; see Companion."""
 
@@ -78,7 +86,7 @@ class OwnBroker(Companion):
             OperationalError: it ended at once, or does not listen in time.
         """
         if listens(self._address):
-            raise OperationalError(f"a broker listens at {self._address} already")
+            raise in_use(self._address)
         super().start()
         deadline = time.monotonic() + _STARTS_S
         while not listens(self._address):

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
+from emq_compat.broker.term_asks import ENDED, NOTHING_KNOWN
 from emq_compat.cli.as_json import json_option, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.client import Client, StoredResult
+from emq_compat.errors import BrokerRefused
 from emq_compat.message import FINAL_STATES, SUCCESS
 from emq_compat.table import printable
 
-__all__ = ["result", "show_result", "wait_for_result"]
+__all__ = ["result", "show_result", "wait_for_result", "where_it_is"]
 
 
 @click.command()
@@ -43,16 +45,28 @@ def result(
             stored = wait_for_result(client, task_id, wait_s)
         if stored is None:
             stored = client.results([task_id])[task_id]
+        whereabouts = "" if stored is not None else where_it_is(client, task_id)
     if stored is None:
         waited = "" if wait_s is None else f", after {wait_s:g} s"
-        raise click.ClickException(
-            f"no result of {printable(task_id)}{waited}: the task has not begun, keeps none, "
-            "or it has expired; or there is no such id"
-        )
+        why = whereabouts or ("the task has not begun, keeps none, or it has expired; or there is no such id")
+        raise click.ClickException(f"no result of {printable(task_id)}{waited}: {why}")
     if as_json:
         tell({**stored.reply, "id": task_id, "state": stored.state})
         sys.exit(0 if stored.state == SUCCESS else 1)
     show_result(task_id, stored, traceback=traceback)
+
+
+def where_it_is(client: Client, task_id: str) -> str:
+    """Return in words what the broker knows of a task that has no result yet; empty: nothing."""
+    try:
+        told = str(client.ask("why", ids=[task_id])[task_id])
+    except BrokerRefused:  # an older one, or a key that doesn't open that
+        return ""
+    if told == NOTHING_KNOWN or told.startswith(ENDED):
+        return ""
+    if told.startswith("handed out"):
+        return f"it was {told}, and has not ended"
+    return f"it {told}" if told.startswith("waits ") else f"it is {told}"
 
 
 def wait_for_result(client: Client, task_id: str, wait_s: float) -> StoredResult | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -152,6 +153,10 @@ def _listen(address: HttpAddress) -> socket.socket:
         family, _, _, _, where = found[0]
         return socket.create_server(where[:2], family=family, backlog=MOST_CONNECTIONS)
     except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"--http {address}: the address is in use: give another port, or 0 for a free one"
+            ) from exc
         raise ConfigurationError(f"--http {address} can't be listened at: {exc.strerror or exc}") from exc
 
 

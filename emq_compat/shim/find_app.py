@@ -50,6 +50,9 @@ def find_app(written: str) -> Celery:
     cwd = os.getcwd()
     if cwd not in sys.path and "" not in sys.path:
         sys.path.insert(0, cwd)
+    if written.endswith(".py") and os.path.isfile(written):
+        name = ".".join(Path(written).with_suffix("").parts)
+        raise AppNotFound(f"-A {written} is a file, and its module is wanted: -A {name}")
     module_name, colon, attribute = written.partition(":")
     if colon:
         return _attribute(_imported(module_name, written), attribute, written)

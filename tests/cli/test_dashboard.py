@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cli.conftest import Site
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.integration]
 
@@ -47,7 +50,7 @@ def test_it_waits_for_its_broker(site: Site, free_port: Callable[[], int]) -> No
     argv = ("dashboard", "-b", site.url, "--listen", f"127.0.0.1:{port}")
     running = site.procs.emq(*argv, ready="The dashboard of", timeout_s=60)
     assert "the page says so until it does" in running.output()
-    assert "in use" in site.emq(*argv, status=1)
+    assert f"--listen 127.0.0.1:{port}: the address is in use; is it" in site.emq(*argv, status=1)
     url = f"http://127.0.0.1:{port}/api/"
     with urllib.request.urlopen(url + "session", timeout=10) as answer:
         assert site.url == json.load(answer)["url"]
@@ -58,3 +61,12 @@ def test_it_waits_for_its_broker(site: Site, free_port: Callable[[], int]) -> No
         lines = iter(updates.readline, b"")
         assert "answer" in next(line for line in lines if line.startswith(b"data:")).decode()
         running.stop(10)
+
+
+def test_an_interrupt_ends_it_in_order(site: Site) -> None:
+    """Ctrl-C ends it with 0, without a word."""
+    running = site.procs.emq("dashboard", "-b", site.url, "--listen", "127.0.0.1:0", ready="The dashboard of")
+    wait_until(lambda: "is at http" in running.output())
+    os.kill(running.pid, signal.SIGINT)
+    assert 0 == running.wait(20)
+    assert "Aborted" not in running.output()

@@ -138,4 +138,17 @@ def test_what_cannot_start_is_one_message(site: Site) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", site.ports[1]))
         taken.listen()
-        assert "the broker ended with 1" in site.emq("dev", "-A", "proj", status=1)
+        told = site.emq("dev", "-A", "proj", status=1)
+        assert "the broker ended with 1" in told
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", site.ports[0]))
+        taken.listen()
+        told = site.emq("dev", "-A", "proj", status=1)
+        assert "If it is a broker, `emq-compat worker -A …` uses it; else start one at another port" in told
+        argv = ("broker", "--memory", "--frontend", f"tcp://127.0.0.1:{site.ports[0]}")
+        assert "A broker may run there: a worker uses it" in site.emq(*argv, status=1)
+        told = site.emq("broker", "--memory", "--http", str(site.ports[0]), status=1)
+        assert f"--http 127.0.0.1:{site.ports[0]}: the address is in use: give another port" in told
+    (site.folder / "data").write_text("")
+    argv = ("broker", "--data", "data", "--ipc", "sockets")
+    assert "data is a file, and a folder is wanted" in site.emq(*argv, status=1)

@@ -57,6 +57,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     ("argv", "message"),
     [
         (("wroker",), "no command 'wroker'; is worker meant?"),
+        (("queues",), "no command 'queues'; is status meant?"),
         (("--nonsense",), "No such option"),
         (("worker",), "worker needs the app: -A proj"),
         (("beat",), "beat needs the app: -A proj"),

@@ -36,7 +36,8 @@ def test_waiting_ends_in_time(site: Site) -> None:
     site.start_broker()
     waiting = site.emq("call", "-A", "proj", "proj.add", "-a", "[1, 2]").strip()
 
-    assert "after 0.5 s" in site.emq("result", "-b", site.url, waiting, "--wait", "0.5", status=1)
+    told = site.emq("result", "-b", site.url, waiting, "--wait", "0.5", status=1)
+    assert "after 0.5 s: it waits in the queue 'celery', to which no worker listens" in told
 
 
 def test_result_needs_a_broker_of_ours(site: Site) -> None:

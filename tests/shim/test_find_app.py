@@ -80,6 +80,15 @@ def test_an_app_that_cant_be_had_is_one_clear_error(
     assert isinstance(caught.value, ConfigurationError)
 
 
+def test_a_file_is_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-A with a file's path says which module is meant."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "proj.py").write_text("")
+    with pytest.raises(AppNotFound, match=r"-A inner/proj.py is a file, .*: -A inner\.proj$"):
+        find_app("inner/proj.py")
+
+
 def test_the_current_directory_is_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project is found from its own folder without being installed."""
     (tmp_path / "fc1.py").write_text(_APP + "app = Celery('here')\n")

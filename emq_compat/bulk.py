@@ -54,7 +54,9 @@ def refused_as(error: object) -> BrokerRefused:
         return NotPermitted(text or None)
     if kind == DuplicateTask.__name__ and isinstance(error, dict):
         return DuplicateTask(text or None, first=str(error.get("first", "")))
-    return BrokerRefused(text or kind)
+    refused = BrokerRefused(text or kind)
+    refused.kind = kind
+    return refused
 
 
 def refusal(reply: Reply) -> BrokerRefused | None:

@@ -100,7 +100,12 @@ class NotConfirmed(OperationalError):
 
 
 class BrokerRefused(OperationalError):
-    """The broker refused the request."""
+    """The broker refused the request.
+
+    ``kind``: the type of its error, where no exception here is of it; else empty.
+    """
+
+    kind = ""
 
 
 class JournalUnwritable(BrokerRefused):

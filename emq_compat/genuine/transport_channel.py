@@ -242,7 +242,7 @@ class Channel(virtual.Channel):
         try:
             self._link.publish(frames, publish.msgid, confirm=confirm, limit_s=limit_s)
         except Refused as exc:
-            if exc.kind == "BrokerRefused" and str(exc).startswith("NotDeclared"):
+            if exc.kind == "NotDeclared":
                 raise ChannelError(f"NOT_FOUND - {exc}", (60, 40), "Channel.basic_publish", "404") from exc
             raise
 

@@ -137,7 +137,7 @@ class Link:
                             return
                         refused = refusal(command)
                         if refused is not None:
-                            raise Refused(type(refused).__name__, str(refused))
+                            raise Refused(refused.kind or type(refused).__name__, str(refused))
             except (Cut, Silent, OperationalError) as exc:
                 raise self._lost(exc) from exc
 

@@ -308,4 +308,4 @@ def test_an_address_in_use(site: Site) -> None:
     site.start_broker()
     worker = site.start_worker("--embed-broker", "journal", ready=None)
     assert 1 == worker.wait(30)
-    assert "a broker listens at" in worker.output()
+    assert "somebody listens at" in worker.output()

@@ -19,6 +19,7 @@ from emq_compat.client import Client
 from emq_compat.config import BrokerConfig
 from emq_compat.errors import JournalError, OperationalError
 from tests.hand_worker import HandWorker, message
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -110,6 +111,7 @@ def test_a_disk_that_fills_up_just_then_is_waited_for(
         known = set(server.engine.receipts.our_clients)
         with pytest.raises(OperationalError):
             client.ask("declare_exchange", timeout_s=0.5, exchange="boom")
+        wait_until(lambda: "trying again" in caplog.text and not server.trouble, 10, what="the disk")
 
         client.publish(message("q"))
         [queue] = client.ask("queues")

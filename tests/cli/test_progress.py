@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import sys
 from typing import Any
 
@@ -26,7 +27,9 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         with progress("Dropping", 2000) as tell:
             tell(2000)
         stderr.flush()
-        written = os.read(ours, 1 << 16).decode()
+        written = ""
+        while "2000/2000" not in written and select.select([ours], [], [], 10)[0]:
+            written += os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "Few" not in written
     assert written.lstrip("\r\x1b[?25l").startswith("Dropping")

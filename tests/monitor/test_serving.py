@@ -72,7 +72,7 @@ def test_what_is_no_address_is_refused(written: str) -> None:
 
 def test_a_port_in_use_is_told(server: HttpThread) -> None:
     """An address that can't be listened at is an error that names it."""
-    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{server.address.port} can't be listened at"):
+    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{server.address.port}: the address is in use"):
         HttpThread(server.address, {})
 
 

@@ -136,7 +136,7 @@ def test_a_child_that_closes_its_channels_is_replaced(prefork: Prefork) -> None:
     """A task that closes descriptors that aren't its own is Lost at once, not after its end."""
     driver = prefork(1)
     driver.submit(assignment("close_all", "a"))
-    assert "died" == driver.lost("a", timeout_s=5).reason
+    assert "died" == driver.lost("a", timeout_s=30).reason
     driver.idle(1)
 
 

@@ -172,9 +172,13 @@ class Watch:
         dead = sections["totals"]["dead"]
         if dead != self._dead_seen or "dead" not in self._sections:
             sections["dead"] = []
+            self._dead_seen = dead  # before it asks: meanwhile look_soon may want another look
             if dead:
-                sections["dead"] = self._client.ask("dead_list", timeout_s=ANSWER_S, limit=DEAD_SHOWN)
-            self._dead_seen = dead
+                try:
+                    sections["dead"] = self._client.ask("dead_list", timeout_s=ANSWER_S, limit=DEAD_SHOWN)
+                except EmqError:
+                    self._dead_seen = -1
+                    raise
         return sections
 
     def _listed(self) -> list[dict[str, Any]] | None:

@@ -358,6 +358,7 @@ def test_of_many_those_that_want_a_look_come_first(scene: Scene) -> None:
     wait_until(lambda: scene.window.count("[data-queue]") == 0, 20, what="those that are wanted")
     scene.window.fill("#queues-filter", "q")
     scene.window.fill("#queues-filter", Keys.BACKSPACE)
+    wait_until(lambda: scene.window.count("[data-queue]") == 40, 20, what="the first ones")
     scene.window.click("#queues-more button")
     wait_until(lambda: scene.window.count("[data-queue]") == 63, 20, what="all of them")
     scene.window.click("#workers-more button")

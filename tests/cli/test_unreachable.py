@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -41,14 +42,20 @@ UNAVAILABLE = {"inspect", "control", "graph"}
 
 
 @pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client of the command line that gives up within 0.2 s."""
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A client of the command line that gives up within 0.2 s; `import celery` then means what it did."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    before = set(sys.modules)
     impatient = functools.partial(Client, timeout_s=0.2)
     for module in (connection, migrate_messages):
         monkeypatch.setattr(module, "Client", impatient)
     monkeypatch.setattr(report, "_BROKER_S", 0.2)
     monkeypatch.setattr(look, "ANSWER_S", 0.2)
     monkeypatch.setenv("CELERY_BROKER_URL", "")  # -b before a command is put there
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "celery":
+            del sys.modules[name]
 
 
 def test_each_command_is_looked_at() -> None:

@@ -80,7 +80,6 @@ def dashboard(
         _try(client, connection.url)
         shown = Shown(url=str(hidden("", connection.url)), args=show_args, read_only=read_only)
         at = listener.getsockname()[1]
-        click.echo(f"The dashboard of {shown.url} is at http://{f'[{host}]' if ':' in host else host}:{at}/")
         run: Server = server(client, access, shown)
 
         def end(*_: object) -> None:
@@ -89,6 +88,7 @@ def dashboard(
         # uvicorn raises what it was ended by once more, after its end: then it comes here, and means nothing.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
+        click.echo(f"The dashboard of {shown.url} is at http://{f'[{host}]' if ':' in host else host}:{at}/")
         run.run(sockets=[listener])
 
 

@@ -27,6 +27,7 @@ from emq_compat.broker.traces import TRACES
 from emq_compat.broker.workflows import WORKFLOWS
 from emq_compat.errors import BrokerRefused, EmqError, JournalError, MessageError
 from emq_compat.message import Headers, Job, new_id
+from emq_compat.protocol.answers import error_body
 from emq_compat.protocol.commands import Answer, Ask
 
 __all__ = ["UNANSWERED", "Asks"]
@@ -92,8 +93,7 @@ class Asks:
             self.inspections.answered(worker, answer, now)
 
     def _answer_error(self, client: bytes, asked: str, exc: EmqError) -> None:
-        error = {"error": {"type": type(exc).__name__, "message": str(exc)}}
-        self._answer(client, asked, json.dumps(error).encode())
+        self._answer(client, asked, error_body(type(exc).__name__, str(exc)))
 
     def _answer(self, client: bytes, asked: str, body: bytes) -> None:
         self._engine.desk.unread.add(client, len(body))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from emq_compat.errors import LocalProtocolError, RemoteProtocolError
 from emq_compat.message import ReplyHeaders, new_id
+from emq_compat.protocol.answers import error_body
 from emq_compat.protocol.commands import Answer, Command, Reply
 from emq_compat.protocol.roles import Role
 from emq_compat.wire.routers import Router
@@ -61,9 +62,8 @@ class Refusals:
 
     def ask(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
         """Answer a client's question with an error; ``kind`` names one of our exception classes."""
-        body = json.dumps({"error": {"type": kind, "message": text}}).encode()
         with contextlib.suppress(LocalProtocolError):
-            self._clients.send(identity, Answer(msgid=new_id(), body=body, asked=msgid))
+            self._clients.send(identity, Answer(msgid=new_id(), body=error_body(kind, text), asked=msgid))
 
     def publish(self, identity: bytes, msgid: str, kind: str, text: str) -> None:
         """Tell a client that something of its was not taken; ``kind`` names one of our exception classes."""

@@ -19,6 +19,7 @@ from emq_compat.manager.inflight import JobInFlight
 from emq_compat.message import Delivery, Headers, Job, Reply
 from emq_compat.pidbox import COMMAND
 from emq_compat.pool.base import Pool
+from emq_compat.protocol.answers import error_body
 from emq_compat.run import Program
 from emq_compat.upstream.base import Upstream
 
@@ -74,7 +75,7 @@ def answer(manager: Controlled, verb: str, arguments: Mapping[str, Any]) -> byte
         document: dict[str, Any] = {"ok": ok}
         return json.dumps(document, default=repr).encode()
     except Exception as exc:  # noqa: BLE001 - a question must not stop the worker; the answer tells the error
-        return json.dumps({"error": {"type": type(exc).__name__, "message": str(exc)}}).encode()
+        return error_body(type(exc).__name__, str(exc))
 
 
 def _ping(manager: Controlled, arguments: Mapping[str, Any]) -> Any:

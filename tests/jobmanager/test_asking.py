@@ -29,13 +29,6 @@ class Busy:
 
 
 @pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    made = FakeUpstream()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def manager(upstream: FakeUpstream) -> Iterator[JobManager]:
     made = JobManager("w", skip_signal=True, pool="threads", upstreams=(upstream,), allow=("operator.*",))
     yield made

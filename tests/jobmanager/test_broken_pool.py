@@ -123,13 +123,6 @@ def pool() -> Iterator[ScriptedPool]:
     made.end()
 
 
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    made = FakeUpstream()
-    yield made
-    made.close()
-
-
 def test_what_had_not_begun_in_a_child_whose_death_is_seen_late_goes_back(
     pool: ScriptedPool, upstream: FakeUpstream
 ) -> None:

@@ -36,13 +36,6 @@ def run(**options: Any) -> list[Any]:
 
 
 @pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    made = FakeUpstream()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def make(upstream: FakeUpstream) -> Iterator[Make]:
     """Makes a job manager of threads that isn't started."""
     made: list[JobManager] = []

@@ -44,13 +44,6 @@ class Diary(Onlooker):
 
 
 @pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    made = FakeUpstream()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def diary() -> Diary:
     return Diary()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -40,13 +39,6 @@ def deadly(path: str = "os.*") -> Deadly:
     program = Deadly([path])
     program.rebuild = ("tests.jobmanager.test_unattended:deadly", (path,))
     return program
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    made = FakeUpstream()
-    yield made
-    made.close()
 
 
 def delivery(**headers: object) -> Delivery:

@@ -14,8 +14,12 @@ from emq_compat.permits import Permit
 from emq_compat.wire import DirectRouter, DirectWire, RouterWire, Wire
 from emq_compat.wire.poll import Poll
 from emq_compat.wire.routers import Router
+from tests.faults.zmtp import Raw
 
 TIMEOUT_S = 5.0
+
+#: The connections of the test that runs: raw_peers.py.
+raws_open: list[Raw] = []
 
 _polls: weakref.WeakKeyDictionary[Router, Poll] = weakref.WeakKeyDictionary()
 
@@ -67,6 +71,23 @@ def listens(request: pytest.FixtureRequest, context: zmq.Context[Any]) -> Iterat
     yield listen
     for router in made:
         router.close()
+
+
+@pytest.fixture
+def router() -> Iterator[Any]:
+    """A broker's socket, ours."""
+    made = DirectRouter("tcp://127.0.0.1:*", message_bytes=1 << 20)
+    poll_of(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def raws() -> Iterator[None]:
+    """Closes a test's connections of raw_peers.py at its end."""
+    yield
+    while raws_open:
+        raws_open.pop().close()
 
 
 @pytest.fixture

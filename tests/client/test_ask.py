@@ -118,6 +118,7 @@ def test_failures_are_asked_for_again_after_a_cut(broker: FakeBroker, client: Cl
     waiting = client.wait(["last"], 20, unless_done=["a", "b"])
     broker.finish("b", "FAILURE", "no")
     assert "b" == next(waiting)[0]
+    broker.wait_until(lambda: len(broker.asked) == 2)
     broker.restart()
     broker.finish("a", "FAILURE", "no")
     assert "a" == next(waiting)[0]

@@ -48,7 +48,7 @@ def result(
         whereabouts = "" if stored is not None else where_it_is(client, task_id)
     if stored is None:
         waited = "" if wait_s is None else f", after {wait_s:g} s"
-        why = whereabouts or ("the task has not begun, keeps none, or it has expired; or there is no such id")
+        why = whereabouts or "the task has not begun, keeps none, or it has expired; or there is no such id"
         raise click.ClickException(f"no result of {printable(task_id)}{waited}: {why}")
     if as_json:
         tell({**stored.reply, "id": task_id, "state": stored.state})

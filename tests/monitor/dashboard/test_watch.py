@@ -190,6 +190,27 @@ def test_dead_letters_are_asked_for_when_their_number_changes() -> None:
     run(scene)
 
 
+def test_after_an_action_during_a_look_dead_letters_are_asked_for_again() -> None:
+    """What was done while they were being told may not stand in what is told."""
+
+    async def scene(broker: FakeBroker, watch: Watch) -> None:
+        broker.answers["overview"] = overview(1.0, dead=1)
+        home, acted = asyncio.get_running_loop(), threading.Event()
+
+        def act() -> None:
+            if broker.count("dead_list") and not acted.is_set():
+                home.call_soon_threadsafe(lambda: [watch.look_soon(), acted.set()])
+                assert acted.wait(10)
+
+        broker.on_ask = act
+        updates = watch.updates()
+        await anext(updates)
+        await broker.until(lambda: broker.count("dead_list") == 2)
+        await updates.aclose()
+
+    run(scene)
+
+
 def test_workflows_are_those_of_one_broker() -> None:
     """Each look goes on from the last one; with another broker it begins anew, without those known."""
 

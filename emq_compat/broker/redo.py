@@ -22,15 +22,15 @@ from typing import Any, TypeAlias
 
 from emq_compat.errors import JournalDamaged
 
-__all__ = ["TOKEN_BYTES", "RedoLog", "Writes", "records", "whole"]
+__all__ = ["RECORD_BYTES", "TOKEN_BYTES", "RedoLog", "Writes", "records", "whole"]
 
 #: The names of a turn's buffered writes with their rows, in the order in which they are executed.
 Writes: TypeAlias = "list[tuple[str, list[tuple[Any, ...]]]]"
 
 TOKEN_BYTES = 8
-#: A turn that writes more, large values aside, goes into the database at once: there a page is not the price
-#: of one message.
-RECORD_BYTES = 1 << 16
+#: A turn that writes more, large values aside, goes into the database at once. A full turn of small messages
+#: does not: for a hundred queues it would touch a hundred pages there, which the next one touches again.
+RECORD_BYTES = 1 << 18
 _FILE_BYTES = 4 << 20
 #: So long it may be with large values.
 _MOST_BYTES = 256 << 20

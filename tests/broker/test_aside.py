@@ -144,7 +144,7 @@ def test_what_is_not_large_goes_its_usual_way(store: Store) -> None:
     for large in (False, True):
         if large:
             store.put_result("b", "SUCCESS", bytes(MB), None)
-        for n in range(5_000):
+        for n in range(20_000):
             store.put_result(f"t{n}", "SUCCESS", b'{"value": 1}', None)
         store.commit()
         assert store._redo.empty

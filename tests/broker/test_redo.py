@@ -18,7 +18,7 @@ import pytest
 
 from emq_compat.broker.backups import Backups
 from emq_compat.broker.records import LockRow
-from emq_compat.broker.redo import RedoLog, Writes
+from emq_compat.broker.redo import RECORD_BYTES, RedoLog, Writes
 from emq_compat.broker.store import Store
 from emq_compat.errors import EmqError, JournalError
 
@@ -96,7 +96,7 @@ def test_a_log_has_its_size(tmp_path: Path) -> None:
     full = log(tmp_path, synced=False)
     size = (tmp_path / "redo").stat().st_size
     full.begin(TOKEN)
-    large: Writes = [("add_message", [(1, "m", "", bytes(1 << 16), None)])]
+    large: Writes = [("add_message", [(1, "m", "", bytes(RECORD_BYTES), None)])]
     assert not full.append(large)
     assert full.empty
     some: Writes = [("add_message", [(1, "m", "", bytes(60_000), None)])]
@@ -248,17 +248,17 @@ def test_a_full_disk_leaves_commits_in_the_log(tmp_path: Path) -> None:
     again = killed(tmp_path / "data", tmp_path / "copy")
     assert set("abc") == set(again.results(list("abc")))
     again.close()
-    for n in range(50):  # too much for the log
+    for n in range(RECORD_BYTES // 2000 + 1):  # too much for the log
         store.put_result(f"d{n}", "SUCCESS", bytes(2000), None)
     with pytest.raises(JournalError, match="full"):
         store.commit()
-    assert set("abc") == set(store.results([*"abc", "d0", "d49"]))
+    assert set("abc") == set(store.results([*"abc", "d0", "d1"]))
     assert not store.probe()
     disk.full = False
     assert store.probe()
     (tmp_path / "data" / "journal.redo").unlink()
     again = killed(tmp_path / "data", tmp_path / "later")
-    assert set("abc") == set(again.results([*"abc", "d0", "d49"]))
+    assert set("abc") == set(again.results([*"abc", "d0", "d1"]))
     again.close()
     store.close()
 

@@ -39,8 +39,9 @@ bench: $(VENV)/.test-stamp ## the benchmarks (see benchmarks/README.md)
 	  echo "== $$program"; $(BIN)/python "$$program"; done
 
 cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over
-	@set -e; for round in 1 2 3; do echo "== round $$round"; $(PYTEST) -q -m cases; \
-	  $(WITH_CELERY) -q -m cases tests/genuine; done
+	@set -e; for round in 1 2 3; do echo "== round $$round"; \
+	  $(PYTEST) -q -m cases -n $(TESTS_AT_ONCE) --dist loadfile; \
+	  $(WITH_CELERY) -q -m cases -n $(TESTS_AT_ONCE) --dist loadfile tests/genuine; done
 
 faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
 	$(PYTEST) -q -m faults --timeout 3600

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -24,6 +24,9 @@ from emq_compat.shim.current import given_app
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.shim.find_app import AppNotFound, find_app, is_genuine, told
 from emq_compat.upstream.factory import shown
+
+if TYPE_CHECKING:
+    from kombu.connection import Connection as KombuConnection
 
 __all__ = ["Connection", "load_app", "one_line_errors", "talks_to_broker", "viewed"]
 
@@ -103,6 +106,16 @@ class Connection:
             return
         with self.client() as app.client:
             yield app
+
+    @contextmanager
+    def kombu(self, timeout_s: float) -> Iterator[KombuConnection]:
+        """A connection that a broker which only kombu reaches has accepted; closed at the block's end.
+
+        Raises what its transport raises where it doesn't within ``timeout_s`` seconds, asked twice.
+        """
+        with self.app() as app, cast("KombuConnection", app.connection_for_read(self.url)) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=timeout_s)
+            yield connection
 
 
 def _nameless() -> Celery:

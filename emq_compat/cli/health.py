@@ -136,15 +136,14 @@ def _over_kombu(url: str, node: str | None, timeout_s: float) -> dict[str, str]:
     from emq_compat.upstream.factory import shown  # noqa: PLC0415
 
     connection = Connection(None, url)
-    with connection.app() as app:
-        try:
-            if node is None:
-                with app.connection_for_read(url) as kombu:
-                    kombu.ensure_connection(max_retries=1, interval_start=0.2, timeout=timeout_s)
+    try:
+        if node is None:
+            with connection.kombu(timeout_s):
                 return {"loop": ""}
+        with connection.app() as app:
             answers = app.control.inspect(destination=[node], timeout=timeout_s).ping()
-        except ImproperlyConfigured as exc:
-            return {"loop": str(exc)}
-        except Exception as exc:  # noqa: BLE001 - whatever a transport raises
-            return {"loop": f"no answer from {shown(url)}: {str(exc) or type(exc).__name__}"}
+    except ImproperlyConfigured as exc:
+        return {"loop": str(exc)}
+    except Exception as exc:  # noqa: BLE001 - whatever a transport raises
+        return {"loop": f"no answer from {shown(url)}: {str(exc) or type(exc).__name__}"}
     return {"loop": "" if answers else f"no answer from {node}"}

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import zmq
@@ -22,6 +22,9 @@ from emq_compat.shim.app import Celery
 from emq_compat.shim.exceptions import ImproperlyConfigured
 from emq_compat.table import printable
 from emq_compat.words import amount
+
+if TYPE_CHECKING:
+    from kombu.connection import Connection as KombuConnection
 
 __all__ = ["hidden", "report"]
 
@@ -123,6 +126,9 @@ def _settings(app: Celery) -> Iterator[str]:
 def _broker(connection: Connection) -> Iterator[str]:
     try:
         yield str(hidden("", connection.url))
+        if connection.over_kombu:
+            yield from _other_broker(connection)
+            return
         if connection.stock:
             yield "a stock eventmq router, which answers no questions"
             return
@@ -135,3 +141,30 @@ def _broker(connection: Connection) -> Iterator[str]:
     for name, value in stats.items():
         yield f"{name} = {value}"
     yield f"{amount(len(workers), 'worker')} in sight, {amount(len(queues), 'queue')}"
+
+
+def _other_broker(connection: Connection) -> Iterator[str]:
+    """What a broker that only kombu reaches says of itself, and who answers there."""
+    own = Connection(None, connection.url)  # an app that can't be imported is no matter here
+    try:
+        with own.kombu(_BROKER_S) as kombu:
+            if product := _product(kombu):
+                yield product
+        with own.app() as app:
+            answers = app.control.inspect(timeout=_BROKER_S / 2).ping() or {}
+    except Exception as exc:  # noqa: BLE001 - whatever a transport raises
+        yield str(hidden("", f"no answer: {str(exc) or type(exc).__name__}"))
+        return
+    yield f"{amount(len(answers), 'worker')} in sight"
+
+
+def _product(connection: KombuConnection) -> str:
+    """Name and version of the server, where its protocol tells them; else nothing."""
+    kind = connection.transport.driver_type
+    if kind == "amqp":
+        properties = connection.connection.server_properties
+        return f"{properties.get('product', 'an AMQP broker')} {properties.get('version', '')}".strip()
+    if kind == "redis":
+        channel: Any = connection.default_channel
+        return f"Redis {channel.client.info('server')['redis_version']}"
+    return ""

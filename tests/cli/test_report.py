@@ -68,3 +68,26 @@ def test_report_goes_on_without_broker_and_app(site: Site) -> None:
     assert f"127.0.0.1:{site.ports[0]}" in text
     stock = site.emq("report", "-b", "tcp://127.0.0.1:1024")
     assert "a stock eventmq router" in stock
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("service", "product"), [("amqp_url", "RabbitMQ "), ("redis_url", "Redis ")])
+def test_report_names_another_broker(
+    site: Site, request: pytest.FixtureRequest, service: str, product: str
+) -> None:
+    """Of RabbitMQ and Redis it says which version answers, and how many workers do."""
+    url: str = request.getfixturevalue(service)
+    told = json.loads(site.emq("report", "-b", url, "--json"))["broker"]
+    assert told[1].startswith(product)
+    assert told[1].removeprefix(product)[0].isdigit()
+    assert told[2].endswith("in sight")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("scheme", ["amqp://u:geheim@", "redis://:geheim@"])
+def test_report_says_that_another_broker_is_away(site: Site, scheme: str) -> None:
+    """One that doesn't answer is a line of the report, without its password."""
+    told = json.loads(site.emq("report", "-b", f"{scheme}127.0.0.1:1", "--json"))["broker"]
+    assert 2 == len(told)
+    assert told[1].startswith("no answer: ")
+    assert "geheim" not in str(told)

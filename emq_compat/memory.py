@@ -14,10 +14,16 @@ import resource
 import sys
 from collections.abc import Callable
 
-__all__ = ["LARGE_BYTES", "Spare", "collect_seldom", "hold_freed", "resident_kb", "share_one_heap", "trim"]
+__all__ = [
+    "LARGE_BYTES", "LEAST_READ_BYTES", "Spare", "collect_seldom", "hold_freed", "next_read", "resident_kb",
+    "share_one_heap", "trim",
+]  # fmt: skip
 
 #: From this size on glibc may take a block from the system for itself, and then keeps such blocks.
 LARGE_BYTES = 1 << 17
+
+#: What ``next_read`` begins with, and comes back to.
+LEAST_READ_BYTES = 1 << 12
 
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -63,6 +69,17 @@ def hold_freed() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_THRESHOLD, _SYSTEMS_BYTES)
             libc.mallopt(_M_TRIM_THRESHOLD, _HELD_BYTES)
+
+
+def next_read(size: int, got: int, *, most: int) -> int:
+    """Return how many bytes to read next time, of a stream whose last read of ``size`` brought ``got``.
+
+    A block of that size is taken before it is known what comes, and only the end of the heap has one of 64 kB
+    at once, each time: there nothing finds the room again that others have left, and the heap grows.
+    """
+    if got == size:
+        return min(2 * size, most)
+    return size // 2 if got < size // 4 and size > LEAST_READ_BYTES else size
 
 
 def collect_seldom() -> None:

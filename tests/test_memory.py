@@ -97,3 +97,18 @@ def test_freed_memory_is_held_from_the_first_large_message_on(monkeypatch: pytes
     for _ in range(2):
         memory.hold_freed()
     assert [(-3, 32 << 20), (-1, 64 << 20)] == told
+
+
+def test_the_next_read_is_as_large_as_what_comes() -> None:
+    """A stream that brings much is read in large pieces, up to the most; another in small ones."""
+    least, most = memory.LEAST_READ_BYTES, 1 << 16
+    sizes = [least]
+    while sizes[-1] < most:
+        sizes.append(memory.next_read(sizes[-1], sizes[-1], most=most))
+    assert [1 << 12, 1 << 13, 1 << 14, 1 << 15, 1 << 16] == sizes
+    assert most == memory.next_read(most, most, most=most)
+    assert most == memory.next_read(most, most // 3, most=most)
+    size, reads = most, 0
+    while (smaller := memory.next_read(size, 100, most=most)) < size:
+        size, reads = smaller, reads + 1
+    assert (least, 4) == (size, reads)

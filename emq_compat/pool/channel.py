@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from emq_compat.memory import LARGE_BYTES, hold_freed
+from emq_compat.memory import LARGE_BYTES, LEAST_READ_BYTES, hold_freed, next_read
 from emq_compat.message import Delivery, Headers, Publish, Reply
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 INLINE_MAX_BYTES = 1 << 16
-READ_BYTES = 1 << 16
+READ_MOST_BYTES = 1 << 16
 
 # Kinds of the reply stream's frames.
 READY, FINISHED, UPDATED, ESCAPED = range(4)
@@ -333,13 +333,14 @@ def _decode_follow_ups(data: bytes | bytearray, at: int, count: int) -> tuple[Pu
 class FrameReader:
     """Reads a reply stream piece by piece; a frame of n bytes costs time proportional to n."""
 
-    __slots__ = ("_filled", "_large", "_rest", "drained", "eof")
+    __slots__ = ("_filled", "_large", "_read_bytes", "_rest", "drained", "eof")
 
     def __init__(self) -> None:
         self.eof = False
         #: The last ``read`` found nothing. Set it to False and read until it, or ``eof``, is True.
         self.drained = False
         self._rest = b""  # the start of a frame, too short to tell its length
+        self._read_bytes = LEAST_READ_BYTES
         self._large: bytearray | None = None  # an incomplete frame whose length is known
         self._filled = 0
 
@@ -353,7 +354,7 @@ class FrameReader:
         try:
             if self._large is not None:
                 return self._read_large(stream, self._large)
-            data = stream.recv(READ_BYTES)
+            data = stream.recv(self._read_bytes)
         except BlockingIOError:
             self.drained = True
             return []
@@ -362,6 +363,7 @@ class FrameReader:
         if not data:
             self.eof = True
             return []
+        self._read_bytes = next_read(self._read_bytes, len(data), most=READ_MOST_BYTES)
         if self._rest:
             data = self._rest + data
             self._rest = b""

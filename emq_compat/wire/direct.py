@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from emq_compat.errors import OperationalError, RemoteProtocolError
+from emq_compat.memory import LEAST_READ_BYTES, next_read
 from emq_compat.protocol.commands import Command
 from emq_compat.protocol.frames import LIMITS, Limits, decode, encode
 from emq_compat.wire.descriptors import held_bytes, too_few
@@ -39,7 +40,6 @@ _TCP = re.compile(r"tcp://(?:\[(?P<ipv6>[0-9a-fA-F:]+)\]|(?P<ipv4>[0-9.]+|localh
 _IPC = "ipc://"
 _IPC_LONGEST = 107
 
-_READ_BYTES = 1 << 15
 _READ_MOST_BYTES = 1 << 20
 #: So much is collected before it is sent though ``flush`` has not been called.
 _COLLECTED_BYTES = 1 << 16
@@ -90,7 +90,7 @@ class DirectWire:
         self._taken_bytes = 0
         self._connecting = True
         self._over = False
-        self._read_bytes = _READ_BYTES
+        self._read_bytes = LEAST_READ_BYTES
         self._due = time.monotonic() + _HANDSHAKE_S
         self._pinged = False
         self._asks = asks
@@ -263,9 +263,8 @@ class DirectWire:
             self.flush()
         if self.connected:
             self._note_life()
-        more = len(data) == size
-        self._read_bytes = min(2 * size, _READ_MOST_BYTES) if more else _READ_BYTES
-        return more and not self._over
+        self._read_bytes = next_read(size, len(data), most=_READ_MOST_BYTES)
+        return len(data) == size and not self._over
 
     def _note_life(self) -> None:
         self._pinged = False

@@ -23,21 +23,20 @@ _SEND_PIECES: Final = 512
 #: PONGs aren't kept for who doesn't read.
 _PONG_BYTES: Final = 1 << 16
 
-#: Into this the parts of large frames are read, and copied from here while the processor's cache has them.
-_buffer = memoryview(bytearray(_LARGE_READ_BYTES))
-
 
 class Kept:
-    """What is kept for all peers of a listening side that the system hasn't taken.
+    """What all peers of a listening side have together.
 
     Attributes:
-        unsent_bytes: of all together.
+        unsent_bytes: what is kept for them that the system hasn't taken.
+        room: into this is read what comes, and copied from here while the processor's cache has it.
     """
 
-    __slots__ = ("unsent_bytes",)
+    __slots__ = ("room", "unsent_bytes")
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
+        self.room = memoryview(bytearray(_LARGE_READ_BYTES))
 
 
 class Peer:
@@ -92,22 +91,20 @@ class Peer:
             BlockingIOError: nothing is there.
             ZmtpError: see Zmtp.
         """
-        zmtp = self.zmtp
+        zmtp, room = self.zmtp, self._kept.room
+        large = zmtp.wanted >= READ_BYTES
+        size = min(zmtp.wanted, _LARGE_READ_BYTES) if large else READ_BYTES
         try:
-            if zmtp.wanted >= READ_BYTES:
-                size = min(zmtp.wanted, _LARGE_READ_BYTES)
-                count = self.sock.recv_into(_buffer, size)
-                if count:
-                    zmtp.fill(_buffer[:count], into)
-                return count, count == size
-            data = self.sock.recv(READ_BYTES)
+            count = self.sock.recv_into(room, size)
         except BlockingIOError:
             raise
         except OSError:
             return 0, False
-        if data:
-            zmtp.receive(data, into)
-        return len(data), len(data) == READ_BYTES
+        if large and count:
+            zmtp.fill(room[:count], into)
+        elif count:
+            zmtp.receive(room[:count].tobytes(), into)
+        return count, count == size
 
     def put(self, frames: Sequence[bytes]) -> None:
         """Have a message sent at the next ``flush``."""

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: Events taken in one step, so that children and signals get their turn.
 BATCH = 256
+#: So long (seconds) the end waits for a thread that seeks a broker and has nothing to tell it: a silent one
+#: holds it up until the connection is given up.
+_AWAY_S = 0.5
 
 
 class KombuUpstream(Upstream):
@@ -154,7 +157,7 @@ class KombuUpstream(Upstream):
         self._worker.do("leave")
 
     def epilogues(self) -> list[Delivery]:
-        if not self._runs:
+        if not self._runs or not self._worker.has_business:
             return []
         found: list[Delivery] = []
         done = threading.Event()
@@ -169,9 +172,10 @@ class KombuUpstream(Upstream):
             return
         self._stopped = True
         end = time.monotonic() + timeout_s
+        has_business = self._worker.has_business
         self._worker.do("stop", end)
-        self._worker.join(timeout_s + 1.0)
-        if self._worker.is_alive():
+        self._worker.join(timeout_s + 1.0 if has_business else _AWAY_S)
+        if has_business and self._worker.is_alive():
             logger.error("%s: the broker didn't let go within %g s", self.name, timeout_s)
         elif self._worker.unanswered:
             logger.error(

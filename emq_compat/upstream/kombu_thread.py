@@ -91,6 +91,12 @@ class Worker(Messages, threading.Thread):
         """Return what waits for its eta, the first due first."""
         return [held.delivery for held in self._ledger.later()]
 
+    @property
+    def has_business(self) -> bool:
+        """Whether there is a connection, or something to be said once there is one again."""
+        owes = self.unanswered or self._ledger.unsettled or self._ending or self._unsaid
+        return self.connected or bool(owes)
+
     def stats(self) -> dict[str, Any]:
         """Return figures of it for people."""
         return {

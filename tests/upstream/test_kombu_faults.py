@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -244,6 +245,20 @@ def test_rejected_messages_reach_the_dead_letters(amqp: Bench) -> None:
         wait_until(lambda: channel.basic_get(dead, no_ack=True), 10, what="the dead letter")
         worker.stop()
         channel.queue_delete(dead)
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_a_broker_that_says_nothing_does_not_hold_up_the_end(scheme: str) -> None:
+    """A worker that has nothing to tell it ends though its thread waits for an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        upstream = Bench(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}//").upstream().upstream
+        silent.settimeout(10.0)
+        connection, _ = silent.accept()  # it is connecting now, and waits
+        with connection:
+            began = time.monotonic()
+            assert [] == upstream.epilogues()
+            upstream.stop(10.0)
+            assert time.monotonic() - began < 1.5
 
 
 def test_follow_ups_wait_for_the_broker(bench: Bench, proxy: Proxy) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
+from emq_compat import memory
 from emq_compat.broker.asks import Asks
 from emq_compat.broker.records import ChordRow, ChordState, LockRow, StoredMessage, home_key
 from emq_compat.broker.schema import SCHEMA_VERSION, SQL
@@ -217,4 +218,20 @@ def test_giving_memory_back_changes_nothing(tmp_path: Path) -> None:
 
     assert before == list(store._db.iterdump())
     store.commit()
+    store.close()
+
+
+def test_memory_does_not_follow_the_file(tmp_path: Path) -> None:
+    """Of a journal that grows to many times its cache no more than the cache is in memory."""
+    store = Store(tmp_path / "data", durability="normal")
+    memory.trim()
+    before = memory.resident_kb()
+    for batch in range(40):
+        for n in range(batch * 500, batch * 500 + 500):
+            store.put_result(f"t{n}", "SUCCESS", bytes(3000), None)
+        store.commit()
+    store.fold()
+    assert (tmp_path / "data" / "journal.sqlite3").stat().st_size > 60 << 20
+    memory.trim()
+    assert memory.resident_kb() - before < 26 << 10
     store.close()

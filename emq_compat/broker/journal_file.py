@@ -22,8 +22,8 @@ def connect(file: Path | None) -> sqlite3.Connection:
     return sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
 
 
-#: SQLite's pages in memory, to which a busy broker's memory grows as its file does. Messages come and go in the
-#: order of their keys: 16 MB are as quick as 48.
+#: SQLite's pages in memory, to which a busy broker's memory grows as its file does. Messages come and go in
+#: the order of their keys: 16 MB are as quick as 48.
 CACHE_KB = 16 << 10
 
 

@@ -258,7 +258,7 @@ def test_a_broker_that_says_nothing_does_not_hold_up_the_end(scheme: str) -> Non
             began = time.monotonic()
             assert [] == upstream.epilogues()
             upstream.stop(10.0)
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 3.0  # the connection is given up after 4 s at the earliest
 
 
 def test_follow_ups_wait_for_the_broker(bench: Bench, proxy: Proxy) -> None:

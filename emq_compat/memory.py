@@ -122,30 +122,40 @@ class Spare:
         due: the monotonic time of the next look.
     """
 
-    __slots__ = ("_low_kb", "_once_more", "_shrink", "due")
+    __slots__ = ("_low_kb", "_once_more", "_shrink", "_trimmed_at", "due")
 
     _EVERY_S = 2.0
     #: Growth that is given back: while there is work, and after a quiet time.
     _GROWN_KB = 64 << 10
     _GROWN_QUIET_KB = 4 << 10
+    #: And once a minute: under steady work a heap whose free pieces lie apart grows by a page now and then.
+    _CREPT_KB = 128
+    _CREPT_S = 60.0
 
     def __init__(self, shrink: Callable[[], None] | None = None) -> None:
         self._shrink = shrink
         self._low_kb = resident_kb()
         #: What was in use at the last look may have been freed since: the size doesn't tell.
         self._once_more = False
+        self._trimmed_at = 0.0
         self.due = 0.0
 
     def look(self, now: float, *, quiet: bool) -> None:
         """Look; ``quiet``: hardly anything has happened since the last time."""
+        if not self.due:
+            self._trimmed_at = now
         self.due = now + self._EVERY_S
         resident = resident_kb()
-        grown = resident - self._low_kb >= (self._GROWN_QUIET_KB if quiet else self._GROWN_KB)
-        if not grown and not (quiet and self._once_more):
+        more_kb = resident - self._low_kb
+        grown = more_kb >= (self._GROWN_QUIET_KB if quiet else self._GROWN_KB)
+        crept = more_kb >= self._CREPT_KB and now >= self._trimmed_at + self._CREPT_S
+        again = quiet and self._once_more
+        if not (grown or crept or again):
             self._low_kb = min(self._low_kb, resident)
             return
-        if quiet and self._shrink is not None:
+        if quiet and (grown or again) and self._shrink is not None:
             self._shrink()
         trim()
+        self._trimmed_at = now
         self._low_kb = resident_kb()
         self._once_more = grown or resident - self._low_kb >= self._GROWN_QUIET_KB

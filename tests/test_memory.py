@@ -57,6 +57,19 @@ def test_what_a_burst_took_is_given_back_after_it(machine: Machine) -> None:
     assert (2, 1) == (machine.trims, machine.shrinks)
 
 
+def test_what_creeps_is_given_back_once_a_minute(machine: Machine) -> None:
+    """Under steady work, too, the pieces that have become free go back if there was growth; caches stay."""
+    spare = memory.Spare(machine.shrink)
+    trimmed = []
+    for second in range(10, 200, 2):
+        machine.size_mb += 1 if second < 150 else 0
+        before = machine.trims
+        spare.look(float(second), quiet=False)
+        if machine.trims > before:
+            trimmed.append(second)
+    assert ([70, 130, 190], 0) == (trimmed, machine.shrinks)
+
+
 def test_what_was_still_in_use_is_given_back_by_the_next_look(machine: Machine) -> None:
     """What is freed after a look doesn't change the process's size: so there is a second look."""
     spare = memory.Spare()

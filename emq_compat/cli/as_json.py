@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["json_option", "tell"]
+__all__ = ["json_option", "one_line", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,7 +20,12 @@ def json_option(what: str = "Print it as one JSON object.") -> Callable[[F], F]:
 
 
 def tell(document: object, *, default: Callable[[Any], Any] | None = None) -> None:
-    """Print a document in one line; characters that standard output can't write are escaped.
+    """Print a document in one line, as ``one_line`` makes it."""
+    click.echo(one_line(document, default=default))
+
+
+def one_line(document: object, *, default: Callable[[Any], Any] | None = None) -> str:
+    """Return a document as JSON in one line; characters that standard output can't write are escaped.
 
     Args:
         document: what ``json`` can write.
@@ -31,4 +36,4 @@ def tell(document: object, *, default: Callable[[Any], Any] | None = None) -> No
         text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):  # half a surrogate pair, or a terminal of another time
         text = json.dumps(document, default=default)
-    click.echo(text)
+    return text

@@ -127,7 +127,11 @@ def call(
         click.echo(asked.task_id)
         return
     with connection.client() as client:
-        stored = wait_for_result(client, asked.task_id, wait_s)
+        try:
+            stored = wait_for_result(client, asked.task_id, wait_s)
+        except KeyboardInterrupt:
+            why = f"emq-compat result {asked.task_id} tells what becomes of it"
+            raise click.ClickException(f"{asked.task_id} is published: {why}") from None
         if stored is None:
             known = where_it_is(client, asked.task_id)
             why = f": {known}" if known else ""

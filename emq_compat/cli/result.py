@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
 from emq_compat.broker.term_asks import ENDED, NOTHING_KNOWN
-from emq_compat.cli.as_json import json_option, tell
+from emq_compat.cli.as_json import json_option, one_line, tell
 from emq_compat.cli.connection import Connection, talks_to_broker
 from emq_compat.client import Client, StoredResult
 from emq_compat.errors import BrokerRefused
@@ -83,12 +82,12 @@ def show_result(task_id: str, stored: StoredResult, *, traceback: bool) -> None:
     """Print a value on standard output; anything else on standard error, and end with 1."""
     reply = stored.reply
     if stored.state == SUCCESS:
-        click.echo(json.dumps(reply.get("value"), ensure_ascii=False))
+        tell(reply.get("value"))
         return
     if traceback and reply.get("traceback"):
         click.echo("\n".join(map(printable, str(reply["traceback"]).splitlines())), err=True)
     if stored.state not in FINAL_STATES:
-        about = "" if reply.get("value") is None else f" {json.dumps(reply['value'], ensure_ascii=False)}"
+        about = "" if reply.get("value") is None else f" {one_line(reply['value'])}"
         raise click.ClickException(f"{task_id} is not done: {printable(stored.state + about)}")
     raise click.ClickException(f"{task_id} ended as {stored.state}: {_reason(reply)}")
 

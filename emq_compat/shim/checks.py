@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from emq_compat.protocol.frames import MAX_QUEUE_NAME
 from emq_compat.shim.exceptions import ImproperlyConfigured
 
 __all__ = ["check_limits", "interval_of", "limit_of", "priority_of", "queue_name"]
@@ -13,11 +14,16 @@ def queue_name(queue: Any) -> str:
     """Return the name of a queue given by name or as a kombu Queue.
 
     Raises:
-        ImproperlyConfigured: the name is empty or holds a control character.
+        ImproperlyConfigured: the name is empty, holds a control character, or is longer than AMQP allows.
     """
     name = queue if isinstance(queue, str) else getattr(queue, "name", queue)
     if not isinstance(name, str) or not name or not name.isprintable():
         raise ImproperlyConfigured(f"{name!r} can't be a queue's name")
+    if len(name) > MAX_QUEUE_NAME:
+        raise ImproperlyConfigured(
+            f"{name[:40] + '…'!r} can't be a queue's name: it has {len(name)} characters, and the most are "
+            f"{MAX_QUEUE_NAME}"
+        )
     return name
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -24,12 +26,25 @@ def test_task_of_an_app_is_called_and_waited_for(site: Site) -> None:
     assert "5\n" == site.emq("call", "-A", "proj", "proj.add", "-a", "[2, 3]", "--wait", "30")
     assert '"ab"\n' == site.emq("-A", "proj", "call", "proj.add", "-k", '{"x": "a", "y": "b"}', "-t", "30")
     assert "0\n" == site.emq("call", "-A", "proj", "proj.sleep", "-a", "[0]", "-t", "30")
+    half = site.emq("call", "-A", "proj", "proj.add", "-a", '["\\ud800", ""]', "-t", "30")
+    assert '"\\ud800"\n' == half, "half a surrogate pair, which UTF-8 can't write, stays escaped"
 
     told = site.emq("call", "-A", "proj", "proj.fail", "-a", '["no\\u001b[31m"]', "-t", "30", status=1)
     assert "ended as FAILURE: ValueError: no\\x1b[31m" in told
     traced = site.run("call", "-A", "proj", "proj.fail", "-a", '["no"]', "-t", "30", "--traceback")
     assert "Traceback (most recent call last)" in traced.stderr
     assert 1 == traced.returncode
+
+
+def test_an_interrupt_of_the_waiting_tells_the_id(site: Site) -> None:
+    """Ctrl-C ends the waiting, not the task, and says how to learn what becomes of it."""
+    site.start_broker()
+    waiting = site.procs.emq("call", "-A", "proj", "proj.add", "-a", "[2, 3]", "-t", "60", "--task-id", "one",
+                             "-b", site.url, cwd=site.folder)  # fmt: skip
+    wait_until(lambda: "it waits" in site.run("result", "one", "-b", site.url).stderr, 20, what="the call")
+    os.kill(waiting.pid, signal.SIGINT)
+    assert 1 == waiting.wait(20)
+    assert "one is published: emq-compat result one tells what becomes of it" in waiting.output()
 
 
 def test_plain_functions_are_called_by_their_path(site: Site) -> None:

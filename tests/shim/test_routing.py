@@ -229,9 +229,9 @@ def test_an_unknown_queue_is_refused_where_none_may_be_made_up(app: Celery, clie
         app.select_queues(["nowhere"])
 
 
-@pytest.mark.parametrize("name", ["", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a\nb", 256 * "q"])
 def test_a_name_that_can_be_none_is_refused_at_declaration(app: Celery, name: str) -> None:
-    """An empty name, and one with a line break, raise in settings, in a task and in a call."""
+    """An empty name, one with a line break and one too long raise in settings, in a task and in a call."""
     app.conf.task_queues = [name]
     with pytest.raises(ImproperlyConfigured, match="can't be a queue's name"):
         _ = app.amqp.queues

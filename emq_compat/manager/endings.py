@@ -30,15 +30,15 @@ logger = logging.getLogger("emq_compat.jobmanager")
 _CALLBACKS = frozenset(
     {"premature_death", "worker_death", "worker_done", "worker_done_with_reply", "worker_ready"}
 )
-#: Processes whose jobs are counted: where children are replaced often there is no end of them.
-PIDS_MAX = 1000
+#: Processes whose jobs are counted, unless more live: children that are replaced often would have no end.
+PIDS_MAX = 32
 
 
 class Endings(Life):
     """Takes in what the pool tells and answers the jobs.
 
     Attributes:
-        pid_distribution: pid → jobs completed by that process, of the last PIDS_MAX.
+        pid_distribution: pid → jobs completed by that process, of those that live and the last ones.
         runs_by_task: name of each registered task → runs that began.
         outgoing: the (first) upstream.
     """
@@ -196,7 +196,10 @@ class Endings(Life):
         """Count a job that this process has completed."""
         counts = self.pid_distribution
         if pid not in counts and len(counts) >= PIDS_MAX:
-            del counts[next(iter(counts))]
+            living = self.pool.pids()
+            gone = next((one for one in counts if one not in living), None)
+            if gone is not None:
+                del counts[gone]
         counts[pid] = counts.get(pid, 0) + 1
 
     def worker_done(self, reply: Any, msgid: str, death: bool, pid: int) -> None:

@@ -70,7 +70,10 @@ def scan(
         raise click.UsageError("--install says how to change the code: add --write or --diff")
     found = scan_tree(paths, Verdicts(_options_of), exclude, _shown)
     if changes:
-        plan = installed(found.apps) if how["install"] else rewritten(found.python, found.findings)
+        if how["install"]:
+            plan = installed(found.apps, found.modules)
+        else:
+            plan = rewritten(found.python, found.findings)
         sys.exit(_change(plan, **how))
     if as_json:
         click.echo(listing.as_json(found))

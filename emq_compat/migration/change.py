@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from emq_compat.errors import ConfigurationError
+from emq_compat.migration.early import Early, early, is_test
 from emq_compat.migration.finding import Finding
-from emq_compat.migration.modules import Unreadable, parsed
+from emq_compat.migration.modules import Modules, Unreadable, parsed
 
-__all__ = ["Change", "Plan", "apply", "as_diff", "installed", "rewritten"]
+__all__ = ["EARLY", "Change", "Plan", "apply", "as_diff", "early_imports", "installed", "rewritten"]
 
 _IMPORTS: Final = re.compile(rb"\b(?:celery|billiard)\b")
 _LINES: Final = re.compile(rb"[^\n]*\n|[^\n]+")
+#: What is said of an import that comes before the lines.
+EARLY: Final = (
+    "comes before celery_shim.install(): import the project's app first, or put there "
+    "`from emq_compat import celery_shim` and `celery_shim.install()`"
+)
 _INSTALL: Final = "from emq_compat import celery_shim\n\ncelery_shim.install()\n"
 
 
@@ -89,22 +95,27 @@ def _notes(findings: Iterable[Finding]) -> Iterator[str]:
             yield f"{place}: a package that imports celery itself needs celery_shim.install()"
 
 
-def installed(apps: Iterable[Path]) -> Plan:
-    """Return how ``celery_shim.install()`` comes to stand in the packages that make an app, tests aside.
+def installed(apps: Iterable[Path], modules: Modules) -> Plan:
+    """Return how ``celery_shim.install()`` comes to stand in packages that make an app, and in scripts.
+
+    Tests are left aside.
+
+    Args:
+        apps: the files that make an app.
+        modules: the code base.
 
     Raises:
         ConfigurationError: no app is made anywhere.
     """
-    makers = [path for path in apps if not {"test", "tests", "t"} & set(path.parts[-3:-1])]
-    makers = [path for path in makers if not path.name.startswith(("test_", "conftest"))]
-    files = sorted({_first_imported(path) for path in makers})
+    files = _begin(apps)
     if not files:
         raise ConfigurationError(
             "no file makes an app: put `celery_shim.install()` before the first import of celery yourself"
         )
+    found = early_imports(apps, modules)
     changes: list[Change] = []
     left: list[str] = []
-    for path in files:
+    for path in sorted({*files, *(one.path for one in found if one.script)}):
         try:
             before = path.read_bytes()
             after = _with_install(path, before)
@@ -113,7 +124,18 @@ def installed(apps: Iterable[Path]) -> Plan:
             continue
         if after != before:
             changes.append(Change(path=path, before=before, after=after))
-    return Plan(changes=changes, left=left)
+    notes = [f"{_shown(one.path)}:{one.line}: {one.name}: {EARLY}" for one in found if not one.script]
+    return Plan(changes=changes, left=left, notes=notes)
+
+
+def early_imports(apps: Iterable[Path], modules: Modules) -> list[Early]:
+    """Return what imports Celery before the lines have run that ``installed`` puts where apps are made."""
+    return early(modules, _begin(apps))
+
+
+def _begin(apps: Iterable[Path]) -> list[Path]:
+    """Return the files that get the lines for the sake of an app."""
+    return sorted({_first_imported(path) for path in apps if not is_test(path)})
 
 
 def _first_imported(path: Path) -> Path:

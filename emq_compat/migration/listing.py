@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from emq_compat.migration.change import EARLY, early_imports
 from emq_compat.migration.finding import KINDS, STATUSES, UNREADABLE, UNSUPPORTED, Finding
 from emq_compat.migration.scan import Scan
 from emq_compat.table import table
@@ -67,7 +68,11 @@ def summary(scan: Scan) -> Iterator[str]:
 
 
 def as_json(scan: Scan) -> str:
-    """Return the findings as JSON: ``format``, ``files``, ``python``, ``summary``, ``exit``, ``findings``."""
+    """Return what was found as JSON.
+
+    It has ``format``, ``files``, ``python``, ``summary``, ``exit``, ``findings``, and in ``notes`` what
+    imports Celery before ``celery_shim.install()`` where apps are made would have run.
+    """
     count = Counter(one.status for one in scan.findings)
     return json.dumps(
         {
@@ -77,6 +82,10 @@ def as_json(scan: Scan) -> str:
             "summary": {status: count[status] for status in STATUSES},
             "exit": exit_status(scan.findings),
             "findings": [_record(one) for one in scan.findings],
+            "notes": [
+                {"file": _shown(one.path), "line": one.line, "name": one.name, "reason": EARLY}
+                for one in early_imports(scan.apps, scan.modules)
+            ],
         },
         indent=1,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -114,9 +114,25 @@ class Modules:
                     self._by_name.setdefault(_name_below(path, root), module)
             self._by_end.setdefault(module.name.rpartition(".")[2], []).append(module)
 
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._by_path.values())
+
     def at(self, path: Path) -> Module:
         """Return the module of a file."""
         return self._by_path[path]
+
+    def below(self, folder: Path) -> list[Module]:
+        """Return the modules below a folder."""
+        return [module for path, module in self._by_path.items() if path.is_relative_to(folder)]
+
+    def packages_of(self, module: Module) -> list[Module]:
+        """Return the packages that a module is in, the outermost first; a package is in itself."""
+        found: list[Module] = []
+        folder = module.path.parent
+        while (package := self._by_path.get(folder / "__init__.py")) is not None:
+            found.insert(0, package)
+            folder = folder.parent
+        return found
 
     def is_own(self, package: str) -> bool:
         """Whether a top-level package or module of this name is part of the code base."""

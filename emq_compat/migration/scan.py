@@ -36,12 +36,14 @@ class Scan:
         files: how many were looked at.
         python: those of them that are Python's.
         apps: those of them that make an app.
+        modules: the Python files, found by the names they are imported by.
     """
 
     findings: Sequence[Finding]
     files: int
     python: Sequence[Path]
     apps: Sequence[Path]
+    modules: Modules
 
 
 def scan(
@@ -90,6 +92,7 @@ def scan(
         files=len(files),
         python=python,
         apps=sorted(code.path for code in codes.values() if code.makes_app),
+        modules=modules,
     )
 
 

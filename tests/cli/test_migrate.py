@@ -142,6 +142,46 @@ def test_the_two_lines(project: Path) -> None:
     assert PROJECT["proj/celery.py"] == texts(project)["proj/celery.py"]
 
 
+SCRIPTS = {
+    "go.py": "from celery import chain\nfrom proj.tasks import *\nprint(chain.__module__)\n",
+    "main.py": "import helpers\nif __name__ == '__main__':\n    from celery import chain\n    print('ran')\n",
+    "fine.py": "from proj import tasks\nfrom celery import group\n",
+    "helpers.py": "import os\n\nfrom celery import group\nimport proj\n",
+    "shop/__init__.py": "",
+    "shop/tasks.py": "from celery import shared_task\n",
+    "shop/day.py": "from .tasks import shared_task\nfrom celery import group\n",
+    "reports/__init__.py": "",
+    "reports/later.py": "def later():\n    from celery import group\n",
+    "tests/test_go.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from celery import Celery\n"
+    "from shop.tasks import shared_task\n",
+    "proj/settings.py": "INSTALLED_APPS = ['shop.apps.ShopConfig']\n",
+}
+EARLY_ONES = [
+    ("helpers.py", 3, "celery"),
+    ("reports/later.py", 2, "celery"),
+    ("tests/test_go.py", 4, "shop.tasks"),
+]
+
+
+def test_what_comes_before_the_two_lines(project: Path) -> None:
+    """Scripts get the two lines, too; other files that may import Celery before the app does are told."""
+    write(project, SCRIPTS)
+    commit(project)
+    told = json.loads(emq("migrate", "scan", ".", "--json", cwd=project).stdout)["notes"]
+    assert [("go.py", 1, "celery"), *EARLY_ONES] == [(one["file"], one["line"], one["name"]) for one in told]
+    for how in (["--diff"], ["--write", "--yes"]):
+        done = emq("migrate", "scan", ".", "--install", *how, cwd=project)
+        notes = [line.split(": ")[1:3] for line in done.stderr.splitlines() if line.startswith("note: ")]
+        assert [[f"{file}:{line}", name] for file, line, name in EARLY_ONES] == notes, done.stderr
+        assert "import the project's app first, or put there `from emq_compat" in done.stderr
+        assert ["go.py", "proj/__init__.py"] == [
+            line[6:] for line in done.stdout.splitlines() if line.startswith("+++ b/")
+        ]
+    ran = subprocess.run([sys.executable, "go.py"], cwd=project, capture_output=True, text=True)
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert ran.stdout.startswith("emq_compat.")
+
+
 def test_no_is_no(project: Path) -> None:
     """Without --yes it asks, and no answer is no."""
     done = emq("migrate", "scan", ".", "--write", cwd=project)

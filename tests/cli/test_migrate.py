@@ -243,11 +243,12 @@ def test_options_that_exclude_each_other(words: list[str], tmp_path: Path) -> No
 
 
 def test_the_extra_is_named_where_it_is_missing(project: Path) -> None:
-    """Without libcst a scan works, and a rewrite says which extra it needs."""
+    """Without libcst a scan and --install work, and a rewrite says which extra it needs."""
     write(project, {"libcst.py": "raise ModuleNotFoundError('no', name='libcst')\n"})
     code = "import sys; sys.path.insert(0, '.'); from emq_compat.cli.main import main; main(sys.argv[1:])"
     words = [sys.executable, "-c", code, "migrate", "scan", "proj"]
-    assert 0 == subprocess.run(words, cwd=project, capture_output=True).returncode
+    for more in ([], ["--diff", "--install"]):
+        assert 0 == subprocess.run([*words, *more], cwd=project, capture_output=True).returncode
     done = subprocess.run([*words, "--diff"], cwd=project, capture_output=True, text=True)
     assert 1 == done.returncode
     assert "Error: rewriting imports needs libcst: pip install 'emq-compat[migrate]'\n" == done.stderr

@@ -28,7 +28,7 @@ from emq_compat.protocol.frames import encode
 from emq_compat.wire import DirectWire, Wire
 from emq_compat.wire.direct import REFUSED
 
-__all__ = ["Channel", "Channels", "Cut", "Silent"]
+__all__ = ["Channel", "Channels", "Cut", "Refused", "Silent"]
 
 #: The first and the longest pause between two rounds over the addresses.
 _BACKOFF_S = 0.02
@@ -54,6 +54,10 @@ class Cut(EmqError):
 
 class Silent(EmqError):
     """The deadline has passed."""
+
+
+class Refused(OperationalError):
+    """The broker serves no clients at this address, and says so."""
 
 
 class Channel:
@@ -103,6 +107,7 @@ class Channel:
         Raises:
             Cut: refused, or a handshake failed: the message says why.
             Silent: connected or not, no answer until ``deadline``; see ``connected``.
+            Refused: the broker's answer is that this address is not for clients.
         """
         while True:
             self.receive_now()
@@ -115,6 +120,8 @@ class Channel:
         while True:
             command = self.receive(deadline)
             if isinstance(command, Hello):
+                if refused := command.about.get("refused"):
+                    raise Refused(str(refused))
                 self.broker = dict(command.about)
                 return
 
@@ -302,7 +309,7 @@ class Channels:
         return left_s > 0
 
     def _open(self, deadline: float, limit_s: float) -> Channel:
-        failed: dict[Address, str] = {}
+        failed: dict[Address, str | Refused] = {}
         for rounds in itertools.count():
             channel = self._round(deadline, failed)
             if channel is not None:
@@ -319,7 +326,7 @@ class Channels:
             time.sleep(min(left_s, _pause_s(rounds)))
         raise AssertionError("unreachable")
 
-    def _round(self, deadline: float, failed: dict[Address, str]) -> Channel | None:
+    def _round(self, deadline: float, failed: dict[Address, str | Refused]) -> Channel | None:
         """Try each address once, the one that last answered first; says in ``failed`` what went wrong."""
         count = len(self._addresses)
         first = self._answering
@@ -338,11 +345,13 @@ class Channels:
                 # A silent address takes its share of the time, a refusing one none.
                 channel.open(now + (deadline - now) / (count - i))
             except Silent:
-                if channel.connected:
-                    failed[address] = _NO_HELLO.format(address)
-                else:
-                    # The last try's time may have been too short to hear a refusal again.
+                # The last try's time may have been too short to hear a refusal again.
+                if not channel.connected:
                     failed.setdefault(address, _SILENCE)
+                elif not isinstance(failed.get(address), Refused):
+                    failed[address] = _NO_HELLO.format(address)
+            except Refused as exc:
+                failed[address] = exc
             except (Cut, OperationalError) as exc:
                 failed[address] = str(exc)
             except BaseException:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from emq_compat.errors import LocalProtocolError, RemoteProtocolError
 from emq_compat.message import ReplyHeaders, new_id
 from emq_compat.protocol.answers import error_body
-from emq_compat.protocol.commands import Answer, Command, Reply
-from emq_compat.protocol.roles import Role
+from emq_compat.protocol.commands import Answer, Command, Hello, Reply
+from emq_compat.protocol.roles import CLIENT, WORKER, Role
 from emq_compat.wire.routers import Router
 
 __all__ = ["Refusals"]
@@ -44,8 +44,29 @@ class Refusals:
         error = said if isinstance(said, RemoteProtocolError) else role.refusal(said)
         self._count()
         if self._may_log(role.name):
-            logger.warning("a message of the %s %r was dropped: %s", role.name, identity[:64], error)
+            who = identity[:64].decode("utf-8", "replace")
+            if error is said:
+                logger.warning("a message of the %s %r was dropped: %s", role.name, who, error)
+            else:
+                logger.warning(
+                    "a message that is not for this address (for %ss) was dropped: %s of %r%s",
+                    role.name,
+                    error.command,
+                    who,
+                    f"; {self._clients_use()}" if role is WORKER and type(said) in CLIENT.says else "",
+                )
         return error
+
+    def hello(self, workers: Router, hello: Hello, identity: bytes) -> None:
+        """Tell a client that said HELLO at the workers' address where it belongs."""
+        text = f"this is the broker's address for workers; {self._clients_use()}"
+        with contextlib.suppress(LocalProtocolError):
+            workers.send(identity, Hello(msgid=hello.msgid, about={"refused": text}))
+
+    def _clients_use(self) -> str:
+        endpoint = self._clients.endpoint
+        where = f"port {endpoint.rpartition(':')[2]}" if endpoint.startswith("tcp://") else endpoint
+        return f"clients use {where}"
 
     def _may_log(self, about: str) -> bool:
         """Whether a line about this may be logged (at most one a second)."""

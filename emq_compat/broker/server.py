@@ -185,6 +185,8 @@ class Server:
         for identity, command, permit in from_workers:
             if isinstance(command, RemoteProtocolError) or type(command) not in WORKER.says:
                 self._refusals.note(WORKER, identity, command)
+                if isinstance(command, Hello):
+                    self._refusals.hello(self.backend, command, identity)
             elif permit is FULL:
                 engine.from_worker(identity, command, now)
             else:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import zmq
 
+from emq_compat.client import Client
+from emq_compat.errors import OperationalError
 from emq_compat.protocol.commands import Kbye, Nack, Ready, Reply, Request, Show
 from emq_compat.wire import Wire
 from tests.broker_process import Broker
@@ -62,3 +64,22 @@ def test_what_is_not_a_workers_to_say_has_no_effect(
     worker.ready(1)
     [request] = worker.take(1)
     assert one.msgid == request.msgid
+
+
+def test_a_client_at_the_workers_address_is_told_the_clients(broker: Broker) -> None:
+    """Its HELLO is answered with the port for clients, which its error names."""
+    broker.start()
+    told = f"this is the broker's address for workers; clients use port {broker.ports['frontend']}"
+    with Client(f"emq://127.0.0.1:{broker.ports['backend']}", timeout_s=1.0) as client:
+        for _ in range(3):  # the last try before the deadline has little time
+            with pytest.raises(OperationalError, match=told):
+                client.ask("stats")
+
+
+def test_a_clients_message_at_the_workers_address_is_logged_as_that(broker: Broker) -> None:
+    """Who is taken for a stock router's client can't be told: the log names it, and the port for clients."""
+    proc = broker.start()
+    with Client(f"emq://127.0.0.1:{broker.ports['backend']}?stock=1", identity="stray") as client:
+        client.publish(message())
+    proc.wait_line("a message that is not for this address (for workers) was dropped: REQUEST of 'stray-")
+    assert f"; clients use port {broker.ports['frontend']}" in proc.output()

@@ -368,8 +368,12 @@ class EmqUpstream(Session):
         kind = "the broker" if ours else "a stock router"
         # Whoever reads the log takes "connected" for the end of a cut: where there was none, it isn't said.
         level = logging.DEBUG if self._introduced else logging.INFO
-        logger.log(level, "connected to %s at %s", kind, self._address.worker_endpoint)
-        self._introduced = True
+        if self._in_trouble:
+            level = logging.WARNING  # whoever was shown the trouble is shown its end
+        again = "again " if self._in_trouble and self._has_lived else ""
+        logger.log(level, "connected %sto %s at %s", again, kind, self._address.worker_endpoint)
+        self._in_trouble = False
+        self._introduced = self._has_lived = True
         for _, frames in self._replies.values():
             self._send_frames(frames)
         if not ours:

@@ -73,6 +73,8 @@ class Worker(Messages, threading.Thread):
         self._failures = 0
         self._connected_at = 0.0
         self._complain_at = 0.0
+        #: The log tells of trouble, and not yet of its end.
+        self._in_trouble = False
         self.connected = False
 
     # From the other side.
@@ -165,7 +167,11 @@ class Worker(Messages, threading.Thread):
         self._connected_at = time.monotonic()
         if not self._failures:
             self._complain_at = 0.0
-        logger.info("connected to %s", broker.shown)
+        # Whoever was shown the trouble is shown its end.
+        level = logging.WARNING if self._in_trouble else logging.INFO
+        again = "again " if self._in_trouble and self._number > 1 else ""
+        logger.log(level, "connected %sto %s", again, broker.shown)
+        self._in_trouble = False
         if not self._leaving:
             self._tell(self._number, Connected(address=broker.shown))
 
@@ -233,6 +239,7 @@ class Worker(Messages, threading.Thread):
         complains = self._failures < 2 or now >= self._complain_at
         if complains:
             self._complain_at = now + _COMPLAINT_S
+            self._in_trouble = True
         level = logging.ERROR if complains else logging.DEBUG
         if was:
             self._tell(self._number, Disconnected(reason=why))

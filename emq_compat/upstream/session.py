@@ -157,6 +157,10 @@ class Session(Upstream):
         self._introduced = False
         self._events: list[UpstreamEvent] = []
         self._complain_at = 0.0
+        #: The log tells of trouble, and not yet of its end.
+        self._in_trouble = False
+        #: There was a connection that was live.
+        self._has_lived = False
         self._complained_malformed_at = 0.0
         #: What was delivered and not answered: whether it has begun.
         self._held: dict[Key, bool] = {}
@@ -226,6 +230,7 @@ class Session(Upstream):
         self._inform_pending = self._introduced = False
         if was_live:
             self._failures = 0
+            self._in_trouble = True
             logger.warning("lost the broker at %s: %s; trying again", self._address.worker_endpoint, why)
             events.append(Disconnected(reason=why))
         else:
@@ -252,6 +257,7 @@ class Session(Upstream):
             logger.debug("no broker at %s: %s", where, why)
             return
         self._complain_at = now + self.timings.complaint_s
+        self._in_trouble = True
         if why is NOBODY:
             why = self._address.unresolved() or why
         logger.error("no broker at %s: %s; trying again until one is there", where, why)

@@ -65,7 +65,7 @@ def test_a_router_that_is_killed_and_started_again(
     assert router.proc is not None
     router.proc.kill()
     proc = router.start()
-    manager.wait_line("connected to a stock router", count=2)
+    manager.wait_line("connected again to a stock router")
     router.defer(f"'stock_tasks.note', args=[{notes.path!r}, 'meanwhile']")
     notes.wait(2)
     assert ["long", "meanwhile"] == notes.lines()

@@ -282,6 +282,31 @@ def test_no_broker_is_told_in_one_line_and_tried_for_ever(
         (again or FakeBroker()).close()
 
 
+def test_the_end_of_trouble_is_told_as_loudly(
+    broker: FakeBroker, upstream: EmqUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the log shows a lost broker, it shows the next connection, too; the first one is no warning."""
+    port = broker.port
+
+    def warned() -> str:
+        return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
+
+    broker.welcome(upstream)
+    assert not warned()
+    broker.close()
+    end = time.monotonic() + 20
+    while "no broker at" not in warned() and time.monotonic() < end:
+        upstream.step(time.monotonic())
+        time.sleep(0.01)
+    again = FakeBroker(port)
+    try:
+        again.welcome(upstream)
+        assert warned().endswith(f"connected again to the broker at tcp://127.0.0.1:{port}")
+    finally:
+        upstream.stop(0.0)
+        again.close()
+
+
 def test_a_name_that_does_not_resolve_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -213,8 +213,8 @@ def test_a_queue_with_other_arguments_is_used_and_named(
     worker.end(one)
 
 
-def test_a_deleted_queue_is_declared_again(amqp: Bench) -> None:
-    """Whoever deletes the queue of a running worker has it made anew."""
+def test_a_deleted_queue_is_declared_again(amqp: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever deletes the queue of a running worker has it made anew; the log shows the end of the trouble."""
     worker = amqp.upstream().connected()
     worker.upstream.ready(1)
     worker.turn()
@@ -222,6 +222,8 @@ def test_a_deleted_queue_is_declared_again(amqp: Bench) -> None:
         wait_until(lambda: consumers(connection, amqp.queue) == 1, 10, what="the consumer")
         connection.channel().queue_delete(amqp.queue)
     worker.connected(times=2)
+    warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["lost", "connected again to"] == [line.partition(" amqp://")[0] for line in warned]
     amqp.publish("t1")
     [one] = worker.take()
     worker.end(one)

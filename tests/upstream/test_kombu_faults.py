@@ -214,7 +214,7 @@ def test_a_queue_with_other_arguments_is_used_and_named(
 
 
 def test_a_deleted_queue_is_declared_again(amqp: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever deletes the queue of a running worker has it made anew; the log shows the end of the trouble."""
+    """Whoever deletes the queue of a running worker has it made anew; the log shows the end of it."""
     worker = amqp.upstream().connected()
     worker.upstream.ready(1)
     worker.turn()

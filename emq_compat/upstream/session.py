@@ -252,7 +252,9 @@ class Session(Upstream):
             self._complain(now, NOBODY)
 
     def _complain(self, now: float, why: str) -> None:
-        where = self._address.worker_endpoint
+        where, endpoint = self._address.url, self._address.worker_endpoint
+        if where != endpoint:
+            where = f"{where} (for workers {endpoint})"
         if now < self._complain_at:
             logger.debug("no broker at %s: %s", where, why)
             return

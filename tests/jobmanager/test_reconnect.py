@@ -135,7 +135,7 @@ def test_the_worker_stands_still(site: Site) -> None:
 
 def test_no_broker_at_the_start(site: Site) -> None:
     """A worker that finds no broker says so, waits, and begins once there is one."""
-    worker = site.start_worker(ready="no broker at tcp://127.0.0.1:")
+    worker = site.start_worker(ready="no broker at emq://127.0.0.1:")
     assert worker.alive()
     site.start_broker()
     worker.wait_line("is ready")
@@ -144,7 +144,7 @@ def test_no_broker_at_the_start(site: Site) -> None:
 
 def test_an_end_without_a_broker(site: Site) -> None:
     """A worker that never found a broker ends at once when it is told to."""
-    worker = site.start_worker(ready="no broker at tcp://127.0.0.1:")
+    worker = site.start_worker(ready="no broker at emq://127.0.0.1:")
     began = time.monotonic()
     assert 0 == worker.stop()
     assert time.monotonic() - began < 6

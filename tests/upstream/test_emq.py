@@ -324,7 +324,8 @@ def test_a_name_that_does_not_resolve_is_told(
         while not caplog.records and time.monotonic() < end:
             upstream.step(time.monotonic())
             time.sleep(0.01)
-        assert "the name nosuchhost.invalid does not resolve" in caplog.text
+        where = "emq://nosuchhost.invalid:47291 (for workers tcp://nosuchhost.invalid:47290)"
+        assert f"no broker at {where}: the name nosuchhost.invalid does not resolve" in caplog.text
     finally:
         upstream.stop(0.0)
 

@@ -6,7 +6,10 @@ import os
 import re
 import time
 
-__all__ = ["made_at", "new_id", "new_ids", "plain_name"]
+__all__ = ["MAX_QUEUE_NAME", "made_at", "new_id", "new_ids", "plain_name"]
+
+#: Characters in a queue's name, as in AMQP.
+MAX_QUEUE_NAME = 255
 
 _UNFIT = re.compile(r"[^!-~]+")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from emq_compat.ids import MAX_QUEUE_NAME
 from emq_compat.message import MAX_ID_BYTES
 
 __all__ = [
@@ -17,9 +18,6 @@ __all__ = [
     "check_queue",
     "is_number",
 ]
-
-#: Characters in a queue's name.
-MAX_QUEUE_NAME = 255
 
 #: The largest number in a count, weight or attempt.
 MAX_NUMBER = 1 << 31

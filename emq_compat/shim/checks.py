@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from emq_compat.protocol.frames import MAX_QUEUE_NAME
+from emq_compat.ids import MAX_QUEUE_NAME
 from emq_compat.shim.exceptions import ImproperlyConfigured
 
 __all__ = ["check_limits", "interval_of", "limit_of", "priority_of", "queue_name"]

@@ -68,18 +68,22 @@ def part_of(request: Context) -> Part | None:
 def settle(backend: Backend, ends: Sequence[Publish], reply_to: str = "") -> list[Publish]:
     """Store the ends of tasks that never begin (Headers.settled) and count them; returns what follows.
 
+    Those furthest behind are stored first: who sees that a step has ended finds that all behind it have.
     ``reply_to`` is where results go that go where a message says.
     """
-    messages: list[Publish] = []
-    for end in ends:
-        told = json.loads(end.payload)
+    told_of = [(end, json.loads(end.payload)) for end in ends]
+    parts = []
+    for end, told in reversed(told_of):
         said = told.pop("part", None)
         task_id = end.headers.task_id
         if not end.headers.no_result:
             backend.write(task_id, told, reply_to)
         if said and said.get("group"):
             part = Part(task_id=task_id, group=said["group"], index=said["index"], body=said["callback"])
-            messages += ended(backend, part, end.headers.settled, told)
+            parts.append((part, end.headers.settled, told))
+    messages: list[Publish] = []
+    for part, state, told in reversed(parts):
+        messages += ended(backend, part, state, told)
     return messages
 
 

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from emq_compat.backends.base import Tree
 from emq_compat.backends.chords import ChordCounter, Claim, PartResult
 from emq_compat.celery_shim import Celery
 from emq_compat.errors import NotPublished
+from emq_compat.failures import failure_of
 from emq_compat.ids import new_id
 from emq_compat.message import Publish
-from emq_compat.shim.chord_parts import Part, ended
+from emq_compat.shim import flow
+from emq_compat.shim.chord_parts import Part, ended, settle
+from emq_compat.shim.request import Context
 
 pytestmark = pytest.mark.unit
 
@@ -139,3 +143,33 @@ def test_a_part_that_failed_ends_the_body_and_the_chord_around_it(app: Celery) -
         stored = app.backend.get_task_meta(task_id)
         assert ("FAILURE", "ChordError") == (stored["status"], type(stored["result"]).__name__)
     assert "Dependency p raised ValueError('no')" in str(app.backend.get_task_meta(ids[0])["result"])
+
+
+def test_who_sees_a_step_end_finds_those_behind_it_ended(app: Celery, mocker: MockerFixture) -> None:
+    """A waiter looks at any step of the chain while the others' ends are being stored."""
+    backend, seen = app.backend, []
+    names = [new_id() for _ in range(3)]
+    steps = [
+        {"task": "parts.total", "args": [], "kwargs": {}, "options": {"task_id": name}} for name in names
+    ]
+    error = ValueError("first")
+    ends = flow.failed(
+        app,
+        Context(id="first", task="parts.total", chain=list(reversed(steps))),
+        "celery",
+        state="FAILURE",
+        exc=error,
+        failure=failure_of(error),
+    )
+    assert names == [end.headers.task_id for end in ends]
+    write = backend.write
+
+    def looked_at(task_id: str, *rest: Any) -> None:
+        write(task_id, *rest)
+        seen.append([backend.get_state(name) for name in names])
+
+    mocker.patch.object(backend, "write", looked_at)
+    settle(backend, ends)
+
+    over, waiting = "FAILURE", "PENDING"
+    assert [[waiting, waiting, over], [waiting, over, over], [over, over, over]] == seen

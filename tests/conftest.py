@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tests.services.state import service_url
 from tests.site import Site, open_site
 
 pytest_plugins = ["pytester", "tests.stock.fixtures"]
+
+# A shell ignores SIGINT for what it runs in the background, and what that starts does as well. Tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _REPORT = pytest.StashKey[bool]()
 

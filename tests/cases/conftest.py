@@ -25,6 +25,8 @@ POOLS_AND_KINDS = (
 
 #: A fresh ping of a worker that is alive ends within this.
 ALIVE_S = 2.0
+#: A fresh ping ends within this after the broker's return.
+BACK_S = 10.0
 
 
 @pytest.fixture
@@ -47,6 +49,13 @@ def pass_s(seconds: float) -> None:
     """Let time pass, where a case is about time."""
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, seconds + 5, interval_s=0.02)
+
+
+def assert_back(site: Site, mark: str) -> None:
+    """Assert that fresh work is done in time, by the one consumer that there is."""
+    assert mark == site.tasks.ping.delay(mark).get(timeout=BACK_S)
+    wait_until(lambda: 1 == site.queue()["workers"], what="one consumer")
+    assert 1 == len([row for row in site.client.ask("workers") if row["present"]])
 
 
 @pytest.fixture(scope="module", params=[*ANY_POOL, pytest.param("redis", marks=pytest.mark.long)])

@@ -71,9 +71,9 @@ def settle(backend: Backend, ends: Sequence[Publish], reply_to: str = "") -> lis
     Those furthest behind are stored first: who sees that a step has ended finds that all behind it have.
     ``reply_to`` is where results go that go where a message says.
     """
-    told_of = [(end, json.loads(end.payload)) for end in ends]
     parts = []
-    for end, told in reversed(told_of):
+    for end in reversed(ends):
+        told = json.loads(end.payload)
         said = told.pop("part", None)
         task_id = end.headers.task_id
         if not end.headers.no_result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,16 @@ from tests.processes import wait_until
 from tests.upstream.fake_broker import OK, QUICK, FakeBroker, only
 
 pytestmark = pytest.mark.integration
+
+
+def step_until(upstream: EmqUpstream, until: Callable[[], object], *, what: str) -> None:
+    """Run the upstream where no broker is, until the condition holds."""
+
+    def stepped() -> object:
+        upstream.step(time.monotonic())
+        return until()
+
+    wait_until(stepped, 20, what=what)
 
 
 def test_it_informs_with_its_queues_and_capabilities(broker: FakeBroker, upstream: EmqUpstream) -> None:
@@ -294,10 +305,7 @@ def test_the_end_of_trouble_is_told_as_loudly(
     broker.welcome(upstream)
     assert not warned()
     broker.close()
-    end = time.monotonic() + 20
-    while "no broker at" not in warned() and time.monotonic() < end:
-        upstream.step(time.monotonic())
-        time.sleep(0.01)
+    step_until(upstream, lambda: "no broker at" in warned(), what="the complaint")
     again = FakeBroker(port)
     try:
         again.welcome(upstream)
@@ -320,10 +328,7 @@ def test_a_name_that_does_not_resolve_is_told(
     upstream = EmqUpstream(name="w", addresses=[address], timings=QUICK)
     upstream.start()
     try:
-        end = time.monotonic() + 20
-        while not caplog.records and time.monotonic() < end:
-            upstream.step(time.monotonic())
-            time.sleep(0.01)
+        step_until(upstream, lambda: caplog.records, what="the complaint")
         where = "emq://nosuchhost.invalid:47291 (for workers tcp://nosuchhost.invalid:47290)"
         assert f"no broker at {where}: the name nosuchhost.invalid does not resolve" in caplog.text
     finally:

@@ -152,6 +152,7 @@ SCRIPTS = {
     "shop/day.py": "from .tasks import shared_task\nfrom celery import group\n",
     "reports/__init__.py": "",
     "reports/later.py": "def later():\n    from celery import group\n",
+    "reports/run.py": "from celery import group\nif __name__ == '__main__':\n    print(group)\n",
     "tests/test_go.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from celery import Celery\n"
     "from shop.tasks import shared_task\n",
     "proj/settings.py": "INSTALLED_APPS = ['shop.apps.ShopConfig']\n",
@@ -168,13 +169,14 @@ def test_what_comes_before_the_two_lines(project: Path) -> None:
     write(project, SCRIPTS)
     commit(project)
     told = json.loads(emq("migrate", "scan", ".", "--json", cwd=project).stdout)["notes"]
-    assert [("go.py", 1, "celery"), *EARLY_ONES] == [(one["file"], one["line"], one["name"]) for one in told]
+    scripts = [("go.py", 1, "celery"), ("reports/run.py", 1, "celery")]
+    assert sorted(scripts + EARLY_ONES) == [(one["file"], one["line"], one["name"]) for one in told]
     for how in (["--diff"], ["--write", "--yes"]):
         done = emq("migrate", "scan", ".", "--install", *how, cwd=project)
         notes = [line.split(": ")[1:3] for line in done.stderr.splitlines() if line.startswith("note: ")]
         assert [[f"{file}:{line}", name] for file, line, name in EARLY_ONES] == notes, done.stderr
         assert "import the project's app first, or put there `from emq_compat" in done.stderr
-        assert ["go.py", "proj/__init__.py"] == [
+        assert ["go.py", "proj/__init__.py", "reports/run.py"] == [
             line[6:] for line in done.stdout.splitlines() if line.startswith("+++ b/")
         ]
     ran = subprocess.run([sys.executable, "go.py"], cwd=project, capture_output=True, text=True)

@@ -28,6 +28,7 @@ class Behaviour:
 
     Attributes:
         says_hello: answers HELLO.
+        refuses_hellos: so many HELLOs are answered with a refusal first.
         loses_requests: so many REQUESTs are dropped unread, and the connection with them.
         loses_acks: so many REQUESTs are taken, but the connection is cut before their ACK.
         acks: sends ACKs at all.
@@ -37,6 +38,7 @@ class Behaviour:
     """
 
     says_hello: bool = True
+    refuses_hellos: int = 0
     loses_requests: int = 0
     loses_acks: int = 0
     acks: bool = True
@@ -170,7 +172,10 @@ class FakeBroker:
                     acks.setdefault(identity, []).append(command.msgid)
             elif isinstance(command, Hello):
                 self.hellos += 1
-                if behaviour.says_hello:
+                if behaviour.refuses_hellos:
+                    behaviour.refuses_hellos -= 1
+                    self._say(identity, Hello(msgid=new_id(), about={"refused": "not for clients"}))
+                elif behaviour.says_hello:
                     self._say(identity, Hello(msgid=new_id(), about={"broker": "fake", "version": "0"}))
             elif isinstance(command, Ask):
                 self._answer(identity, command)

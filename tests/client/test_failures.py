@@ -405,3 +405,12 @@ def _no_warning() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     assert [] == [str(warning.message) for warning in told]
+
+
+def test_a_refusal_counts_more_than_the_silence_behind_it(connect: Callable[..., Client]) -> None:
+    """An address that said once that it is not for clients is reported so, whatever the last try hears."""
+    with FakeBroker(behaviour=Behaviour(says_hello=False, refuses_hellos=1)) as broker:
+        client = connect(broker.url, timeout_s=LIMIT_S)
+        with pytest.raises(OperationalError, match="not for clients"):
+            client.ask("stats")
+        assert broker.hellos > 1

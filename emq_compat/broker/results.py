@@ -118,7 +118,8 @@ class Results:
         known = self._journal.result_sizes(ids) if len(ids) > 1 else {}
         final = dict.fromkeys(one for one in ids if one in known and known[one][0] in FINAL_STATES)
         wanted = [one for one in final if known[one][0] != SUCCESS] if failures else list(final)
-        self._give(client, wanted)
+        if wanted:
+            self._give(client, wanted)
         others = [task_id for task_id in ids if task_id not in final]
         on_the_way = self._journal.results(others) if every or len(ids) == 1 else {}
         for task_id in others:

@@ -10,6 +10,7 @@ WITH_CELERY = $$($(BIN)/python -m tests.environments)/python -m pytest
 TESTS_AT_ONCE ?= 3
 # In full most of the time is that of a broker that is away.
 CASES_AT_ONCE ?= 4
+FAULTS_AT_ONCE ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check docs bench cases faults soak services services-stop clean
@@ -46,7 +47,7 @@ cases: $(VENV)/.test-stamp ## the behaviours of Celery in full, three times over
 	  $(WITH_CELERY) -q -m cases -n $(CASES_AT_ONCE) --dist loadfile tests/genuine; done
 
 faults: $(VENV)/.test-stamp ## kills, cuts and full disks in full
-	$(PYTEST) -q -m faults --timeout 3600
+	$(PYTEST) -q -m faults -n $(FAULTS_AT_ONCE) --dist loadfile --timeout 3600
 	$(WITH_CELERY) -q -m faults --timeout 3600 tests/genuine
 
 soak: $(VENV)/.test-stamp ## three million tasks, half an hour at least: does anything grow?

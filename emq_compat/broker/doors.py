@@ -112,10 +112,14 @@ class Doors:
         wire.join(self._poll)
         return wire
 
-    def wait(self, timeout_s: float) -> None:
-        """Send what is to be sent, and wait until something comes, after ``timeout_s`` at the latest."""
+    def flush(self) -> None:
+        """Send what is to be sent."""
         for wire in self._wires:
             wire.flush()
+
+    def wait(self, timeout_s: float) -> None:
+        """Send what is to be sent, and wait until something comes, after ``timeout_s`` at the latest."""
+        self.flush()
         self._ready = self._poll.wait(timeout_s)
 
     def deadline(self) -> float | None:

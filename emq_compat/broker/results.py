@@ -118,8 +118,7 @@ class Results:
         known = self._journal.result_sizes(ids) if len(ids) > 1 else {}
         final = dict.fromkeys(one for one in ids if one in known and known[one][0] in FINAL_STATES)
         wanted = [one for one in final if known[one][0] != SUCCESS] if failures else list(final)
-        if wanted:
-            self._give(client, wanted)
+        self._give(client, wanted)
         others = [task_id for task_id in ids if task_id not in final]
         on_the_way = self._journal.results(others) if every or len(ids) == 1 else {}
         for task_id in others:
@@ -159,7 +158,8 @@ class Results:
     def _together(self, task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         """Return the ids in parts whose results aren't large together."""
         if len(task_ids) < 2:
-            yield task_ids
+            if task_ids:
+                yield task_ids
             return
         sizes = self._journal.result_sizes(task_ids)
         size = first = 0

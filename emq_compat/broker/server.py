@@ -268,8 +268,7 @@ class Server:
                     continue
                 (to_worker if item.to_worker else to_client)(item.identity, frames)
         # Before what is worked out for the next wait.
-        self.backend.flush()
-        self.frontend.flush()
+        self.doors.flush()
 
     def _serve_administration(self, now: Moment) -> None:
         commands = self._receive(self.doors.admin)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from emq_compat.broker.records import Dispatch, Send
 from emq_compat.message import Headers, Publish, new_id
@@ -416,6 +417,16 @@ def test_reply_requested_is_answered_to_the_client() -> None:
     b.turn((d.identity, answer(d)))
     (reply,) = b.commands(Reply)
     assert (m, None) == (reply.request_msgid, reply.headers)
+
+
+def test_a_wait_for_what_is_not_final_reads_the_journal_once(mocker: MockerFixture) -> None:
+    """A wait for one result, as each get() makes one, costs one read; one for several only that of sizes."""
+    b = Bench()
+    results = mocker.spy(b.store, "results")
+    b.engine.results.wait(CLIENT, ["t1"], b.now)
+    results.assert_called_once_with(["t1"])
+    b.engine.results.wait(CLIENT, ["t2", "t3"], b.now)
+    results.assert_called_once()
 
 
 def test_asks_need_an_asker() -> None:

@@ -3,8 +3,8 @@
     python -m tests.faults.soak [-n 3000000] [--rate 1650] [--csv FILE] [--every 5]
 
 Tasks succeed, fail, are tried again and leave memory behind in their children, which are replaced after
-20,000 tasks or above a limit of memory. Once in the warm-up the worker, then the broker, stands still for
-a moment: a machine that others use makes a backlog at any time, whose memory is taken only once. Every
+20,000 tasks or above a limit of memory. Once in the warm-up the worker stands still until a backlog waits:
+a machine that others use makes one at any time, whose memory is taken only once. Every
 few seconds the memory (RSS and PSS), the file descriptors and the threads of each process, the size of
 the journal, and how much the broker holds (tasks that wait, are delayed, and run, and results) go into a
 CSV: a step of memory beside a peak of what is held is no growth. In the end every task must have run as
@@ -15,8 +15,9 @@ fitted, and printed as percents an hour.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
-import os
+import math
 import re
 import signal
 import statistics
@@ -40,8 +41,8 @@ REPOSITORY = Path(__file__).parents[2]
 RESULTS_KEPT_S = 60
 #: So much of the run is warm-up, but at most so many seconds: what has a limit in time is full then.
 WARM_UP, WARM_UP_S = 0.35, 420.0
-#: After so much of the run the worker stands still, and the broker for a third of the time, seconds.
-STILL_AT, STILL_S = 0.1, 3.0
+#: After so much of the run the worker stands still until so many tasks wait, but not until it counts as lost.
+STILL_AT, BACKLOG, STILL_MOST_S = 0.1, 5000, 4.0
 FIELDS = (
     *("at_s", "role", "pid", "rss_kb", "anon_kb", "pss_kb", "fds", "threads", "children"),
     *("waiting", "delayed", "in_flight", "results", "journal_kb"),
@@ -184,17 +185,16 @@ class Soak:
             name="publisher", cwd=REPOSITORY, env=self._env,
         )  # fmt: skip
         next_sample = self._began + every_s
-        expected_s = tasks / rate
-        still_at: float | None = self._began + STILL_AT * expected_s
+        still_at = self._began + STILL_AT * tasks / rate
         while publisher.alive():
             for sample in self._sample(publisher):
                 self.samples.append(sample)
                 note(sample)
             while publisher.alive() and time.monotonic() < next_sample:
                 self._children.update(child.pid for child in self._forked())
-                if still_at is not None and time.monotonic() >= still_at:
-                    self._stand_still(min(STILL_S, 0.1 * expected_s))
-                    still_at = None
+                if time.monotonic() >= still_at:
+                    self._stand_still(min(BACKLOG, tasks // 20))
+                    still_at = math.inf
                 time.sleep(0.2)
             next_sample += every_s
         seconds = time.monotonic() - self._began
@@ -202,12 +202,12 @@ class Soak:
         self._await_end()
         return self._report(tasks, seconds, publisher)
 
-    def _stand_still(self, seconds: float) -> None:
-        assert self.broker.proc is not None
-        for pid, still_s in ((self.worker.pid, seconds), (self.broker.proc.pid, seconds / 3)):
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(still_s)
-            os.kill(pid, signal.SIGCONT)
+    def _stand_still(self, backlog: int) -> None:
+        """Stop the worker until so many tasks wait."""
+        self.worker.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(TimeoutError):  # on a slow machine fewer do
+            wait_until(lambda: self._held().waiting >= backlog, STILL_MOST_S)
+        self.worker.send_signal(signal.SIGCONT)
 
     def _await_end(self) -> None:
         def left() -> int:

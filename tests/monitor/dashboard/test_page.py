@@ -283,6 +283,10 @@ def test_a_task_is_found_with_its_workflow(scene: Scene) -> None:
     text = scene.row("#task", "▸ runs", "on w@here", "next step", "to come")
     assert middle.id in text
     assert 1 == scene.window.count(f'#task [data-task="{last.id}"]')
+    scene.window.ask("window.held = document.querySelectorAll('#task .do button, #task .tree button')")
+    wait_until(lambda: scene.window.text_of("#task") not in ("", text), what="more seconds")
+    held = scene.window.ask("return [...window.held].map((one) => one.isConnected)")
+    assert 5 * [True] == held, "a press under way is not lost while the time runs on"
     scene.window.click("#task .do button")
     scene.row("#told", f"{middle.id} is revoked.")
     scene.window.click("#task [data-close]")

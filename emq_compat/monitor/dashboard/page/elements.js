@@ -37,18 +37,32 @@ export function rest(control, rests) {
 
 const FOCUSABLE = "a[href], button, input, summary, [tabindex]";
 
-// Puts other children into an element. What had the focus among the old ones gives it to what is the same among
-// the new ones, or else to `otherwise`; what was opened stays open.
+// Puts other children into an element. What is the same as before stays the element that it was, so that a press
+// under way reaches it; what had the focus and goes gives it to what is the same among the new ones, or else to
+// `otherwise`; what was opened stays open. What a control does has to stand in its text and attributes.
 export function redraw(parent, children, otherwise) {
   const same = (element) => `${element.tagName} ${element.title} ${element.textContent}`;
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const place = focused && [...parent.querySelectorAll(FOCUSABLE)].filter((one) => same(one) === same(focused)).indexOf(focused);
   const open = new Set([...parent.querySelectorAll("details[open] > summary")].map(same));
-  parent.replaceChildren(...children);
+  merge(parent, h("div", {}, ...children));
   for (const summary of parent.querySelectorAll("summary")) if (open.has(same(summary))) summary.parentElement.open = true;
-  if (!focused) return;
+  if (!focused || focused.isConnected) return;
   const found = [...parent.querySelectorAll(FOCUSABLE)].filter((one) => same(one) === same(focused));
   (found[place] ?? found[0] ?? otherwise).focus({ preventScroll: true });
+}
+
+function merge(into, wanted) {
+  const old = [...into.childNodes];
+  const fresh = [...wanted.childNodes];
+  for (const [place, child] of fresh.entries()) {
+    const there = old[place];
+    if (!there) into.append(child);
+    else if (there.isEqualNode(child)) continue;
+    else if (there.matches?.(":not(button)") && there.cloneNode().isEqualNode(child.cloneNode())) merge(there, child);
+    else there.replaceWith(child);
+  }
+  for (const gone of old.slice(fresh.length)) gone.remove();
 }
 
 // Takes an element away; the focus, if it was there, goes to the same place in a neighbour, or else to the

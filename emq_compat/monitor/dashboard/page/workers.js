@@ -111,7 +111,7 @@ function drawKids(into, told, summary) {
       "tr",
       {},
       h("td", {}, `pid ${child.pid}`),
-      h("td", {}, child.task ? button(child.task, () => openTask(child.task_id), { class: "link" }) : h("span", { class: "zero" }, "idle"), child.arguments ? h("small", { class: "id" }, child.arguments) : null),
+      h("td", {}, child.task ? button(child.task, () => openTask(child.task_id), { class: "link", title: child.task_id }) : h("span", { class: "zero" }, "idle"), child.arguments ? h("small", { class: "id" }, child.arguments) : null),
       h("td", { class: "n" }, child.since ? span(now() - child.since) : "–"),
       h("td", { class: "n" }, count(child.done)),
     ),

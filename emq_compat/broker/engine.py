@@ -295,7 +295,7 @@ class Engine:
             self.results.put(task_id, headers.state, command.body, now, keep_s=flight.headers.keep_s)
 
     def _on_heartbeat(self, worker: Worker, command: Heartbeat, now: Moment) -> None:
-        worker.not_begun = frozenset(command.not_begun)
+        worker.not_begun = command.not_begun
 
     def _on_ready(self, worker: Worker, command: Ready, now: Moment) -> None:
         self.fleet.ready(worker, command)

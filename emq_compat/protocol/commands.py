@@ -209,11 +209,14 @@ class Nack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """A sign of life. Ours add the msgids that they hold and have not begun."""
+    """A sign of life. Ours add the msgids that they hold and have not begun.
+
+    Which are no tuple, since of tuples of some lengths Python 3.11 keeps the room of up to 2,000 that went.
+    """
 
     msgid: str
     timestamp: float
-    not_begun: tuple[str, ...] = ()
+    not_begun: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,11 +194,11 @@ def _is_hand_out(value: object) -> bool:
     return isinstance(value, list) and len(value) >= 2 and _is_id(value[0]) and is_number(value[1])
 
 
-def _msgid_list(raw: bytes, index: int, name: str, limits: Limits) -> tuple[str, ...]:
+def _msgid_list(raw: bytes, index: int, name: str, limits: Limits) -> list[str]:
     document = _json(raw, index, name, limits)
     if not isinstance(document, list) or not all(map(_is_id, document)):
         raise BadFrame(index, name, "is not a list of msgids")
-    return tuple(document)
+    return document
 
 
 def _number(raw: bytes, index: int, name: str, low: int, high: int) -> int:
@@ -353,7 +353,7 @@ def _read_ack(msgid: str, frames: Frames, limits: Limits) -> Command:
     _need(frames, 1, ("msgid acknowledged",), limits)
     raw = frames[4]
     if raw.startswith(b"["):
-        return Ack(msgid=msgid, acked=_msgid_list(raw, 4, "msgids acknowledged", limits))
+        return Ack(msgid=msgid, acked=tuple(_msgid_list(raw, 4, "msgids acknowledged", limits)))
     return Ack(msgid=msgid, acked=(_msgid(raw, 4, "msgid acknowledged"),))
 
 
@@ -372,9 +372,8 @@ def _read_heartbeat(msgid: str, frames: Frames, limits: Limits) -> Command:
         raise BadFrame(4, "timestamp", f"{_shown(frames[4])} is not a number") from None
     if len(frames) == 5:
         return Heartbeat(msgid=msgid, timestamp=timestamp)
-    return Heartbeat(
-        msgid=msgid, timestamp=timestamp, not_begun=_msgid_list(frames[5], 5, "msgids not begun", limits)
-    )
+    not_begun = frozenset(_msgid_list(frames[5], 5, "msgids not begun", limits))
+    return Heartbeat(msgid=msgid, timestamp=timestamp, not_begun=not_begun)
 
 
 def _read_nack(msgid: str, frames: Frames, limits: Limits) -> Command:

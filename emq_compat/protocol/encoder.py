@@ -225,7 +225,7 @@ def _write_heartbeat(command: Heartbeat, stock: bool, limits: Limits) -> list[by
         raise BadFrame(0, "timestamp", "is not finite")
     frames = [b"", VERSION, b"HEARTBEAT", _id_bytes(command.msgid), repr(float(command.timestamp)).encode()]
     if command.not_begun and not stock:
-        frames.append(_json_bytes(command.not_begun, "msgids not begun", limits))
+        frames.append(_json_bytes([*command.not_begun], "msgids not begun", limits))
     return frames
 
 

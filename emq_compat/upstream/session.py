@@ -325,8 +325,8 @@ class Session(Upstream):
         self._beaten(now)
         if self._leaving and not self.ours:
             return  # it has been said goodbye to: anything more from this name is a stranger's message
-        not_begun = tuple(msgid for (msgid, _), begun in self._held.items() if not begun) if self.ours else ()
-        self._send(commands.Heartbeat(msgid=self._number(), timestamp=time.time(), not_begun=not_begun))
+        held = frozenset(msgid for (msgid, _), begun in self._held.items() if not begun and self.ours)
+        self._send(commands.Heartbeat(msgid=self._number(), timestamp=time.time(), not_begun=held))
         if self.on_heartbeat_sent is not None:
             self.on_heartbeat_sent()
 

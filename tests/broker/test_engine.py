@@ -403,7 +403,7 @@ def test_inform_held_lists_not_begun() -> None:
     for i in range(4):
         identity = b"w%d.1" % i
         b.worker(identity, **LATE)
-        b.turn((identity, Heartbeat(msgid=new_id(), timestamp=0.0, not_begun=(m,))))
+        b.turn((identity, Heartbeat(msgid=new_id(), timestamp=0.0, not_begun=frozenset({m}))))
         b.pass_time(11)
     assert 1 == b.engine.queues.by_name["q"].waiting
     assert 0 == b.engine.desk.counters["dead"]

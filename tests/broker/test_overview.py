@@ -114,7 +114,7 @@ def test_a_worker_is_told_with_what_it_runs() -> None:
     assert (2, 4, 2, 17, "h") == tuple(worker[k] for k in ("slots", "held", "busy", "pid", "hostname"))
     assert ["t-" + first.msgid, "t-" + second.msgid] == [one["task_id"] for one in worker["running"]]
     assert ("t.add", "q", 5.0) == tuple(worker["running"][0][k] for k in ("task", "queue", "for_s"))
-    not_begun = tuple(d for d in b.engine.flights.by_msgid if d != second.msgid)
+    not_begun = frozenset(d for d in b.engine.flights.by_msgid if d != second.msgid)
     b.turn((b"w.1", Heartbeat(msgid=new_id(), timestamp=b.wall, not_begun=not_begun)))
     [worker] = overview(b)["workers"]
     assert (1, [second.msgid]) == (worker["busy"], [t["task_id"][2:] for t in worker["running"]])

@@ -126,7 +126,7 @@ def test_a_lost_worker(bench: Asking) -> None:
     bench.worker(b"w@h.1", slots=8, credit=8, tasks=tasks)
     held = {name: bench.publish(task=name)[0] for name in tasks}
     [waits] = bench.publish(task="late")
-    bench.turn((b"w@h.1", Heartbeat(msgid=new_id(), timestamp=bench.wall, not_begun=(waits,))))
+    bench.turn((b"w@h.1", Heartbeat(msgid=new_id(), timestamp=bench.wall, not_begun=frozenset({waits}))))
     bench.turn((b"client.1", subscribe("celeryev.")))
     bench.engine.topics.take()
 

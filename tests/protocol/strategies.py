@@ -139,7 +139,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         Heartbeat,
         msgid=IDS,
         timestamp=st.floats(0, 4e9, allow_nan=False),
-        not_begun=st.lists(IDS, max_size=4).map(tuple),
+        not_begun=st.frozensets(IDS, max_size=4),
     ),
     st.builds(
         Inform,

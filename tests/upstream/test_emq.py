@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
+import sys
 import time
 from collections.abc import Callable
 
@@ -209,7 +211,28 @@ def test_it_beats_with_what_has_not_begun(broker: FakeBroker, upstream: EmqUpstr
     broker.deliver("m2")
     broker.drive(upstream, lambda: len(upstream.held()) == 2)
     upstream.began([("m1", 1)])
-    assert broker.wait_for(upstream, commands.Heartbeat).not_begun == ("m2",)
+    assert broker.wait_for(upstream, commands.Heartbeat).not_begun == {"m2"}
+
+
+def test_beats_leave_no_memory_behind(broker: FakeBroker, upstream: EmqUpstream) -> None:
+    """A thousand of them with 20 messages each keep next to nothing: they go on for months."""
+    broker.welcome(upstream)
+    for n in range(20):
+        broker.deliver(f"m{n}")
+    broker.drive(upstream, lambda: len(upstream.held()) == 20)
+
+    def blocks_after(beats: int) -> int:
+        for _ in range(beats):
+            upstream._beat(time.monotonic())
+        sent = broker.count(commands.Heartbeat)
+        broker.drive(upstream, lambda: broker.count(commands.Heartbeat) >= sent + beats)
+        assert 20 == len(broker.last(commands.Heartbeat).not_begun)
+        broker.heard.clear()
+        gc.collect(1)  # not 2, which empties what Python keeps for later
+        return sys.getallocatedblocks()
+
+    before = blocks_after(100)
+    assert 500 > blocks_after(1000) - before
 
 
 def test_it_beats_when_the_broker_does(broker: FakeBroker) -> None:

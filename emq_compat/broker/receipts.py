@@ -94,7 +94,7 @@ class Receipts:
         acks = []
         for identity, msgids in self.publishes.items():
             if identity in self.our_clients:
-                acks.append(Send(identity, Ack(msgid=new_id(), acked=tuple(msgids))))
+                acks.append(Send(identity, Ack(msgid=new_id(), acked=msgids)))
             else:
                 acks += [Send(identity, Ack(msgid=new_id(), acked=(msgid,)), stock=True) for msgid in msgids]
         self.publishes.clear()
@@ -117,6 +117,6 @@ class Receipts:
             ]
             told += [identity for identity, msgids in pending.items() if len(msgids) >= ACKS_AT_ONCE]
         for identity in dict.fromkeys(told):
-            self._desk.to_worker(identity, Ack(msgid=new_id(), acked=tuple(pending.pop(identity))))
+            self._desk.to_worker(identity, Ack(msgid=new_id(), acked=pending.pop(identity)))
         if not pending:
             self.replies_due = math.inf

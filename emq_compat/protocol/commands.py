@@ -6,7 +6,7 @@ has shown that it is ours (HELLO, INFORM's capabilities). docs/protocol.md tells
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -94,10 +94,13 @@ class Inform:
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """Acknowledges messages by their msgid. Stock peers only ever get one at a time."""
+    """Acknowledges messages by their msgid. Stock peers only ever get one at a time.
+
+    One that has come has a list: of tuples of twenty Python up to 3.13 keeps the room of 2,000 that went.
+    """
 
     msgid: str
-    acked: tuple[str, ...]
+    acked: Sequence[str]
 
 
 @quickly_made
@@ -211,7 +214,7 @@ class Nack:
 class Heartbeat:
     """A sign of life. Ours add the msgids that they hold and have not begun.
 
-    Which are no tuple, since of tuples of some lengths Python 3.11 keeps the room of up to 2,000 that went.
+    They are no tuple for the same reason as Ack's.
     """
 
     msgid: str

@@ -353,8 +353,8 @@ def _read_ack(msgid: str, frames: Frames, limits: Limits) -> Command:
     _need(frames, 1, ("msgid acknowledged",), limits)
     raw = frames[4]
     if raw.startswith(b"["):
-        return Ack(msgid=msgid, acked=tuple(_msgid_list(raw, 4, "msgids acknowledged", limits)))
-    return Ack(msgid=msgid, acked=(_msgid(raw, 4, "msgid acknowledged"),))
+        return Ack(msgid=msgid, acked=_msgid_list(raw, 4, "msgids acknowledged", limits))
+    return Ack(msgid=msgid, acked=[_msgid(raw, 4, "msgid acknowledged")])
 
 
 def _read_ready(msgid: str, frames: Frames, limits: Limits) -> Command:

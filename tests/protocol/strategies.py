@@ -132,7 +132,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(Reply, msgid=IDS, body=OBJECTS, request_msgid=IDS),
     st.builds(Reply, msgid=IDS, body=st.just(b""), request_msgid=IDS),
     st.builds(Update, msgid=IDS, body=BODIES, request_msgid=IDS, headers=REPLY_HEADERS),
-    st.builds(Ack, msgid=IDS, acked=st.lists(IDS, max_size=4).map(tuple)),
+    st.builds(Ack, msgid=IDS, acked=st.lists(IDS, max_size=4)),
     st.builds(Ready, msgid=IDS, count=NUMBERS),
     st.builds(Nack, msgid=IDS, returned=st.lists(st.tuples(IDS, NUMBERS), max_size=4).map(tuple)),
     st.builds(

@@ -196,7 +196,7 @@ def test_an_error_keeps_command_and_msgid() -> None:
 def test_further_frames_are_ignored() -> None:
     """A peer of a later release may add a frame to what this one knows."""
     assert Kbye(msgid="m") == decode([*MSG, b"KBYE", b"m", b"later"])
-    assert Ack(msgid="m", acked=("a",)) == decode([*MSG, b"ACK", b"m", b"a", b"later"])
+    assert Ack(msgid="m", acked=["a"]) == decode([*MSG, b"ACK", b"m", b"a", b"later"])
 
 
 def test_both_words_for_goodbye() -> None:

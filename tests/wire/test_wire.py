@@ -46,7 +46,7 @@ def test_commands_travel_both_ways(context: Context, router: Router) -> None:
 
     assert router.send(b"one", Ack(msgid="a", acked=("m",)))
 
-    assert [Ack(msgid="a", acked=("m",))] == Driver(wire, router).messages(1)
+    assert [Ack(msgid="a", acked=["m"])] == Driver(wire, router).messages(1)
     assert wire.connected
 
 

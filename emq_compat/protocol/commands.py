@@ -96,7 +96,7 @@ class Inform:
 class Ack:
     """Acknowledges messages by their msgid. Stock peers only ever get one at a time.
 
-    One that has come has a list: of tuples of twenty Python up to 3.13 keeps the room of 2,000 that went.
+    One that has come has a list: of tuples of twenty Python 3.11 and 3.12 keep the room of 2,000 that went.
     """
 
     msgid: str

@@ -325,8 +325,9 @@ class Session(Upstream):
         self._beaten(now)
         if self._leaving and not self.ours:
             return  # it has been said goodbye to: anything more from this name is a stranger's message
-        held = frozenset(msgid for (msgid, _), begun in self._held.items() if not begun and self.ours)
-        self._send(commands.Heartbeat(msgid=self._number(), timestamp=time.time(), not_begun=held))
+        held = self._held.items() if self.ours else ()
+        not_begun = frozenset(msgid for (msgid, _), begun in held if not begun)
+        self._send(commands.Heartbeat(msgid=self._number(), timestamp=time.time(), not_begun=not_begun))
         if self.on_heartbeat_sent is not None:
             self.on_heartbeat_sent()
 

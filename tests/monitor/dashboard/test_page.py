@@ -215,6 +215,8 @@ def test_a_worker_is_shown_scaled_and_relieved(scene: Scene) -> None:
     [stats] = scene.client.inspect("stats").values()
     pids = stats["ok"]["pool"]["processes"]
     scene.row(f"{card} .kids", f"{NAME}.sleep", "idle", *(f"pid {pid}" for pid in pids))
+    opens = f'{card} .kids button[title="{running.id}"]'
+    assert 1 == scene.window.count(opens), "a child's next task of the same name is another button"
     scene.window.click('[aria-label="One slot more on w@here"]')
     scene.row(card, "1 of 3 busy")
     [stats] = scene.client.inspect("stats").values()

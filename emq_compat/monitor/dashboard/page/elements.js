@@ -39,7 +39,8 @@ const FOCUSABLE = "a[href], button, input, summary, [tabindex]";
 
 // Puts other children into an element. What is the same as before stays the element that it was, so that a press
 // under way reaches it; what had the focus and goes gives it to what is the same among the new ones, or else to
-// `otherwise`; what was opened stays open. What a control does has to stand in its text and attributes.
+// `otherwise`; what was opened stays open. What a button does has to stand in its attributes, or in its text if it
+// has no title: with one it stays when its text becomes another, as a task's does whose name is known only now.
 export function redraw(parent, children, otherwise) {
   const same = (element) => `${element.tagName} ${element.title} ${element.textContent}`;
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
@@ -59,7 +60,7 @@ function merge(into, wanted) {
     const there = old[place];
     if (!there) into.append(child);
     else if (there.isEqualNode(child)) continue;
-    else if (there.matches?.(":not(button)") && there.cloneNode().isEqualNode(child.cloneNode())) merge(there, child);
+    else if (there.matches?.(":not(button), button[title]") && there.cloneNode().isEqualNode(child.cloneNode())) merge(there, child);
     else there.replaceWith(child);
   }
   for (const gone of old.slice(fresh.length)) gone.remove();

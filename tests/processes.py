@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,15 @@ END_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.01
 TAIL_LINES = 60
 MARK = "EMQ_TEST_PROCS"
+
+
+def open_pipes() -> set[str]:
+    """The pipes that this process has open, by the kernel's names."""
+    found = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            found.add(os.readlink(fd))
+    return {name for name in found if name.startswith("pipe:")}
 
 
 def wait_until(

@@ -263,23 +263,25 @@ class Session:
             _foreign.append(self)
             return
         with self._lock:
-            if self._wire.socket.closed:
-                return
-            try:
-                self._nack(list(self._buffer))
-                for msgid, attempt in list(self._passed.items()):
-                    self.settle(msgid, attempt, RETURNED)
-                deadline = time.monotonic() + min(_FLUSH_S, self.limit_s)
-                while self._replies and time.monotonic() < deadline:
-                    self._receive()
-                    if self._replies:
-                        self._readable(deadline)
-                self._say(commands.Kbye(msgid=new_id()))
-            except BrokerLost:
-                pass
-            self._lost = self._lost or "it was closed"
-            self._wire.close(1.0)
+            if not self._wire.socket.closed:
+                self._leave()
             self._close_pipe()
+
+    def _leave(self) -> None:
+        try:
+            self._nack(list(self._buffer))
+            for msgid, attempt in list(self._passed.items()):
+                self.settle(msgid, attempt, RETURNED)
+            deadline = time.monotonic() + min(_FLUSH_S, self.limit_s)
+            while self._replies and time.monotonic() < deadline:
+                self._receive()
+                if self._replies:
+                    self._readable(deadline)
+            self._say(commands.Kbye(msgid=new_id()))
+        except BrokerLost:
+            pass
+        self._lost = self._lost or "it was closed"
+        self._wire.close(1.0)
 
     def _readable(self, deadline: float) -> bool:
         """Wait until something has come; False: nothing has until ``deadline``."""
@@ -318,8 +320,10 @@ class Session:
             os.read(self._wake_r, 4096)
 
     def _close_pipe(self) -> None:
-        os.close(self._wake_r)
-        os.close(self._wake_w)
+        for fd in (self._wake_r, self._wake_w):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_r = self._wake_w = -1
 
 
 class _Beater:

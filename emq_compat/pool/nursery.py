@@ -27,6 +27,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.pool import channel, zygote
 from emq_compat.pool.base import PoolOptions, Work
 from emq_compat.pool.child import ChildProgram
+from emq_compat.readable import readable
 
 __all__ = ["Born", "Ended", "Nursery", "NurseryEvent", "NurseryLost", "Unborn", "has_ended", "make_nursery"]
 
@@ -465,6 +466,4 @@ def _orders_pair() -> tuple[socket.socket, socket.socket]:
 
 def has_ended(pidfd: int, timeout_s: float = 0.0) -> bool:
     """Whether the process of this pidfd has ended, or does within that time."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(1000 * timeout_s))
+    return readable(pidfd, timeout_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from emq_compat.celery_message import CeleryMessage, message_of
 from emq_compat.decompression import bound
 from emq_compat.errors import BrokerRefused, NotConfirmed, OperationalError
 from emq_compat.message import Publish
+from emq_compat.readable import readable
 from emq_compat.upstream.kombu_address import address_of, is_broadcast
 
 if TYPE_CHECKING:
@@ -149,13 +149,11 @@ class Line:
     def _look(self) -> None:
         """Find out whether the broker has gone since, as far as that can be seen from here."""
         sock = self._socket
-        if sock is not None:
-            readable, _, _ = select.select([sock], [], [], 0)
-            if readable:  # its goodbye, or something harmless
-                try:
-                    self._connection.drain_events(timeout=0.01)
-                except TimeoutError:
-                    pass
+        if sock is not None and readable(sock.fileno()):  # its goodbye, or something harmless
+            try:
+                self._connection.drain_events(timeout=0.01)
+            except TimeoutError:
+                pass
         if time.monotonic() - self._used > _FRESH_S:
             client = getattr(self._producer.channel, "client", None)
             if client is not None and hasattr(client, "ping"):

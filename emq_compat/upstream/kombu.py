@@ -174,8 +174,8 @@ class KombuUpstream(Upstream):
         end = time.monotonic() + timeout_s
         has_business = self._worker.has_business
         self._worker.do("stop", end)
-        self._worker.join(timeout_s + 1.0 if has_business else _AWAY_S)
-        if has_business and self._worker.is_alive():
+        ended = self._worker.ended(timeout_s + 1.0 if has_business else _AWAY_S)
+        if has_business and not ended:
             logger.error("%s: the broker didn't let go within %g s", self.name, timeout_s)
         elif self._worker.unanswered:
             logger.error(
@@ -183,4 +183,5 @@ class KombuUpstream(Upstream):
                 amount(self._worker.unanswered, "reply", "replies"),
                 timeout_s,
             )
-        self._heard.close()
+        if ended:
+            self._heard.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from emq_compat.ids import new_id
 from emq_compat.message import Delivery
+from emq_compat.readable import readable
 from emq_compat.upstream.base import Asked, Connected, Disconnected, UpstreamEvent
 from emq_compat.upstream.kombu_ahead import REST_S
 from emq_compat.upstream.kombu_connection import Broker
@@ -88,6 +88,14 @@ class Worker(Messages, threading.Thread):
         """Have the thread do one of ``_do_…``."""
         self._commands.append((what, arguments))
         self._pipe.wake()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait up to ``timeout_s`` seconds for the thread's end; returns whether it has come."""
+        self.join(timeout_s)
+        if self.is_alive():
+            return False
+        self._pipe.close()  # not by the thread itself: this side may be about to write to it
+        return True
 
     def scheduled(self) -> list[Delivery]:
         """Return what waits for its eta, the first due first."""
@@ -257,7 +265,7 @@ class Worker(Messages, threading.Thread):
         delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(self._failures, 16))
         end = time.monotonic() + delay * random.uniform(0.5, 1.0)
         while (left := end - time.monotonic()) > 0 and not self._is_done():
-            select.select([self._pipe.fileno()], [], [], left)
+            readable(self._pipe.fileno(), left)
             self._pipe.drain()
             self._take_commands()
 

@@ -20,7 +20,7 @@ from emq_compat.errors import ConfigurationError
 from emq_compat.genuine import transport_link
 from emq_compat.genuine.transport_link import BrokerLost
 from tests.broker_process import Broker
-from tests.processes import Procs, unused_port, wait_until
+from tests.processes import Procs, open_pipes, unused_port, wait_until
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.integration
@@ -385,7 +385,7 @@ def _run(loop: Any, deadline: float) -> None:
 @pytest.mark.faults
 def test_broker_killed_often(broker: Broker) -> None:
     """With a broker that is killed again and again no confirmed message is lost, and each ends."""
-    kills = 6
+    kills, pipes = 6, open_pipes()
     broker.start("--dead-after", "1")
     published: list[int] = []
     got: list[int] = []
@@ -436,3 +436,4 @@ def test_broker_killed_often(broker: Broker) -> None:
     finally:
         done.set()
         consuming.join()
+    assert pipes == open_pipes(), "what each lost connection had is closed"

@@ -16,6 +16,7 @@ from emq_compat.upstream.base import Asked, Connected
 from emq_compat.upstream.kombu import KombuUpstream
 from emq_compat.upstream.kombu_control import ControlSettings
 from emq_compat.upstream.kombu_thread import Worker
+from tests.processes import open_pipes
 from tests.upstream.kombu_bench import DONE, Bench, id_of, key, payload
 
 pytestmark = pytest.mark.integration
@@ -42,8 +43,10 @@ def made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Bench:
 @pytest.fixture(params=EACH)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     built = made(request.param, request, tmp_path)
+    before = open_pipes()
     yield built
     built.close()
+    assert before == open_pipes(), "what wakes the two threads of an upstream is closed at its end"
 
 
 @pytest.fixture(params=REAL)

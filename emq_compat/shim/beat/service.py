@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import select
 import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from emq_compat.address import is_kombu
+from emq_compat.readable import readable
 from emq_compat.shim import signals
 from emq_compat.shim.beat.clock import StepWatch
 from emq_compat.shim.beat.persistent import PersistentScheduler
@@ -161,7 +161,7 @@ class Service:
         """Sleep; less if ``stop`` is called, or the clock is put on or back."""
         until = time.monotonic() + interval_s
         while not self._is_shutdown and (left_s := until - time.monotonic()) > 0:
-            if select.select([self._wake_r], [], [], min(left_s, _LOOK_S))[0]:
+            if readable(self._wake_r, min(left_s, _LOOK_S)):
                 return
             self.watch.turned()
             if steps.stepped(self.app.now()):

@@ -42,3 +42,14 @@ def test_a_descriptor_of_any_number_is_waited_for(pipe: tuple[int, int]) -> None
     assert not readable(read)
     os.close(write)
     assert readable(read)
+
+
+def test_without_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process's libraries have taken `poll` away, as eventlet does, there is `select` still."""
+    monkeypatch.delattr("select.poll")
+    read, write = os.pipe()
+    assert not readable(read, 0.001)
+    os.write(write, b"x")
+    assert readable(read)
+    os.close(read)
+    os.close(write)
